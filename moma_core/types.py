@@ -1,0 +1,403 @@
+"""The values that flow through a router: frozen, validated once, free of behaviour.
+
+Nothing here knows how a score is computed or where a card is stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError, ScoreError
+
+__all__ = [
+    "MAX_DESCRIPTION_CHARS",
+    "MAX_EXAMPLE_CHARS",
+    "MAX_NAME_CHARS",
+    "AgentCard",
+    "AgentOutcome",
+    "Auto",
+    "Candidate",
+    "Cost",
+    "Deferred",
+    "FloatArray",
+    "Handled",
+    "LLMCard",
+    "Performance",
+    "Preference",
+    "Query",
+    "RoutingDecision",
+    "RoutingState",
+    "ScoreTable",
+    "Step",
+]
+
+FloatArray = npt.NDArray[np.float32]
+
+MAX_NAME_CHARS = 128
+MAX_DESCRIPTION_CHARS = 8_192
+MAX_EXAMPLE_CHARS = 4_096
+
+_NAME = re.compile(r"\S(?:[^\x00-\x1f\x7f]*\S)?")
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def _check_name(name: object, what: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARS:
+        raise InvalidCardError(
+            f"{what} name must be 1 to {MAX_NAME_CHARS} printable characters without spaces at "
+            f"either end, got {str(name)[:40]!r}. Give a short name such as 'weather_forecast'."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a user asked, with what came before it.
+
+    Args:
+        text: The words to route. Only the first few thousand characters are looked at.
+        history: Earlier turns of the conversation, oldest first.
+        events: System events since the last turn, such as ``"file_uploaded:pdf"``.
+
+    Raises:
+        InvalidQueryError: ``text`` is empty, blank, or not a string.
+
+    Example:
+        >>> Query("will it rain tomorrow?").text
+        'will it rain tomorrow?'
+    """
+
+    text: str
+    history: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InvalidQueryError(
+                f"a query must be text with at least one visible character, got {self.text!r:.40}. "
+                "Pass the user's words, for example router.route('will it rain tomorrow?')."
+            )
+        object.__setattr__(self, "history", tuple(self.history))
+        object.__setattr__(self, "events", tuple(self.events))
+
+    @classmethod
+    def of(cls, query: str | Query) -> Query:
+        """Return ``query`` itself, or a `Query` around a plain string."""
+        return query if isinstance(query, Query) else cls(query)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCard:
+    """What the router knows of one agent or tool (A.2.5: name, description, parameters, few-shots).
+
+    Args:
+        name: Unique; the adapter resolves it to something that runs.
+        description: What the agent does, in a sentence or two.
+        input_schema: JSON schema of its arguments.
+        output_schema: JSON schema of its result.
+        categories: Names of the categories it belongs to.
+        examples: Queries that it should take.
+        enabled: Whether it may be chosen now.
+        metadata: Anything JSON-like that the caller wants back.
+
+    Raises:
+        InvalidCardError: A name, description or example is empty or too long.
+
+    Example:
+        >>> AgentCard("weather", "Forecast for a place", examples=("will it rain?",)).enabled
+        True
+    """
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any] = _EMPTY
+    output_schema: Mapping[str, Any] = _EMPTY
+    categories: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    enabled: bool = True
+    metadata: Mapping[str, Any] = _EMPTY
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "agent")
+        if not isinstance(self.description, str) or not self.description.strip():
+            raise InvalidCardError(
+                f"agent {self.name!r} needs a description, got {self.description!r}. Say in one "
+                "sentence what it does: it is what the router compares queries with."
+            )
+        if len(self.description) > MAX_DESCRIPTION_CHARS:
+            raise InvalidCardError(
+                f"agent {self.name!r} has a description of {len(self.description):,} characters, at "
+                f"most {MAX_DESCRIPTION_CHARS:,} fit. Keep what tells it from other agents."
+            )
+        if isinstance(self.examples, str) or isinstance(self.categories, str):
+            raise InvalidCardError(
+                f"examples and categories of agent {self.name!r} are lists of texts, got one text. "
+                "Write examples=['...']."
+            )
+        object.__setattr__(self, "examples", tuple(self.examples))
+        object.__setattr__(self, "categories", tuple(self.categories))
+        for category in self.categories:
+            _check_name(category, f"category of agent {self.name!r}:")
+        for example in self.examples:
+            if not isinstance(example, str) or not example.strip():
+                raise InvalidCardError(f"agent {self.name!r} has an empty example; leave it out.")
+            if len(example) > MAX_EXAMPLE_CHARS:
+                raise InvalidCardError(
+                    f"an example of agent {self.name!r} has {len(example):,} characters, at most "
+                    f"{MAX_EXAMPLE_CHARS:,} fit. Give the question without its attachments."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class LLMCard:
+    """What the router knows of one LLM.
+
+    Args:
+        name: Unique; the adapter resolves it to a client.
+        input_price: USD per million input tokens.
+        output_price: USD per million output tokens.
+        latency: Typical seconds to an answer, when known.
+        context_window: Most tokens it takes, when known.
+        metadata: Anything JSON-like that the caller wants back.
+
+    Raises:
+        InvalidCardError: The name is empty, or a price is negative or not finite.
+
+    Example:
+        >>> LLMCard("small", input_price=0.15, output_price=0.6).output_price
+        0.6
+    """
+
+    name: str
+    input_price: float
+    output_price: float
+    latency: float | None = None
+    context_window: int | None = None
+    metadata: Mapping[str, Any] = _EMPTY
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "LLM")
+        for label, value in (("input_price", self.input_price), ("output_price", self.output_price)):
+            if not math.isfinite(value) or value < 0:
+                raise InvalidCardError(
+                    f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, got "
+                    f"{value!r}. A local LLM costs 0."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingState:
+    """Where a conversation stands: the active states and how long they have held.
+
+    Args:
+        active: Names of the active states; several make a composite state (sect. 4.2).
+        turns: Turns for which ``active`` has not changed.
+        last_target: Name that took the previous turn, if any.
+    """
+
+    active: tuple[str, ...] = ()
+    turns: int = 0
+    last_target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Prefer the best score; cost only breaks ties (5.2.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """Balance score and cost by TOPSIS on the Pareto front (eq. 8-11).
+
+    Args:
+        w_score: Weight of the score, in [0, 1]; the cost weighs ``1 - w_score``.
+    """
+
+    w_score: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.w_score <= 1.0:
+            raise InvalidPreferenceError(f"w_score must lie in [0, 1], got {self.w_score!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Prefer the best score within a budget (5.2.3).
+
+    Args:
+        budget: USD that one query may cost; None means the router's default share of what its
+            strongest LLM would cost on this query.
+    """
+
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not self.budget >= 0.0:
+            raise InvalidPreferenceError(
+                f"a budget is USD per query, zero or more, got {self.budget!r}."
+            )
+
+
+Preference = Performance | Auto | Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One name that was considered, with the score it got.
+
+    Args:
+        name: Agent or LLM.
+        score: Agents: probability among the eligible ones. LLMs: predicted quality in [0, 1].
+        cost: Expected USD for this query; None for agents.
+    """
+
+    name: str
+    score: float
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Predicted quality and cost of each LLM for one query.
+
+    Args:
+        names: The LLMs, length n.
+        scores: Quality in [0, 1], shape (n,).
+        costs: Expected USD of the query, shape (n,).
+
+    Raises:
+        ScoreError: A score or cost is NaN or infinite.
+    """
+
+    names: tuple[str, ...]
+    scores: npt.NDArray[np.float64]
+    costs: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64))
+        object.__setattr__(self, "costs", np.asarray(self.costs, dtype=np.float64))
+        shapes = (len(self.names),)
+        if self.scores.shape != shapes or self.costs.shape != shapes:
+            raise ScoreError(
+                f"expected one score and one cost for each of {len(self.names)} LLMs, got shapes "
+                f"{self.scores.shape} and {self.costs.shape}."
+            )
+        for label, values in (("score", self.scores), ("cost", self.costs)):
+            if not np.isfinite(values).all():
+                bad = self.names[int(np.flatnonzero(~np.isfinite(values))[0])]
+                raise ScoreError(f"the {label} of LLM {bad!r} is not finite. Train the head anew.")
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """Agents take the query.
+
+    Args:
+        agents: Chosen names, in the order in which they should run.
+        probability: Calibrated chance that the first one is right.
+        candidates: What else was considered, best first.
+    """
+
+    agents: tuple[str, ...]
+    probability: float
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """No agent fits; an LLM should answer.
+
+    Args:
+        reason: Why, in words.
+        probability: Calibrated chance that the best agent would have been right.
+        candidates: The agents considered, best first.
+    """
+
+    reason: str
+    probability: float = 0.0
+    candidates: tuple[Candidate, ...] = ()
+
+
+AgentOutcome = Handled | Deferred
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a route: its name, its milliseconds, and what came out in words."""
+
+    name: str
+    ms: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDecision:
+    """Where a query goes and why.
+
+    Args:
+        kind: ``"agent"`` or ``"llm"``.
+        targets: Names to invoke, in order; never empty.
+        probability: Agents: calibrated chance of being right. LLMs: predicted quality.
+        candidates: What was considered, best first.
+        preference: ``"performance"``, ``"auto"`` or ``"cost"``.
+        reason: Why, in words.
+        state: Conversation state to pass to the next ``route``.
+        steps: Encode, categories, state, eligible, rank, gate, score, select with their times.
+        cost: Expected USD, for LLMs.
+
+    Example:
+        >>> decision = RoutingDecision("agent", ("weather",), 0.97)
+        >>> RoutingDecision.from_dict(decision.to_dict()) == decision
+        True
+    """
+
+    kind: Literal["agent", "llm"]
+    targets: tuple[str, ...]
+    probability: float
+    candidates: tuple[Candidate, ...] = ()
+    preference: str = "auto"
+    reason: str = ""
+    state: RoutingState = field(default_factory=RoutingState)
+    steps: tuple[Step, ...] = ()
+    cost: float | None = None
+
+    @property
+    def target(self) -> str:
+        """The first, and mostly only, name to invoke."""
+        return self.targets[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, dicts, strings and numbers, fit for JSON and checkpoints."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RoutingDecision:
+        """Rebuild a decision from `to_dict`, also after a trip through JSON."""
+        state = data["state"]
+        return cls(
+            kind=data["kind"],
+            targets=tuple(data["targets"]),
+            probability=data["probability"],
+            candidates=tuple(Candidate(**c) for c in data["candidates"]),
+            preference=data["preference"],
+            reason=data["reason"],
+            state=RoutingState(tuple(state["active"]), state["turns"], state["last_target"]),
+            steps=tuple(Step(**s) for s in data["steps"]),
+            cost=data["cost"],
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
