@@ -1,0 +1,252 @@
+"""The catalog: the agents a user registered, validated and encoded once, on disk and in memory.
+
+Writes go to the registry first and to memory only when that succeeded. Reads take an immutable
+snapshot, so a route in one thread never sees half of another thread's change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moma_core.errors import DuplicateNameError, InvalidCardError, ScoreError, UnknownNameError
+from moma_core.protocols import AgentRecord, Encoder, Registry
+from moma_core.types import AgentCard, FloatArray
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["AgentCatalog", "Snapshot", "card_text", "readable"]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """All agents at one moment, with their vectors as matrices; never changes.
+
+    Args:
+        records: In the order of registration.
+        dimension: Length d of a vector.
+    """
+
+    records: tuple[AgentRecord, ...] = ()
+    dimension: int = 0
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of all agents, enabled or not."""
+        return tuple(record.card.name for record in self.records)
+
+    @cached_property
+    def position(self) -> Mapping[str, int]:
+        """Row of each name."""
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def enabled(self) -> npt.NDArray[np.bool_]:
+        """Whether each agent may be chosen, shape (n,)."""
+        return np.array([record.card.enabled for record in self.records], dtype=bool)
+
+    @cached_property
+    def descriptions(self) -> FloatArray:
+        """Description vectors, shape (n, d)."""
+        rows = [record.description_vector for record in self.records]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), self.dimension)
+
+    def members(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
+        """Return which agents belong to any of these categories, shape (n,)."""
+        wanted = set(categories)
+        return np.array([bool(wanted.intersection(r.card.categories)) for r in self.records], bool)
+
+
+class AgentCatalog:
+    """Registers agents; every change takes effect on the next route and survives a restart.
+
+    Args:
+        encoder: Encodes descriptions and examples, once each.
+        registry: Where records are kept; what it holds already is loaded.
+
+    Example:
+        >>> from moma_core.testing import HashEncoder
+        >>> from moma_core.registry import MemoryRegistry
+        >>> catalog = AgentCatalog(HashEncoder(), MemoryRegistry())
+        >>> catalog.add(AgentCard("weather", "Forecast for a place"))
+        >>> catalog.names
+        ('weather',)
+    """
+
+    def __init__(self, encoder: Encoder, registry: Registry) -> None:
+        self._encoder = encoder
+        self._registry = registry
+        self._lock = threading.RLock()
+        self._snapshot = Snapshot(tuple(registry.load()), encoder.dimension)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The agents as they are now."""
+        return self._snapshot
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all agents, enabled or not, in the order of registration."""
+        return self._snapshot.names
+
+    def __len__(self) -> int:
+        return len(self._snapshot.records)
+
+    def __iter__(self) -> Iterator[AgentCard]:
+        return iter([record.card for record in self._snapshot.records])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._snapshot.position
+
+    def get(self, name: str) -> AgentCard:
+        """Return the card of ``name``.
+
+        Raises:
+            UnknownNameError: Nobody registered it.
+        """
+        return self._record(name).card
+
+    def add(self, *cards: AgentCard) -> None:
+        """Register new agents, all of them or none.
+
+        Raises:
+            DuplicateNameError: A name is taken, or given twice.
+            RegistryError: The store cannot write; nothing changed.
+        """
+        with self._lock:
+            seen = set(self.names)
+            for card in _checked(cards):
+                if card.name in seen:
+                    raise DuplicateNameError(
+                        f"an agent named {card.name!r} exists already. Choose another name, or "
+                        "change it with agents.update(card)."
+                    )
+                seen.add(card.name)
+            self._store(self._encoded(cards))
+
+    def update(self, *cards: AgentCard) -> None:
+        """Replace agents by new cards of the same names.
+
+        Raises:
+            UnknownNameError: A name is not registered.
+            RegistryError: The store cannot write; nothing changed.
+        """
+        with self._lock:
+            for card in _checked(cards):
+                self._record(card.name)
+            self._store(self._encoded(cards))
+
+    def remove(self, *names: str) -> None:
+        """Forget agents.
+
+        Raises:
+            UnknownNameError: A name is not registered.
+            RegistryError: The store cannot write; nothing changed.
+        """
+        with self._lock:
+            for name in names:
+                self._record(name)
+            self._registry.delete(names)
+            kept = tuple(r for r in self._snapshot.records if r.card.name not in names)
+            self._snapshot = Snapshot(kept, self._encoder.dimension)
+
+    def enable(self, *names: str) -> None:
+        """Let agents be chosen again. Raises UnknownNameError for a name not registered."""
+        self._switch(names, enabled=True)
+
+    def disable(self, *names: str) -> None:
+        """Keep agents registered, but never choose them. Raises UnknownNameError likewise."""
+        self._switch(names, enabled=False)
+
+    def _switch(self, names: Sequence[str], *, enabled: bool) -> None:
+        with self._lock:
+            records = [self._record(name) for name in names]
+            self._store(
+                dataclasses.replace(r, card=dataclasses.replace(r.card, enabled=enabled))
+                for r in records
+                if r.card.enabled != enabled
+            )
+
+    def _record(self, name: str) -> AgentRecord:
+        position = self._snapshot.position.get(name)
+        if position is None:
+            raise UnknownNameError(
+                f"no agent is named {name!r}; registered are {_some(self.names)}. "
+                "Add it with agents.add(AgentCard(...))."
+            )
+        return self._snapshot.records[position]
+
+    def _store(self, records: Iterable[AgentRecord]) -> None:
+        changed = {record.card.name: record for record in records}
+        if not changed:
+            return
+        self._registry.put(list(changed.values()))
+        kept = [changed.pop(r.card.name, r) for r in self._snapshot.records]
+        self._snapshot = Snapshot((*kept, *changed.values()), self._encoder.dimension)
+
+    def _encoded(self, cards: Sequence[AgentCard]) -> list[AgentRecord]:
+        texts = [_sentence(card) for card in cards]
+        texts += [example for card in cards for example in card.examples]
+        vectors = self._encoder.encode(texts)
+        if vectors.shape != (len(texts), self._encoder.dimension) or not np.isfinite(vectors).all():
+            raise ScoreError(
+                f"the encoder gave vectors of shape {vectors.shape}, some perhaps not finite; "
+                f"expected {(len(texts), self._encoder.dimension)}. Check the encoder."
+            )
+        records, start = [], len(cards)
+        for i, card in enumerate(cards):
+            end = start + len(card.examples)
+            records.append(AgentRecord(card, vectors[i], vectors[start:end]))
+            start = end
+        return records
+
+
+def readable(name: str) -> str:
+    """Return a name as words.
+
+    Example:
+        >>> readable("getHealthWorkforce_v2")
+        'get health workforce v2'
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return " ".join(re.sub(r"[_\-/.:]+", " ", spaced).split()).lower()
+
+
+def card_text(card: AgentCard) -> str:
+    """Return all words of a card that say what it does: name, description, arguments."""
+    words = [_sentence(card)]
+    properties = card.input_schema.get("properties", {})
+    if isinstance(properties, Mapping):
+        for argument, schema in properties.items():
+            about = schema.get("description", "") if isinstance(schema, Mapping) else ""
+            words.append(f"{readable(str(argument))} {about}")
+    return " ".join(words)
+
+
+def _sentence(card: AgentCard) -> str:
+    return f"{readable(card.name)}: {card.description}"
+
+
+def _checked(cards: Sequence[Any]) -> Sequence[AgentCard]:
+    for card in cards:
+        if not isinstance(card, AgentCard):
+            raise InvalidCardError(
+                f"expected AgentCard objects, got {type(card).__name__}. "
+                "Write agents.add(AgentCard(name, description)); unpack lists with *."
+            )
+    return cards
+
+
+def _some(names: Sequence[str]) -> str:
+    if not names:
+        return "none yet"
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"  # noqa: PLR2004

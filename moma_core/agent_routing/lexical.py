@@ -1,0 +1,91 @@
+"""Word and character n-grams beside the sentence vector: names, codes and rare terms it blurs.
+
+Hashing keeps the feature space fixed, so a new agent brings no new dimensions and nobody else's
+weights move. Knows nothing of agents: texts in, sparse rows out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moma_core.types import FloatArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = ["N_FEATURES", "document_frequencies", "inverse_frequencies", "lexical_rows"]
+
+_WORD_FEATURES = 2**17
+_CHAR_FEATURES = 2**17
+N_FEATURES = _WORD_FEATURES + _CHAR_FEATURES
+_MAX_CHARS = 4_096  # of a text; a 1 MB query costs no more than a page
+
+
+@cache
+def _vectorizers() -> tuple[Any, Any]:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    shared = {"alternate_sign": False, "norm": None, "dtype": np.float32}
+    word = HashingVectorizer(
+        n_features=_WORD_FEATURES, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared
+    )
+    char = HashingVectorizer(
+        n_features=_CHAR_FEATURES, ngram_range=(3, 5), analyzer="char_wb", **shared
+    )
+    return word, char
+
+
+def _counts(texts: Sequence[str]) -> list[csr_matrix]:
+    clipped = [text[:_MAX_CHARS] for text in texts]
+    return [vectorizer.transform(clipped) for vectorizer in _vectorizers()]
+
+
+def document_frequencies(texts: Sequence[str]) -> FloatArray:
+    """Return in how many texts each feature occurs, shape (N_FEATURES,)."""
+    if not texts:
+        return np.zeros(N_FEATURES, dtype=np.float32)
+    word, char = _counts(texts)
+    counts = (
+        np.bincount(word.indices, minlength=_WORD_FEATURES),
+        np.bincount(char.indices, minlength=_CHAR_FEATURES),
+    )
+    return np.concatenate(counts).astype(np.float32)
+
+
+def inverse_frequencies(frequencies: FloatArray, n_texts: int) -> FloatArray:
+    """Return smoothed inverse document frequencies, shape (N_FEATURES,), each at least 1."""
+    idf: FloatArray = np.log((1.0 + n_texts) / (1.0 + frequencies)) + 1.0
+    return idf.astype(np.float32)
+
+
+def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
+    """Return TF-IDF rows, shape (n, N_FEATURES): unit word part beside unit character part.
+
+    Args:
+        texts: n texts.
+        idf: Shape (N_FEATURES,), from `inverse_frequencies`.
+
+    Example:
+        >>> idf = inverse_frequencies(document_frequencies(["rain in Paris"]), 1)
+        >>> lexical_rows(["rain", "snow"], idf).shape
+        (2, 262144)
+    """
+    from scipy.sparse import hstack
+
+    word, char = _counts(texts)
+    parts = [_weighted(word, idf[:_WORD_FEATURES]), _weighted(char, idf[_WORD_FEATURES:])]
+    return hstack(parts, format="csr", dtype=np.float32)
+
+
+def _weighted(counts: csr_matrix, idf: FloatArray) -> csr_matrix:
+    """Replace counts by log(1 + count) x idf, each row scaled to unit length, in place."""
+    counts.data = np.log1p(counts.data) * idf[counts.indices]
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    squares = np.bincount(rows, weights=counts.data**2, minlength=counts.shape[0])
+    norms = np.sqrt(np.maximum(squares, 1e-12))
+    counts.data = (counts.data / norms[rows]).astype(np.float32)
+    return counts

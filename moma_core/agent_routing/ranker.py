@@ -1,0 +1,148 @@
+"""The ranker: one linear column an agent over the sentence vector and its n-grams (sect. 4.2).
+
+A column starts at the agent's description (the prior) and is moved by few-shot examples
+(`moma_core.agent_routing.fitting`), so cold start and many examples are one and the same thing.
+Knows nothing of states, categories or thresholds: features in, one logit an agent out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moma_core.agent_routing.lexical import N_FEATURES, lexical_rows
+from moma_core.types import FloatArray
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from scipy.sparse import csr_matrix
+
+__all__ = ["Columns", "Features", "LinearRanker", "description_columns", "stack_columns"]
+
+# Scales of the two parts of a feature row and the share of a description in its agent's column;
+# chosen by cross-validation on CLINC150 and MetaTool train rows (benchmarks/LOG.md, 2026-11-21).
+_DENSE_SCALE = 4.0
+_LEXICAL_SCALE = 3.0
+_PRIOR = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """n texts as the ranker sees them.
+
+    Args:
+        dense: Scaled sentence vectors, shape (n, d).
+        lexical: Scaled n-gram rows, shape (n, N_FEATURES).
+    """
+
+    dense: FloatArray
+    lexical: csr_matrix
+
+    @classmethod
+    def of(cls, texts: Sequence[str], vectors: FloatArray, idf: FloatArray) -> Features:
+        """Build from texts, their unit vectors (n, d), and the corpus' idf (N_FEATURES,)."""
+        lexical = lexical_rows(texts, idf)
+        lexical.data *= np.float32(_LEXICAL_SCALE)
+        return cls(np.float32(_DENSE_SCALE) * vectors, lexical)
+
+    def rows(self, index: npt.NDArray[Any]) -> Features:
+        """Return the rows that ``index`` picks."""
+        return Features(self.dense[index], self.lexical[index])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """The parameters of n agents.
+
+    Args:
+        dense: Shape (n, d).
+        lexical: Sparse, shape (n, N_FEATURES).
+        bias: Shape (n,).
+    """
+
+    dense: FloatArray
+    lexical: csr_matrix
+    bias: FloatArray
+
+    def rows(self, index: npt.NDArray[Any]) -> Columns:
+        """Return the agents that ``index`` picks."""
+        return Columns(self.dense[index], self.lexical[index], self.bias[index])
+
+    def logits(self, features: Features) -> FloatArray:
+        """Return one logit a text and agent, shape (n_texts, n_agents)."""
+        lexical = (features.lexical @ self.lexical.T).toarray()
+        logits: FloatArray = features.dense @ self.dense.T + lexical + self.bias
+        return logits
+
+
+def description_columns(descriptions: Features) -> Columns:
+    """Return the columns of agents of which nothing but a description is known."""
+    n = descriptions.dense.shape[0]
+    return Columns(
+        np.float32(_PRIOR) * descriptions.dense,
+        (descriptions.lexical * np.float32(_PRIOR)).tocsr(),
+        np.zeros(n, dtype=np.float32),
+    )
+
+
+def stack_columns(parts: Sequence[Columns]) -> Columns:
+    """Return the agents of all ``parts``, in order."""
+    from scipy.sparse import vstack
+
+    return Columns(
+        np.concatenate([part.dense for part in parts]),
+        vstack([part.lexical for part in parts], format="csr"),
+        np.concatenate([part.bias for part in parts]),
+    )
+
+
+class LinearRanker:
+    """Scores every agent of a catalog for a query with one product.
+
+    Args:
+        names: The agents, in the order of the columns.
+        columns: Their parameters.
+        idf: Inverse document frequencies of the n-grams, shape (N_FEATURES,).
+    """
+
+    def __init__(self, names: Sequence[str], columns: Columns, idf: FloatArray) -> None:
+        self.names = tuple(names)
+        self.columns = columns
+        self.idf = idf
+        # By term: a query has some hundred n-grams, so only their rows are touched.
+        self._by_term = columns.lexical.T.tocsr()
+        self._dense_t = np.ascontiguousarray(columns.dense.T)
+
+    def logits(self, texts: Sequence[str], vectors: FloatArray) -> FloatArray:
+        """Return logits, shape (n_texts, n_agents), from texts and their unit vectors (n, d)."""
+        features = Features.of(texts, vectors, self.idf)
+        logits: FloatArray = features.dense @ self._dense_t
+        logits += (features.lexical @ self._by_term).toarray()
+        logits += self.columns.bias
+        return logits
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return everything but the names as plain arrays, for safetensors."""
+        lexical = self.columns.lexical
+        return {
+            "dense": self.columns.dense,
+            "bias": self.columns.bias,
+            "idf": self.idf,
+            "lexical_data": lexical.data.astype(np.float32),
+            "lexical_indices": lexical.indices.astype(np.int32),
+            "lexical_indptr": lexical.indptr.astype(np.int64),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls, names: Sequence[str], arrays: Mapping[str, npt.NDArray[Any]]
+    ) -> LinearRanker:
+        """Rebuild a ranker from `arrays`."""
+        from scipy.sparse import csr_matrix
+
+        parts = (arrays["lexical_data"], arrays["lexical_indices"], arrays["lexical_indptr"])
+        lexical = csr_matrix(parts, shape=(len(names), N_FEATURES))
+        return cls(names, Columns(arrays["dense"], lexical, arrays["bias"]), arrays["idf"])
