@@ -1,0 +1,145 @@
+"""Routes each query to an agent or tool or, when none fits, to the LLM worth its price.
+
+Start with `MoMARouter.from_cards`. Names load on first use, so importing this package is quick and
+brings in neither torch nor chromadb.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moma_core.agent_routing import AgentCatalog, AgentRouter, State, StateMachine
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.errors import (
+        ArtifactError,
+        DuplicateNameError,
+        InvalidCardError,
+        InvalidDataError,
+        InvalidInputError,
+        InvalidPreferenceError,
+        InvalidQueryError,
+        InvalidStatesError,
+        MissingExtraError,
+        MoMAError,
+        NoTargetError,
+        RegistryError,
+        ScoreError,
+        UnknownNameError,
+    )
+    from moma_core.llm_routing import LLMRouter
+    from moma_core.protocols import AgentRecord, Encoder, QualityHead, Registry, Router
+    from moma_core.registry import ChromaRegistry, MemoryRegistry
+    from moma_core.router import MoMARouter
+    from moma_core.types import (
+        AgentCard,
+        Auto,
+        Candidate,
+        Cost,
+        Deferred,
+        Handled,
+        LLMCard,
+        Performance,
+        Preference,
+        Query,
+        RoutingDecision,
+        RoutingState,
+        ScoreTable,
+        Step,
+    )
+
+_HOMES = {
+    "moma_core.agent_routing": ("AgentCatalog", "AgentRouter", "State", "StateMachine"),
+    "moma_core.encoders": ("MiniLMEncoder",),
+    "moma_core.errors": (
+        "ArtifactError",
+        "DuplicateNameError",
+        "InvalidCardError",
+        "InvalidDataError",
+        "InvalidInputError",
+        "InvalidPreferenceError",
+        "InvalidQueryError",
+        "InvalidStatesError",
+        "MissingExtraError",
+        "MoMAError",
+        "NoTargetError",
+        "RegistryError",
+        "ScoreError",
+        "UnknownNameError",
+    ),
+    "moma_core.llm_routing": ("LLMRouter",),
+    "moma_core.protocols": ("AgentRecord", "Encoder", "QualityHead", "Registry", "Router"),
+    "moma_core.registry": ("ChromaRegistry", "MemoryRegistry"),
+    "moma_core.router": ("MoMARouter",),
+    "moma_core.types": (
+        "AgentCard",
+        "Auto",
+        "Candidate",
+        "Cost",
+        "Deferred",
+        "Handled",
+        "LLMCard",
+        "Performance",
+        "Preference",
+        "Query",
+        "RoutingDecision",
+        "RoutingState",
+        "ScoreTable",
+        "Step",
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AgentCard",
+    "AgentCatalog",
+    "AgentRecord",
+    "AgentRouter",
+    "ArtifactError",
+    "Auto",
+    "Candidate",
+    "ChromaRegistry",
+    "Cost",
+    "Deferred",
+    "DuplicateNameError",
+    "Encoder",
+    "Handled",
+    "InvalidCardError",
+    "InvalidDataError",
+    "InvalidInputError",
+    "InvalidPreferenceError",
+    "InvalidQueryError",
+    "InvalidStatesError",
+    "LLMCard",
+    "LLMRouter",
+    "MemoryRegistry",
+    "MiniLMEncoder",
+    "MissingExtraError",
+    "MoMAError",
+    "MoMARouter",
+    "NoTargetError",
+    "Performance",
+    "Preference",
+    "QualityHead",
+    "Query",
+    "Registry",
+    "RegistryError",
+    "Router",
+    "RoutingDecision",
+    "RoutingState",
+    "ScoreError",
+    "ScoreTable",
+    "State",
+    "StateMachine",
+    "Step",
+    "UnknownNameError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

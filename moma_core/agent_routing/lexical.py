@@ -40,14 +40,16 @@ def _vectorizers() -> tuple[Any, Any]:
 
 
 def _counts(texts: Sequence[str]) -> list[csr_matrix]:
+    from scipy.sparse import csr_matrix
+
+    if not texts:  # the vectorizer refuses an empty list
+        return [csr_matrix((0, n), dtype=np.float32) for n in (_WORD_FEATURES, _CHAR_FEATURES)]
     clipped = [text[:_MAX_CHARS] for text in texts]
     return [vectorizer.transform(clipped) for vectorizer in _vectorizers()]
 
 
 def document_frequencies(texts: Sequence[str]) -> FloatArray:
     """Return in how many texts each feature occurs, shape (N_FEATURES,)."""
-    if not texts:
-        return np.zeros(N_FEATURES, dtype=np.float32)
     word, char = _counts(texts)
     counts = (
         np.bincount(word.indices, minlength=_WORD_FEATURES),

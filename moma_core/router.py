@@ -1,0 +1,320 @@
+"""MoMA's main loop: encode once, agents first, an LLM when none fits (method.md, sect. 1).
+
+`MoMARouter` composes an encoder, an `AgentRouter` and an `LLMRouter`. It decides; adapters invoke.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+
+from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine, checkpoint
+from moma_core.agent_routing.router import Steps
+from moma_core.agent_routing.training import Progress
+from moma_core.encoders import MiniLMEncoder
+from moma_core.errors import ArtifactError, NoTargetError
+from moma_core.llm_routing import LLMRouter
+from moma_core.protocols import Encoder, Registry
+from moma_core.registry import MemoryRegistry
+from moma_core.selection import parse_preference
+from moma_core.types import (
+    AgentCard,
+    Candidate,
+    Deferred,
+    FloatArray,
+    Handled,
+    Preference,
+    Query,
+    RoutingDecision,
+    RoutingState,
+    ScoreTable,
+)
+
+__all__ = ["MoMARouter"]
+
+_FORMAT = 1
+_ROUTER, _STATES, _REGISTRY, _LLMS = "router.json", "states.toml", "registry", "llms"
+
+
+class MoMARouter:
+    """Decides for each query which agent takes it or, when none fits, which LLM.
+
+    Args:
+        encoder: Turns queries into vectors, once a query.
+        agents: Routes to agents.
+        llms: Routes to LLMs; None when there are only agents.
+
+    Example:
+        >>> router = MoMARouter.from_cards([
+        ...     AgentCard("weather", "Weather forecast for a place",
+        ...               examples=("will it rain in Oslo?", "how warm is it outside?")),
+        ...     AgentCard("translator", "Translates text between languages",
+        ...               examples=("say hello in French", "translate this into German")),
+        ... ])
+        >>> router.route("is it going to rain tomorrow?").target
+        'weather'
+        >>> router.route("Prove that there are infinitely many primes.").kind
+        'llm'
+    """
+
+    def __init__(self, encoder: Encoder, agents: AgentRouter, llms: LLMRouter | None) -> None:
+        if llms is not None:
+            llms.check_encoder(encoder.fingerprint)
+        self._encoder = encoder
+        self._agent_router = agents
+        self._llms = llms
+
+    @classmethod
+    def from_cards(
+        cls,
+        agents: Iterable[AgentCard] = (),
+        *,
+        llms: LLMRouter | Literal["packaged"] | None = "packaged",
+        path: str | Path | None = None,
+        states: StateMachine | str | Path | None = None,
+        encoder: Encoder | None = None,
+        negatives: Sequence[str] = (),
+    ) -> MoMARouter:
+        """Build a router from agent cards.
+
+        Args:
+            agents: Cards to register.
+            llms: A trained pool, the packaged one, or None.
+            path: Where Chroma keeps the agents: a router's directory, or a server's URL. None
+                keeps them in memory.
+            states: A state machine, TOML text, or a ``.toml`` file.
+            encoder: By default the packaged MiniLM.
+            negatives: Queries that no agent should take; they sharpen the gate.
+
+        Raises:
+            InvalidCardError: A card is unfit.
+            DuplicateNameError: A name is taken.
+            RegistryError: Chroma does not answer or cannot write.
+        """
+        encoder = encoder or MiniLMEncoder()
+        catalog = AgentCatalog(encoder, _registry(path, encoder))
+        catalog.add(*agents)
+        if not isinstance(states, StateMachine):
+            states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
+        unwanted = Negatives(tuple(negatives), encoder.encode(list(negatives)))
+        router = AgentRouter(catalog, states, unwanted)
+        return cls(encoder, router, LLMRouter.packaged() if llms == "packaged" else llms)
+
+    @property
+    def agents(self) -> AgentCatalog:
+        """The registered agents: add, update, remove, enable, disable."""
+        return self._agent_router.catalog
+
+    @property
+    def states(self) -> StateMachine:
+        """The conversation's state machine."""
+        return self._agent_router.states
+
+    @property
+    def llms(self) -> LLMRouter | None:
+        """The LLM pool, or None."""
+        return self._llms
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that every part shares."""
+        return self._encoder
+
+    def fit(self, progress: Progress | None = None) -> None:
+        """Fit ranker and gate to the agents now rather than on the next route."""
+        self._agent_router.fit(progress)
+
+    def route(
+        self,
+        query: str | Query,
+        preference: str | Preference | None = None,
+        state: RoutingState | None = None,
+        *,
+        exclude: Collection[str] = (),
+    ) -> RoutingDecision:
+        """Decide for one query.
+
+        Args:
+            query: The user's words, or a `Query` with history and events.
+            preference: ``"performance"``, ``"auto"`` (default), ``"cost"`` or ``"cost:0.002"``
+                (USD a query), or a `Preference`.
+            state: The ``state`` of the conversation's previous decision.
+            exclude: Agents and LLMs that may not be chosen this time.
+
+        Raises:
+            InvalidQueryError: The query is empty.
+            InvalidPreferenceError: No such preference.
+            NoTargetError: No agent fits and no LLM may be chosen.
+        """
+        query, wanted, steps = Query.of(query), parse_preference(preference), Steps()
+        with steps.timed("encode"):
+            vector = self._encoder.encode([query.text])[0]
+        outcome, following = self._agent_router.route(
+            query, vector, state or RoutingState(), exclude, steps
+        )
+        match outcome:
+            case Handled():
+                decision = _to_agent(outcome, wanted)
+            case Deferred():
+                with steps.timed("score"):
+                    table = self._score([query.text], vector[None], outcome)[0]
+                with steps.timed("select") as detail:
+                    decision = self._to_llm(table, wanted, exclude, outcome)
+                    detail.append(decision.target)
+        following = replace(following, last_target=decision.target)
+        return replace(decision, state=following, steps=steps.done())
+
+    def route_batch(
+        self,
+        queries: Sequence[str | Query],
+        preference: str | Preference | None = None,
+        *,
+        exclude: Collection[str] = (),
+    ) -> list[RoutingDecision]:
+        """Decide for many independent queries together, several times faster than one by one.
+
+        Raises:
+            InvalidQueryError: A query is empty.
+            InvalidPreferenceError: No such preference.
+            NoTargetError: For some query no agent fits and no LLM may be chosen.
+        """
+        texts = [Query.of(query).text for query in queries]
+        wanted = parse_preference(preference)
+        vectors = self._encoder.encode(texts)
+        outcomes = self._agent_router.route_batch(texts, vectors, exclude)
+        rows = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Deferred)]
+        deferred = [outcomes[i] for i in rows]
+        tables = self._score([texts[i] for i in rows], vectors[rows], *deferred) if rows else []
+        by_row = dict(zip(rows, tables, strict=True))
+        return [
+            _to_agent(outcome, wanted)
+            if isinstance(outcome, Handled)
+            else self._to_llm(by_row[i], wanted, exclude, outcome)
+            for i, outcome in enumerate(outcomes)
+        ]
+
+    def save(self, directory: str | Path) -> None:
+        """Write everything that `load` needs into ``directory``: JSON, TOML, safetensors, Chroma.
+
+        Raises:
+            ArtifactError: The directory cannot be written.
+            RegistryError: The agents cannot be written.
+        """
+        folder = Path(directory)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
+        self._copy_agents(folder)
+        fingerprint = self._encoder.fingerprint
+        learnt = self._agent_router.trained, self._agent_router.negatives
+        checkpoint.write(folder, *learnt, fingerprint)
+        if self._llms is not None:
+            self._llms.save(folder / _LLMS)
+        document = {"format": _FORMAT, "encoder": fingerprint, "llms": self._llms is not None}
+        for name, text in (
+            (_STATES, self.states.to_toml()),
+            (_ROUTER, json.dumps(document, indent=1)),
+        ):
+            checkpoint.write_whole(folder / name, text.encode())
+
+    @classmethod
+    def load(cls, directory: str | Path, *, encoder: Encoder | None = None) -> MoMARouter:
+        """Open what `save` wrote; changes to the agents are kept in ``directory`` from then on.
+
+        Raises:
+            ArtifactError: A file is missing, truncated, changed, or of another encoder.
+            RegistryError: The agents cannot be read.
+        """
+        folder, encoder = Path(directory), encoder or MiniLMEncoder()
+        document = _document(folder)
+        if document["encoder"] != encoder.fingerprint:
+            raise ArtifactError(
+                f"{folder} was saved with encoder {document['encoder']!r}, not "
+                f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
+            )
+        catalog = AgentCatalog(encoder, _registry(folder, encoder))
+        trained, negatives = checkpoint.read(folder, encoder.fingerprint)
+        states = StateMachine.from_toml(folder / _STATES, encoder)
+        llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
+        return cls(encoder, AgentRouter(catalog, states, negatives, trained), llms)
+
+    def _copy_agents(self, folder: Path) -> None:
+        """Write the agents into the directory's registry; those already there are left alone."""
+        registry = _registry(folder, self._encoder)
+        kept = {record.card.name: record.card for record in registry.load()}
+        records = self.agents.snapshot.records
+        registry.put([r for r in records if kept.get(r.card.name) != r.card])
+        registry.delete([name for name in kept if name not in self.agents])
+
+    def _score(
+        self, texts: Sequence[str], vectors: FloatArray, *deferred: object
+    ) -> list[ScoreTable]:
+        if self._llms is None:
+            first = deferred[0]
+            reason = first.reason if isinstance(first, Deferred) else ""
+            raise NoTargetError(
+                f"{reason}, and this router has no LLMs. Add an agent with router.agents.add(...), "
+                "or give LLMs: MoMARouter.from_cards(agents, llms='packaged')."
+            )
+        return self._llms.score_batch(texts, vectors)
+
+    def _to_llm(
+        self,
+        table: ScoreTable,
+        preference: Preference,
+        exclude: Collection[str],
+        outcome: Deferred,
+    ) -> RoutingDecision:
+        assert self._llms is not None  # noqa: S101 - _score raised otherwise
+        name, candidates = self._llms.select(table, preference, exclude)
+        best: Candidate = candidates[0]
+        label = type(preference).__name__.lower()
+        return RoutingDecision(
+            kind="llm",
+            targets=(name,),
+            probability=best.score,
+            candidates=candidates,
+            preference=label,
+            reason=f"{outcome.reason}; {label} picks {name!r}: score {best.score:.2f} at "
+            f"${best.cost or 0:.6f}",
+            cost=best.cost,
+        )
+
+
+def _to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:
+    return RoutingDecision(
+        kind="agent",
+        targets=outcome.agents,
+        probability=outcome.probability,
+        candidates=outcome.candidates,
+        preference=type(preference).__name__.lower(),
+        reason=f"{outcome.agents[0]!r} is right with probability {outcome.probability:.2f}",
+    )
+
+
+def _registry(path: str | Path | None, encoder: Encoder) -> Registry:
+    if path is None:
+        return MemoryRegistry()
+    from moma_core.registry import ChromaRegistry
+
+    is_url = str(path).startswith(("http://", "https://"))
+    location = str(path) if is_url else Path(path) / _REGISTRY
+    return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
+        if document["format"] != _FORMAT:
+            raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
+        return {"encoder": str(document["encoder"]), "llms": bool(document["llms"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{folder} is no router that this version can open: {error}. Write one with "
+            "router.save(dir), or restore it from a backup."
+        ) from error
