@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-
 from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine, checkpoint
 from moma_core.agent_routing.router import Steps
 from moma_core.agent_routing.training import Progress
@@ -20,7 +19,7 @@ from moma_core.errors import ArtifactError, NoTargetError
 from moma_core.llm_routing import LLMRouter
 from moma_core.protocols import Encoder, Registry
 from moma_core.registry import MemoryRegistry
-from moma_core.selection import parse_preference
+from moma_core.selection import parse_preference, preference_name
 from moma_core.types import (
     AgentCard,
     Candidate,
@@ -108,6 +107,11 @@ class MoMARouter:
     def agents(self) -> AgentCatalog:
         """The registered agents: add, update, remove, enable, disable."""
         return self._agent_router.catalog
+
+    @property
+    def agent_router(self) -> AgentRouter:
+        """Routes to agents; answers `Handled` or `Deferred`, never an LLM."""
+        return self._agent_router
 
     @property
     def states(self) -> StateMachine:
@@ -273,7 +277,7 @@ class MoMARouter:
         assert self._llms is not None  # noqa: S101 - _score raised otherwise
         name, candidates = self._llms.select(table, preference, exclude)
         best: Candidate = candidates[0]
-        label = type(preference).__name__.lower()
+        label = preference_name(preference)
         return RoutingDecision(
             kind="llm",
             targets=(name,),
@@ -292,7 +296,7 @@ def _to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:
         targets=outcome.agents,
         probability=outcome.probability,
         candidates=outcome.candidates,
-        preference=type(preference).__name__.lower(),
+        preference=preference_name(preference),
         reason=f"{outcome.agents[0]!r} is right with probability {outcome.probability:.2f}",
     )
 

@@ -132,8 +132,8 @@ class AgentCard:
             )
         if len(self.description) > MAX_DESCRIPTION_CHARS:
             raise InvalidCardError(
-                f"agent {self.name!r} has a description of {len(self.description):,} characters, at "
-                f"most {MAX_DESCRIPTION_CHARS:,} fit. Keep what tells it from other agents."
+                f"agent {self.name!r} has a description of {len(self.description):,} characters; "
+                f"at most {MAX_DESCRIPTION_CHARS:,} fit. Keep what tells it from other agents."
             )
         if isinstance(self.examples, str) or isinstance(self.categories, str):
             raise InvalidCardError(
@@ -183,11 +183,14 @@ class LLMCard:
 
     def __post_init__(self) -> None:
         _check_name(self.name, "LLM")
-        for label, value in (("input_price", self.input_price), ("output_price", self.output_price)):
+        for label, value in (
+            ("input_price", self.input_price),
+            ("output_price", self.output_price),
+        ):
             if not math.isfinite(value) or value < 0:
                 raise InvalidCardError(
-                    f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, got "
-                    f"{value!r}. A local LLM costs 0."
+                    f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, "
+                    f"got {value!r}. A local LLM costs 0."
                 )
 
 
@@ -374,7 +377,8 @@ class RoutingDecision:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, strings and numbers, fit for JSON and checkpoints."""
-        return _plain(dataclasses.asdict(self))
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RoutingDecision:

@@ -249,4 +249,4 @@ def _some(names: Sequence[str]) -> str:
     if not names:
         return "none yet"
     shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"  # noqa: PLR2004
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

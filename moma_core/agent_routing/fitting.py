@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moma_core.agent_routing.lexical import N_WORD_FEATURES
 from moma_core.agent_routing.ranker import Columns, Features
 from moma_core.types import FloatArray
 
@@ -91,7 +92,8 @@ class _Problem:
 
     @property
     def n_parameters(self) -> int:
-        return (self.dense.shape[1] + self.lexical.shape[1] + 1) * (self.targets.shape[1] - 1)
+        rows: int = self.dense.shape[1] + self.lexical.shape[1] + 1
+        return rows * int(self.targets.shape[1] - 1)
 
     def unpack(self, flat: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         k, d, t = self.targets.shape[1] - 1, self.dense.shape[1], self.lexical.shape[1]
@@ -130,16 +132,16 @@ def _one_hot(owners: npt.NDArray[np.intp], width: int) -> FloatArray:
 
 
 def _learned_terms(lexical: csr_matrix) -> npt.NDArray[np.intp]:
-    seen = np.bincount(lexical.indices, minlength=lexical.shape[1])
+    # Character n-grams are five times as many and add nothing once there are examples: they keep
+    # the weights that descriptions give them.
+    seen = np.bincount(lexical.indices, minlength=lexical.shape[1])[:N_WORD_FEATURES]
     terms = np.flatnonzero(seen >= (3 if lexical.shape[0] >= _RARE_FROM else 1))
     if terms.size > _MAX_LEARNED_TERMS:
         terms = np.sort(terms[np.argsort(-seen[terms], kind="stable")[:_MAX_LEARNED_TERMS]])
     return terms
 
 
-def _add_terms(
-    prior: csr_matrix, terms: npt.NDArray[np.intp], change: FloatArray
-) -> csr_matrix:
+def _add_terms(prior: csr_matrix, terms: npt.NDArray[np.intp], change: FloatArray) -> csr_matrix:
     """Return ``prior`` (k, N_FEATURES) plus ``change`` (t, k) at columns ``terms``, pruned."""
     from scipy.sparse import csr_matrix
 

@@ -1,4 +1,4 @@
-"""The gate: does the best agent fit at all? ``Handled`` above a fitted probability, else ``Deferred``.
+"""The gate: does the best agent fit at all? ``Handled`` above a probability, else ``Deferred``.
 
 A logistic curve over two numbers of a query's logits: how high the best one is, and which share of
 the softmax it holds. Fitted on held-out examples (right or wrong), on the same examples with their
@@ -50,8 +50,7 @@ class Gate:
         intercept: Of the logistic curve.
         threshold: Least probability to accept.
 
-    The defaults hold for agents known by their descriptions alone; they were fitted on MetaTool
-    (benchmarks/LOG.md).
+    The defaults hold for agents known by their descriptions alone (benchmarks/cold_gate.py).
 
     Example:
         >>> gate = Gate()
@@ -59,9 +58,9 @@ class Gate:
         True
     """
 
-    top: float = 1.0
-    log_share: float = 0.5
-    intercept: float = -2.0
+    top: float = 1.93
+    log_share: float = 1.02
+    intercept: float = -1.79
     threshold: float = 0.5
 
     def probabilities(self, logits: FloatArray) -> npt.NDArray[np.float64]:
@@ -97,16 +96,16 @@ def fit_gate(
     labels = np.concatenate([right, np.zeros(n + m, dtype=bool)])
     # Both kinds of "none fits" together weigh as much as the examples.
     real = 0.0 if m == 0 else m / (m + _ENOUGH_NEGATIVES)
-    weights = np.concatenate(
-        [np.ones(n), np.full(n, 1.0 - real), np.full(m, real * n / max(m, 1))]
-    )
+    weights = np.concatenate([np.ones(n), np.full(n, 1.0 - real), np.full(m, real * n / max(m, 1))])
     top, log_share, intercept = _fit_logistic(rows, labels, weights)
     fitted = Gate(top, log_share, intercept)
     threshold = _threshold(fitted.chances(held_out), right, fitted.chances(negatives))
     return replace(fitted, threshold=threshold)
 
 
-_ENOUGH_NEGATIVES = 20  # real ones needed to count as much as the made-up ones, and to set a threshold
+_ENOUGH_NEGATIVES = (
+    20  # real ones needed to count as much as the made-up ones, and to set a threshold
+)
 _KEEP = 0.97  # share of right examples that a threshold without real negatives keeps
 
 
@@ -143,8 +142,9 @@ def _threshold(
 
     With enough real negatives: the largest sum of (examples kept and right) and (negatives
     caught) or rather, by the one-standard-error rule, the lowest threshold that is no worse within
-    the noise of so few negatives: users' words stray further than examples do. Without them nothing tells how near a foreign query may come, so the threshold keeps
-    a fixed share of the right examples.
+    the noise of so few negatives: users' words stray further than examples do.
+    Without them nothing tells how near a foreign query may come, so the threshold keeps a fixed
+    share of the right examples.
     """
     kept = np.sort(chances[right])
     if kept.size == 0:

@@ -17,11 +17,19 @@ from moma_core.types import FloatArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["N_FEATURES", "document_frequencies", "inverse_frequencies", "lexical_rows"]
+__all__ = [
+    "N_FEATURES",
+    "N_WORD_FEATURES",
+    "document_frequencies",
+    "inverse_frequencies",
+    "lexical_rows",
+    "warm_up",
+]
 
-_WORD_FEATURES = 2**17
+N_WORD_FEATURES = 2**17
 _CHAR_FEATURES = 2**17
-N_FEATURES = _WORD_FEATURES + _CHAR_FEATURES
+N_FEATURES = N_WORD_FEATURES + _CHAR_FEATURES
+_WORD = r"(?u)\b\w+\b"
 _MAX_CHARS = 4_096  # of a text; a 1 MB query costs no more than a page
 
 
@@ -31,7 +39,7 @@ def _vectorizers() -> tuple[Any, Any]:
 
     shared = {"alternate_sign": False, "norm": None, "dtype": np.float32}
     word = HashingVectorizer(
-        n_features=_WORD_FEATURES, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared
+        n_features=N_WORD_FEATURES, ngram_range=(1, 2), token_pattern=_WORD, **shared
     )
     char = HashingVectorizer(
         n_features=_CHAR_FEATURES, ngram_range=(3, 5), analyzer="char_wb", **shared
@@ -39,11 +47,16 @@ def _vectorizers() -> tuple[Any, Any]:
     return word, char
 
 
+def warm_up() -> None:
+    """Do the slow imports now, so that no query waits for them."""
+    _vectorizers()
+
+
 def _counts(texts: Sequence[str]) -> list[csr_matrix]:
     from scipy.sparse import csr_matrix
 
     if not texts:  # the vectorizer refuses an empty list
-        return [csr_matrix((0, n), dtype=np.float32) for n in (_WORD_FEATURES, _CHAR_FEATURES)]
+        return [csr_matrix((0, n), dtype=np.float32) for n in (N_WORD_FEATURES, _CHAR_FEATURES)]
     clipped = [text[:_MAX_CHARS] for text in texts]
     return [vectorizer.transform(clipped) for vectorizer in _vectorizers()]
 
@@ -52,7 +65,7 @@ def document_frequencies(texts: Sequence[str]) -> FloatArray:
     """Return in how many texts each feature occurs, shape (N_FEATURES,)."""
     word, char = _counts(texts)
     counts = (
-        np.bincount(word.indices, minlength=_WORD_FEATURES),
+        np.bincount(word.indices, minlength=N_WORD_FEATURES),
         np.bincount(char.indices, minlength=_CHAR_FEATURES),
     )
     return np.concatenate(counts).astype(np.float32)
@@ -79,7 +92,7 @@ def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
     from scipy.sparse import hstack
 
     word, char = _counts(texts)
-    parts = [_weighted(word, idf[:_WORD_FEATURES]), _weighted(char, idf[_WORD_FEATURES:])]
+    parts = [_weighted(word, idf[:N_WORD_FEATURES]), _weighted(char, idf[N_WORD_FEATURES:])]
     return hstack(parts, format="csr", dtype=np.float32)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agent_routing.lexical import N_FEATURES, lexical_rows
+from moma_core.agent_routing.lexical import N_FEATURES, lexical_rows, warm_up
 from moma_core.types import FloatArray
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class LinearRanker:
         self.idf = idf
         # By term: a query has some hundred n-grams, so only their rows are touched.
         self._by_term = columns.lexical.T.tocsr()
+        warm_up()
         self._dense_t = np.ascontiguousarray(columns.dense.T)
 
     def logits(self, texts: Sequence[str], vectors: FloatArray) -> FloatArray:

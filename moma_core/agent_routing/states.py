@@ -132,7 +132,9 @@ class StateMachine:
             raise InvalidStatesError(
                 f"{where}: expected only [[states]] tables, found {sorted(document)}."
             )
-        return cls([_state(table, f"{where}, state {i + 1}") for i, table in enumerate(tables)], encoder)
+        return cls(
+            [_state(table, f"{where}, state {i + 1}") for i, table in enumerate(tables)], encoder
+        )
 
     def to_toml(self) -> str:
         """Return TOML that `from_toml` reads back to the same states."""
@@ -233,7 +235,10 @@ def _state(table: Mapping[str, Any], where: str) -> State:
             raise InvalidStatesError(f"{where}: {key} has the wrong type: {value!r}.")
     if not table.get("name"):
         raise InvalidStatesError(f"{where}: a state needs a name.")
-    return State(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
+    return State(**values)
 
 
 _INTEGERS = ("priority", "sticky")
@@ -252,8 +257,7 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str):
         escaped = "".join(
-            f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' or ord(c) == 127 else c
-            for c in value
+            f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' or ord(c) == 127 else c for c in value
         )
         return f'"{escaped}"'
     return repr(value)

@@ -117,9 +117,7 @@ def extend(trained: Trained, snapshot: Snapshot) -> Trained:
     place = {name: i for i, name in enumerate([*kept, *fresh])}
     order = np.array([place[name] for name in snapshot.names], dtype=np.intp)
     ranker = LinearRanker(snapshot.names, stacked.rows(order), old.idf)
-    return replace(
-        trained, ranker=ranker, sources=sources, changes=trained.changes + len(fresh)
-    )
+    return replace(trained, ranker=ranker, sources=sources, changes=trained.changes + len(fresh))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,8 +188,12 @@ def _cross_fitted_gate(
     foreign = empty
     if negatives.texts:
         foreign = signals(ranker.logits(negatives.texts, negatives.vectors))
-    shown, right, alone = zip(*seen, strict=True)
-    return fit_gate(_join(shown), np.concatenate(right), _join(alone), foreign)
+    return fit_gate(
+        _join([part[0] for part in seen]),
+        np.concatenate([part[1] for part in seen]),
+        _join([part[2] for part in seen]),
+        foreign,
+    )
 
 
 def _one_column(

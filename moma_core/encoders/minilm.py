@@ -50,7 +50,7 @@ class MiniLMEncoder:
     """
 
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
-        if not 2 <= max_tokens <= 512:  # noqa: PLR2004 - BERT's position table
+        if not 2 <= max_tokens <= 512:
             raise InvalidQueryError(f"max_tokens must lie in [2, 512], got {max_tokens}.")
         self._max_tokens = max_tokens
         # A token is at least one character; unbroken text counts as one unknown token above 100.
@@ -95,7 +95,7 @@ class MiniLMEncoder:
             "token_type_ids": np.zeros_like(tokens),
         }
         (hidden,) = self._session.run(None, feed)  # (B, T, 384)
-        # (B, 1, T) @ (B, T, 384): the sum over real tokens; unit length makes the mean's divisor moot.
+        # (B, 1, T) @ (B, T, 384): the sum over real tokens; at unit length the divisor is moot.
         pooled = np.matmul(attention[:, None, :].astype(np.float32), hidden)[:, 0]
         unit: FloatArray = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return unit
@@ -103,7 +103,8 @@ class MiniLMEncoder:
 
 def _batches(lengths: list[int]) -> list[npt.NDArray[np.intp]]:
     """Group row numbers so that rows of like length share a forward pass of bounded size."""
-    batches, batch = [], []
+    batches: list[npt.NDArray[np.intp]] = []
+    batch: list[np.intp] = []
     for i in np.argsort(lengths, kind="stable")[::-1]:
         if batch and (
             len(batch) == _MAX_BATCH or (len(batch) + 1) * lengths[batch[0]] > _BATCH_TOKENS
@@ -153,10 +154,9 @@ def _tokenizer(max_tokens: int) -> Tokenizer:
     from tokenizers.models import WordPiece
 
     text = resources.files("moma_core.encoders").joinpath("vocabulary", _VOCABULARY)
-    vocabulary = {
-        token: i for i, token in enumerate(text.read_text(encoding="utf-8").splitlines())
-    }
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
+    vocabulary = {token: i for i, token in enumerate(text.read_text(encoding="utf-8").splitlines())}
+    pieces = WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)  # noqa: S106
+    tokenizer = Tokenizer(pieces)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -50,6 +50,8 @@ class ChromaRegistry:
         self._dimension = dimension
         with _as_registry_errors("open"):
             self._batch = client.get_max_batch_size()
+            self._cards: Any
+            self._examples: Any
             self._cards, self._examples = (
                 client.get_or_create_collection(
                     f"{prefix}_{kind}",
@@ -96,9 +98,7 @@ class ChromaRegistry:
         with _as_registry_errors("write"):
             orders = self._orders([record.card.name for record in records])
             examples = [row for record in records for row in _example_rows(record, revision)]
-            cards = [
-                _card_row(record, revision, orders[record.card.name]) for record in records
-            ]
+            cards = [_card_row(record, revision, orders[record.card.name]) for record in records]
             self._upsert(self._examples, examples)
             self._upsert(self._cards, cards)
             self._examples.delete(
@@ -156,7 +156,9 @@ class ChromaRegistry:
 
     def _upsert(self, collection: Any, rows: Sequence[tuple[str, str, FloatArray, Any]]) -> None:
         for start in range(0, len(rows), self._batch):
-            ids, documents, vectors, metadatas = zip(*rows[start : start + self._batch], strict=True)
+            ids, documents, vectors, metadatas = zip(
+                *rows[start : start + self._batch], strict=True
+            )
             collection.upsert(
                 ids=list(ids),
                 documents=list(documents),
@@ -212,19 +214,17 @@ def _as_registry_errors(verb: str) -> Iterator[None]:
         yield
     except (RegistryError, ArtifactError):
         raise
-    except Exception as error:  # noqa: BLE001 - Chroma raises its own, SQLite's and HTTP errors
+    except Exception as error:
         raise RegistryError(
-            f"Chroma could not {verb} the agents: {type(error).__name__}: {str(error)[:300]}. Check "
-            "that the directory is writable and undamaged or the server is running "
+            f"Chroma could not {verb} the agents: {type(error).__name__}: {str(error)[:300]}. "
+            "Check that the directory is writable and undamaged or the server is running "
             "(chroma run --path DIR); nothing in memory was lost."
         ) from error
     except BaseException as error:
         # Chroma's Rust core raises PanicException, which is no Exception.
         if type(error).__name__ == "PanicException":
             raise RegistryError(
-                f"Chroma could not {verb} the agents: {str(error)[:300]}. The directory is damaged; "
-                "restore it from a backup or register the agents in a new one."
+                f"Chroma could not {verb} the agents: {str(error)[:300]}. The directory is "
+                "damaged; restore it from a backup or register the agents in a new one."
             ) from error
         raise
-
-

@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?= ../shared/data
+
+.PHONY: install demo test lint format bench clean
+
+install: .venv/.done  ## make .venv with everything, pinned
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[langchain,llamaindex]" --group test --group lint
+	touch $@
+
+demo: install  ## route and run the demo's agents
+	$(BIN)/moma demo
+
+test: install  ## all tests and doctests, warnings as errors
+	$(BIN)/python -m pytest
+
+lint: install  ## style, types, and the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## the slow measurements; data from MOMA_DATA
+	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/agents.py
+	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/llms.py
+
+clean:
+	rm -rf .venv moma-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,105 @@
+"""Reads the query to route out of what LangChain passes around: text, messages, dicts.
+
+Knows nothing of routers or targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import AnyMessage, BaseMessage, ChatMessage, convert_to_messages
+from langchain_core.prompt_values import PromptValue
+
+from moma_core import InvalidQueryError, Query
+
+__all__ = ["RouterInput", "messages_in", "query_of"]
+
+RouterInput = str | PromptValue | Sequence[Any] | Mapping[str, Any]
+
+_TEXT_KEYS = ("input", "query")
+_HUMAN_ROLES = ("human", "user")
+
+
+def query_of(value: RouterInput) -> Query:
+    """Return the last human text, with the earlier human turns as its history.
+
+    Args:
+        value: Text, a prompt value, messages in any form LangChain takes, or a dict that has
+            ``"messages"``, ``"input"`` or ``"query"``.
+
+    Raises:
+        InvalidQueryError: There is no human text in it.
+
+    Example:
+        >>> query_of([("human", "hi"), ("ai", "hello"), ("human", "will it rain?")])
+        Query(text='will it rain?', history=('hi',), events=())
+        >>> query_of({"input": "will it rain?"}).text
+        'will it rain?'
+    """
+    if isinstance(value, str):
+        return Query(value)
+    texts = [text for message in messages_in(value) if (text := _human_text(message)) is not None]
+    if not texts:
+        raise InvalidQueryError(
+            "there is no human message to route by, got only "
+            f"{sorted({message.type for message in messages_in(value)})!r}. Add the user's turn, "
+            "for example ('human', 'will it rain tomorrow?')."
+        )
+    return Query(texts[-1], history=tuple(text for text in texts[:-1] if text.strip()))
+
+
+def messages_in(value: RouterInput) -> list[AnyMessage]:
+    """Return the messages of any input that `query_of` takes; text becomes one human message.
+
+    Raises:
+        InvalidQueryError: The input has another form.
+
+    Example:
+        >>> [message.type for message in messages_in({"query": "will it rain?"})]
+        ['human']
+    """
+    if isinstance(value, PromptValue):
+        return _converted(value.to_messages())
+    if isinstance(value, str):
+        return _converted([("human", value)])
+    if isinstance(value, Mapping):
+        return _messages_in_dict(value)
+    if isinstance(value, BaseMessage):
+        return _converted([value])
+    if isinstance(value, Sequence):
+        return _converted(value)
+    raise InvalidQueryError(
+        f"expected text, messages, or a dict with 'messages' or 'input', got "
+        f"{type(value).__name__}. Pass for example {{'input': 'will it rain tomorrow?'}}."
+    )
+
+
+def _messages_in_dict(value: Mapping[str, Any]) -> list[AnyMessage]:
+    if value.get("messages"):
+        return messages_in(value["messages"])
+    for key in _TEXT_KEYS:
+        if value.get(key):
+            return messages_in(value[key])
+    raise InvalidQueryError(
+        f"expected a dict with 'messages', 'input' or 'query' in it, got the keys "
+        f"{sorted(map(str, value))!r}. Pass for example {{'input': 'will it rain tomorrow?'}}."
+    )
+
+
+def _converted(messages: Sequence[Any]) -> list[AnyMessage]:
+    try:
+        return convert_to_messages(messages)  # type: ignore[return-value]
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise InvalidQueryError(
+            f"these are not messages: {error}. Pass messages, ('human', text) pairs or "
+            "{'role': 'user', 'content': text} dicts."
+        ) from error
+
+
+def _human_text(message: BaseMessage) -> str | None:
+    if message.type == "human" or (
+        isinstance(message, ChatMessage) and message.role in _HUMAN_ROLES
+    ):
+        return str(message.text)
+    return None

@@ -1,0 +1,1 @@
+"""The first impression: real agents, a real graph, and what the router makes of them."""

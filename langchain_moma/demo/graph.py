@@ -1,0 +1,65 @@
+"""The demo's application: a real LangGraph with the router, a node an agent, and one for LLMs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+
+from langchain_moma.conversation import query_of
+from langchain_moma.demo.agents import DemoAgent
+from langchain_moma.demo.chat import llm_node
+from langchain_moma.demo.queries import NEGATIVES
+from langchain_moma.node import MoMAState, as_node
+from langchain_moma.tools import agent_cards_from_tools
+from moma_core import MoMARouter
+
+__all__ = ["build_graph", "build_router"]
+
+
+class _Node(Protocol):
+    def __call__(self, state: MoMAState) -> dict[str, Any]: ...
+
+
+def build_router(agents: Sequence[DemoAgent], path: Path | None) -> MoMARouter:
+    """Register the agents; with ``path`` they live in Chroma there."""
+    cards = agent_cards_from_tools(
+        [agent.tool for agent in agents],
+        {agent.name: agent.examples for agent in agents},
+        categories={agent.name: [agent.category] for agent in agents},
+    )
+    router = MoMARouter.from_cards(path=path, negatives=NEGATIVES)
+    # A folder from an earlier demo has its agents still: those are brought up to date.
+    router.agents.add(*[card for card in cards if card.name not in router.agents])
+    for card in cards:
+        if router.agents.get(card.name) != card:
+            router.agents.update(card)
+    router.fit()
+    return router
+
+
+def build_graph(
+    router: MoMARouter, agents: Sequence[DemoAgent]
+) -> CompiledStateGraph[MoMAState, None, MoMAState, MoMAState]:
+    """Compile START -> router -> one agent's node, or the LLM node -> END."""
+    builder = StateGraph(MoMAState)
+    builder.add_node("router", as_node(router, [agent.name for agent in agents], llm="llm"))
+    builder.add_edge(START, "router")
+    for agent in agents:
+        builder.add_node(agent.name, _agent_node(agent))
+        builder.add_edge(agent.name, END)
+    builder.add_node("llm", llm_node)
+    builder.add_edge("llm", END)
+    return builder.compile()
+
+
+def _agent_node(agent: DemoAgent) -> _Node:
+    def node(state: MoMAState) -> dict[str, Any]:
+        text = query_of({"messages": state["messages"]}).text
+        return {"messages": [AIMessage(agent.answer(text))]}
+
+    return node

@@ -1,0 +1,55 @@
+"""Which names a router may answer with, beside which names somebody can invoke.
+
+A decision must name something that runs: names without a target are excluded from each route, and
+names that no router knows are refused when the adapter is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+
+from moma_core import MoMARouter, UnknownNameError
+
+__all__ = ["check_registered", "llm_names", "unreachable"]
+
+
+def llm_names(router: MoMARouter) -> tuple[str, ...]:
+    """Return the names of the router's LLMs; empty when it has none."""
+    return tuple(card.name for card in router.llms.cards) if router.llms is not None else ()
+
+
+def unreachable(
+    router: MoMARouter, reachable: Collection[str], *, any_llm: bool = False
+) -> frozenset[str]:
+    """Return the registered names that nobody here can invoke.
+
+    Args:
+        router: Asked anew at each call, since agents come and go.
+        reachable: Names that can be invoked.
+        any_llm: Whether every LLM can be invoked.
+    """
+    names = set(router.agents.names)
+    if not any_llm:
+        names.update(llm_names(router))
+    return frozenset(names.difference(reachable))
+
+
+def check_registered(router: MoMARouter, names: Collection[str]) -> None:
+    """Refuse names that the router can never answer with, most often a slip of the pen.
+
+    Raises:
+        UnknownNameError: A name is neither an agent nor an LLM of this router.
+    """
+    known = (*router.agents.names, *llm_names(router))
+    for name in sorted(set(names).difference(known)):
+        raise UnknownNameError(
+            f"no agent and no LLM is called {name!r}, so it would never be chosen. "
+            f"{''.join(_remedies(name, known))}"
+        )
+
+
+def _remedies(name: str, known: Collection[str]) -> Iterator[str]:
+    if close := difflib.get_close_matches(name, known, n=1):
+        yield f"Did you mean {close[0]!r}? "
+    yield "Register it first: router.agents.add(AgentCard(...)), or leave it out."

@@ -1,0 +1,228 @@
+"""A Runnable that first routes, then hands the call to what was chosen.
+
+One run in the trace is its own; the target's run is its child. Config, keyword arguments,
+streaming, async and batches reach the target as if it had been called directly.
+"""
+
+# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableSerializable, coerce_to_runnable
+from langchain_core.runnables.graph import Graph
+from langchain_core.runnables.utils import get_unique_config_specs
+from pydantic import ConfigDict, Field, SkipValidation
+
+from langchain_moma.conversation import RouterInput, query_of
+from langchain_moma.decisions import PREFERENCE, adispatch, dispatch, preference_in
+from langchain_moma.registered import check_registered, unreachable
+from langchain_moma.targets import Arguments, Targets, input_for
+from moma_core import MoMARouter, NoTargetError, Preference, UnknownNameError
+
+__all__ = ["RunnableRouter"]
+
+
+class _Call(NamedTuple):
+    """What to invoke, with what, and the decision as plain data."""
+
+    target: Runnable[Any, Any]
+    value: Any
+    event: dict[str, Any]
+
+
+class RunnableRouter(RunnableSerializable[RouterInput, Any]):
+    """Sends each input to the agent, tool or chat model that the router chooses.
+
+    Routes by the last human text; earlier human turns are its history. Registered names without a
+    target here are never chosen. With several targets in a decision, the first is invoked.
+    A chat model gets text or messages, a graph over messages ``{"messages": [...]}``, a tool its
+    arguments, anything else the input as it came.
+
+    Args:
+        router: Decides.
+        targets: What runs under each name: Runnable, chat model, tool, compiled graph or function.
+        arguments: For tools that need more than one text: name -> function from the query's text
+            to the dict of arguments.
+        default: Takes what neither an agent nor an LLM can take.
+        preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
+            ``config={"configurable": {"moma_preference": "cost"}}``.
+
+    Raises:
+        UnknownNameError: A target's name is not registered with the router.
+        ToolArgumentsError: A tool needs an entry in ``arguments``.
+        NoTargetError: Nothing could take the input, and there is no default.
+
+    Example:
+        >>> from moma_core import AgentCard, MoMARouter
+        >>> card = AgentCard("shout", "Put text in capitals", examples=("write hello in capitals",))
+        >>> router = MoMARouter.from_cards([card], llms=None)
+        >>> chain = RunnableRouter(router=router, targets={"shout": str.upper}, default=len)
+        >>> chain.invoke("write hello in capitals")
+        'WRITE HELLO IN CAPITALS'
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    router: SkipValidation[MoMARouter] = Field(exclude=True, repr=False)
+    targets: SkipValidation[Targets] = Field(exclude=True)
+    default: SkipValidation[Runnable[Any, Any] | None] = Field(default=None, exclude=True)
+    preference: SkipValidation[str | Preference | None] = None
+
+    def __init__(
+        self,
+        *,
+        router: MoMARouter,
+        targets: Mapping[str, Any],
+        arguments: Mapping[str, Arguments] | None = None,
+        default: Any = None,
+        preference: str | Preference | None = None,
+        name: str | None = None,
+    ) -> None:
+        # configurable_fields() builds this class anew at each call: by then agents may have been
+        # removed from the router, which must not break a running program.
+        if not isinstance(targets, Targets):
+            targets = Targets(targets, arguments)
+            check_registered(router, targets)
+        fields: dict[str, Any] = {
+            "router": router,
+            "targets": targets,
+            "default": None if default is None else coerce_to_runnable(default),
+            "preference": preference,
+            "name": name,
+        }
+        super().__init__(**fields)
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The preference for one call, and whatever the targets let one configure."""
+        own = ConfigurableFieldSpec(
+            id=PREFERENCE,
+            annotation=Any,
+            name="Preference",
+            description="performance, auto or cost",
+            default=self.preference,
+        )
+        children = (spec for child in self._children.values() for spec in child.config_specs)
+        return get_unique_config_specs([own, *children])
+
+    def get_graph(self, config: RunnableConfig | None = None) -> Graph:
+        """Draw the router with an edge to each target."""
+        graph = Graph()
+        first = graph.add_node(self.get_input_schema(config))
+        router = graph.add_node(self, self.get_name())
+        last = graph.add_node(self.get_output_schema(config))
+        graph.add_edge(first, router)
+        for name, child in self._children.items():
+            node = graph.add_node(child, name)
+            graph.add_edge(router, node, conditional=True)
+            graph.add_edge(node, last)
+        return graph
+
+    def invoke(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Route, then invoke the target."""
+        return self._call_with_config(self._invoke, input, config, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Route in a thread, then await the target."""
+        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
+
+    def stream(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Route, then pass on the target's chunks as they come."""
+        yield from self._transform_stream_with_config(iter([input]), self._stream, config, **kwargs)
+
+    async def astream(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """Route in a thread, then pass on the target's chunks as they come."""
+        chunks = self._atransform_stream_with_config(_one(input), self._astream, config, **kwargs)
+        async for chunk in chunks:
+            yield chunk
+
+    @property
+    def _children(self) -> dict[str, Runnable[Any, Any]]:
+        default = {} if self.default is None else {"default": self.default}
+        return {**self.targets, **default}
+
+    def _route(self, value: RouterInput, config: RunnableConfig) -> _Call:
+        try:
+            decision = self.router.route(
+                query_of(value),
+                preference_in(config, self.preference),
+                exclude=unreachable(self.router, self.targets),
+            )
+        except NoTargetError as error:
+            if self.default is None:
+                raise
+            event = {"kind": "default", "targets": [], "reason": str(error)}
+            return _Call(self.default, input_for(self.default, value), event)
+        name = decision.target
+        if name not in self.targets:
+            raise UnknownNameError(
+                f"the router chose {name!r}, which has no target; the targets are "
+                f"{sorted(self.targets)!r}. Add it to the targets of RunnableRouter."
+            )
+        return _Call(self.targets[name], self.targets.input_for(name, value), decision.to_dict())
+
+    # The callbacks of this `config` already hang below our own run.
+    def _invoke(
+        self, value: RouterInput, run_manager: object, config: RunnableConfig, **kwargs: Any
+    ) -> Any:
+        call = self._route(value, config)
+        dispatch(call.event, config)
+        return call.target.invoke(call.value, config, **kwargs)
+
+    async def _ainvoke(
+        self, value: RouterInput, run_manager: object, config: RunnableConfig, **kwargs: Any
+    ) -> Any:
+        call = await asyncio.to_thread(self._route, value, config)
+        await adispatch(call.event, config)
+        return await call.target.ainvoke(call.value, config, **kwargs)
+
+    def _stream(
+        self,
+        values: Iterator[RouterInput],
+        run_manager: object,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        call = self._route(next(values), config)
+        dispatch(call.event, config)
+        yield from call.target.stream(call.value, config, **kwargs)
+
+    async def _astream(
+        self,
+        values: AsyncIterator[RouterInput],
+        run_manager: object,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        call = await asyncio.to_thread(self._route, await anext(values), config)
+        await adispatch(call.event, config)
+        async for chunk in call.target.astream(call.value, config, **kwargs):
+            yield chunk
+
+
+async def _one(value: RouterInput) -> AsyncIterator[RouterInput]:
+    yield value

@@ -1,0 +1,131 @@
+"""``moma agents``: the registered agents of a router's directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
+from moma_core.types import AgentCard
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="List, add, change and switch agents.")
+_HERE = Path(".moma")
+
+
+def _known_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete agent names on the tab key."""
+    directory = Path(ctx.params.get("router") or _HERE)
+    if not router_exists(directory):
+        return []
+    return [name for name in open_router(directory).agents.names if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(help="The agent's name.", autocompletion=_known_names)]
+
+
+@app.command("list", epilog="Example: moma agents list --router .moma")
+def list_agents(router: RouterOption = _HERE) -> None:
+    """List the registered agents."""
+    table = Table("agent", "enabled", "categories", "examples", "description")
+    for card in open_router(router).agents:
+        table.add_row(
+            card.name,
+            "yes" if card.enabled else "no",
+            ", ".join(card.categories),
+            str(len(card.examples)),
+            card.description[:80],
+        )
+    console.print(table)
+
+
+@app.command(epilog="Example: moma agents show weather")
+def show(name: Name, router: RouterOption = _HERE) -> None:
+    """Show all that is known of one agent, as JSON."""
+    card = open_router(router).agents.get(name)
+    console.print_json(
+        json.dumps({field: getattr(card, field) for field in AgentCard.__dataclass_fields__})
+    )
+
+
+@app.command(
+    epilog="Example: moma agents add weather 'Weather forecast for a place' -e 'will it rain?'"
+)
+def add(
+    name: Annotated[str | None, typer.Argument(help="A new, short name.")] = None,
+    description: Annotated[str | None, typer.Argument(help="What it does.")] = None,
+    example: Annotated[
+        list[str] | None, typer.Option("-e", "--example", help="A query it should take; repeat.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option("-c", "--category", help="What it is about; repeat.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Add all agents of a parquet file (name, description).", exists=True
+        ),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="With --from: a parquet file of examples (query, agents).", exists=True),
+    ] = None,
+    router: RouterOption = _HERE,
+) -> None:
+    """Register one agent, or all agents of a file; the next route knows them."""
+    from moma_core.agent_routing.dataset import read_agents, read_queries, with_examples
+    from moma_core.router import MoMARouter
+
+    if source is not None:
+        cards = read_agents(source)
+        cards = with_examples(cards, read_queries(queries)) if queries else cards
+    elif name and description:
+        cards = [
+            AgentCard(
+                name, description, examples=tuple(example or ()), categories=tuple(category or ())
+            )
+        ]
+    else:
+        raise typer.BadParameter("give NAME and DESCRIPTION, or --from FILE.")
+    with progress_bar() as tell:
+        tell("registering", 0, len(cards))
+        if router_exists(router):
+            opened = open_router(router)
+            opened.agents.add(*cards)
+        else:
+            opened = MoMARouter.from_cards(cards, path=router)
+        tell("fitting", len(cards), len(cards))
+        opened.save(router)
+    console.print(
+        f"Added {len(cards)} to {router}: {len(opened.agents)} agents now.", highlight=False
+    )
+
+
+@app.command(epilog="Example: moma agents remove weather")
+def remove(name: Name, router: RouterOption = _HERE) -> None:
+    """Forget an agent."""
+    opened = open_router(router)
+    opened.agents.remove(name)
+    opened.save(router)
+    console.print(f"Removed {name!r}: {len(opened.agents)} agents left.", highlight=False)
+
+
+@app.command(epilog="Example: moma agents enable weather")
+def enable(name: Name, router: RouterOption = _HERE) -> None:
+    """Let an agent be chosen again."""
+    open_router(router).agents.enable(name)
+    console.print(f"{name!r} is enabled.", highlight=False)
+
+
+@app.command(epilog="Example: moma agents disable weather")
+def disable(name: Name, router: RouterOption = _HERE) -> None:
+    """Keep an agent registered, but never choose it."""
+    open_router(router).agents.disable(name)
+    console.print(
+        f"{name!r} is disabled: no query goes to it until it is enabled.", highlight=False
+    )

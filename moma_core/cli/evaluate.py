@@ -1,0 +1,81 @@
+"""``moma eval``: how good routing is on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from moma_core.cli.terminal import console, progress_bar, write_json
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Measure agent or LLM routing on labelled data.")
+_Out = Annotated[Path, typer.Option(help="Where the JSON report goes.", dir_okay=False)]
+
+
+def _parquet(what: str) -> Any:
+    return typer.Option(help=what, exists=True, dir_okay=False)
+
+
+@app.command(
+    epilog="Example: moma eval agents --agents agents.parquet --train train.parquet "
+    "--test test.parquet --out report.json"
+)
+def agents(
+    agents: Annotated[Path, _parquet("Agents: name, description, category.")],
+    train: Annotated[
+        Path, _parquet("Examples: query, agents; no agents = none fits; may be empty.")
+    ],
+    test: Annotated[Path, _parquet("Queries to route: query, agents.")],
+    out: _Out,
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Examples an agent; default all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of examples.")] = 0,
+) -> None:
+    """Fit on --train alone, route --test, and write accuracy, abstention and times."""
+    from moma_core.agent_routing.dataset import read_agents, read_queries
+    from moma_core.evaluation.agents import evaluate_agents
+
+    cards, known, asked = read_agents(agents), read_queries(train), read_queries(test)
+    with progress_bar() as tell:
+        report = evaluate_agents(cards, known, asked, shots=shots, seed=seed, progress=tell)
+    write_json(out, report)
+    _show(report, out)
+
+
+@app.command(epilog="Example: moma eval llms --router pool --data test.parquet --out report.json")
+def llms(
+    router: Annotated[
+        Path, typer.Option(help="What moma train llms wrote.", exists=True, file_okay=False)
+    ],
+    data: Annotated[Path, _parquet("Scored queries: query, score|LLM, cost|LLM.")],
+    out: _Out,
+) -> None:
+    """Route scored queries to LLMs and write score and cost at each preference."""
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.evaluation.llms import evaluate_llms
+    from moma_core.llm_routing import LLMDataset, LLMRouter
+
+    inner = router / "llms"
+    pool = LLMRouter.load(inner if inner.is_dir() else router)
+    with progress_bar() as tell:
+        tell("encoding and scoring", 0, 1)
+        report = evaluate_llms(pool, LLMDataset.read(data), MiniLMEncoder())
+    write_json(out, report)
+    shown = {key: value for key, value in report.items() if not isinstance(value, dict | list)}
+    for name, figures in report["preferences"].items():
+        shown[name] = f"score {figures['score']:.4f} at ${figures['cost']:.6f}"
+    for share, score in report["score_at_cost"].items():
+        shown[f"score at {share} of the cost"] = score
+    _show(shown, out)
+
+
+def _show(figures: dict[str, Any], out: Path) -> None:
+    table = Table("figure", "value", title=f"Report in {out}")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)

@@ -1,0 +1,108 @@
+"""The ``moma`` program: its commands, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from moma_core.cli import agents, evaluate, train
+from moma_core.cli.terminal import RouterOption, console, open_router, router_exists
+from moma_core.errors import MissingExtraError, MoMAError
+from moma_core.types import RoutingDecision
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Routes each query to the right agent or, when none fits, to the LLM worth its price.",
+    epilog="Start with: moma demo. Tab completion: moma --install-completion.",
+)
+app.add_typer(agents.app, name="agents")
+app.add_typer(evaluate.app, name="eval")
+app.add_typer(train.app, name="train")
+
+
+def main() -> None:
+    """Run the program; a MoMAError becomes one line on standard error and exit status 1."""
+    try:
+        app()
+    except MoMAError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        console.print(version("moma-router"), highlight=False)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: moma demo --out moma-demo")
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Where the agents and the picture are kept.", file_okay=False)
+    ] = Path("moma-demo"),
+) -> None:
+    """Route and run 24 offline agents through LangGraph in under a minute; no API key."""
+    found = entry_points(group="moma.demo")
+    try:
+        run = next(iter(found)).load()
+    except (StopIteration, ImportError) as error:
+        raise MissingExtraError(
+            'the demo needs LangGraph. Type: pip install "moma-router[langchain]"'
+        ) from error
+    run(out)
+
+
+@app.command(
+    epilog="Example: moma route 'how many feet are 12 metres?' --explain",
+)
+def route(
+    query: Annotated[str, typer.Argument(help="The words to route.")],
+    preference: Annotated[
+        str, typer.Option(help="performance, auto, cost, or cost:USD for a budget a query.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+    explain: Annotated[bool, typer.Option(help="Show candidates and every step's time.")] = False,
+    router: RouterOption = Path(".moma"),
+) -> None:
+    """Decide where one query goes; nothing is invoked."""
+    from moma_core.router import MoMARouter
+
+    known = router_exists(router)
+    decision = (open_router(router) if known else MoMARouter.from_cards()).route(query, preference)
+    if as_json:
+        sys.stdout.write(json.dumps(decision.to_dict()) + "\n")
+        return
+    price = f", about ${decision.cost:.6f}" if decision.cost is not None else ""
+    console.print(
+        f"{decision.kind} [bold]{escape(decision.target)}[/] ({decision.probability:.2f}{price})"
+    )
+    console.print(f"because {escape(decision.reason)}", highlight=False)
+    if explain:
+        _explain(decision)
+    if not known:
+        console.print("[dim]No agents yet: moma agents add NAME DESCRIPTION -e EXAMPLE[/]")
+
+
+def _explain(decision: RoutingDecision) -> None:
+    candidates = Table("candidate", "score", "expected USD", title="Considered")
+    for candidate in decision.candidates:
+        cost = "" if candidate.cost is None else f"{candidate.cost:.6f}"
+        candidates.add_row(escape(candidate.name), f"{candidate.score:.3f}", cost)
+    steps = Table("step", "ms", "what came out", title="Steps")
+    for step in decision.steps:
+        steps.add_row(step.name, f"{step.ms:.2f}", escape(step.detail))
+    console.print(candidates, steps)

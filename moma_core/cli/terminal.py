@@ -1,0 +1,94 @@
+"""What the commands share: the console, the router's directory, progress bars, JSON files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from moma_core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from moma_core.agent_routing.training import Progress
+    from moma_core.router import MoMARouter
+
+__all__ = ["RouterOption", "console", "open_router", "progress_bar", "router_exists", "write_json"]
+
+console = Console()
+_errors = Console(stderr=True)
+
+RouterOption = Annotated[
+    Path,
+    typer.Option(
+        "--router",
+        envvar="MOMA_ROUTER",
+        help="Directory of the router: its agents, ranker and LLMs.",
+        file_okay=False,
+    ),
+]
+
+
+def router_exists(directory: Path) -> bool:
+    """Say whether a router was saved in ``directory``."""
+    return (directory / "router.json").exists()
+
+
+def open_router(directory: Path) -> MoMARouter:
+    """Load the router in ``directory``.
+
+    Raises:
+        ArtifactError: There is none yet.
+    """
+    from moma_core.router import MoMARouter
+
+    if not router_exists(directory):
+        raise ArtifactError(
+            f"there is no router in {directory} yet. Register a first agent with\n"
+            "  moma agents add weather 'Weather forecast for a place' -e 'will it rain?'\n"
+            "or name another directory with --router."
+        )
+    return MoMARouter.load(directory)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show what is being done, how far it is, and the time left, on standard error."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_errors, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(label: str, done: int, total: int) -> None:
+            bar.update(task, description=label, completed=done, total=total)
+
+        yield tell
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report, made for people and machines.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path} ({error}). Choose another --out.") from error

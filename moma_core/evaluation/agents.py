@@ -1,0 +1,142 @@
+"""Measures agent routing on labelled queries: what `moma eval agents` reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from moma_core.agent_routing.dataset import LabelledQueries, with_examples
+from moma_core.encoders import MiniLMEncoder
+from moma_core.errors import InvalidDataError
+from moma_core.protocols import Encoder
+from moma_core.router import MoMARouter
+from moma_core.types import AgentCard, AgentOutcome, FloatArray, Handled, Query, RoutingState
+
+__all__ = ["evaluate_agents"]
+
+Progress = Callable[[str, int, int], None]
+
+_TIMED = 300  # queries routed one by one for the times
+
+
+def evaluate_agents(
+    cards: Sequence[AgentCard],
+    train: LabelledQueries,
+    test: LabelledQueries,
+    *,
+    shots: int | None = None,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fit on ``train`` alone, route ``test``, and return the report.
+
+    Args:
+        cards: The agents.
+        train: Examples and, as queries without agents, negatives; may be empty.
+        test: Queries to route.
+        shots: At most so many examples an agent; None takes all.
+        seed: Of the draw of examples.
+        encoder: By default the packaged MiniLM.
+        progress: Called with a label, steps done, steps in all.
+
+    Returns:
+        ``in_scope_top1``, ``top5`` (share with a wanted agent among the first five),
+        ``recall_at_5`` (mean over queries of the share of wanted agents among the first five),
+        ``oos_auroc`` (of the gate's probability, in scope against out of scope),
+        ``kept_in_scope_top1``, ``oos_recall``, and milliseconds. A figure without queries is None.
+
+    Raises:
+        InvalidDataError: ``test`` is empty or a query names an unknown agent.
+    """
+    if not len(test):
+        raise InvalidDataError("the test file has no rows; give at least one query.")
+    tell = progress or (lambda _label, _done, _total: None)
+    encoder = _Chunked(encoder or MiniLMEncoder(), tell)
+    router = MoMARouter.from_cards(
+        with_examples(cards, train, shots, seed),
+        llms=None,
+        encoder=encoder,
+        negatives=train.negatives(),
+    )
+    router.fit(tell)
+    vectors = encoder.encode(test.texts)
+    outcomes = router.agent_router.route_batch(test.texts, vectors)
+    with_examples(cards, test)  # an unknown agent in the test file is an error, not a miss
+    report = {"n_agents": len(cards), "n_test": len(test)}
+    return {**report, **_quality(test, outcomes), **_times(router, encoder, test.texts)}
+
+
+class _Chunked:
+    """An encoder that reports progress on long lists."""
+
+    def __init__(self, encoder: Encoder, tell: Progress) -> None:
+        self._encoder = encoder
+        self._tell = tell
+        self.fingerprint = encoder.fingerprint
+        self.dimension = encoder.dimension
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        if len(texts) <= 1:
+            return self._encoder.encode(texts)
+        parts = []
+        for start in range(0, len(texts), 512):
+            self._tell("encoding", start, len(texts))
+            parts.append(self._encoder.encode(texts[start : start + 512]))
+        self._tell("encoding", len(texts), len(texts))
+        return np.concatenate(parts)
+
+
+def _quality(test: LabelledQueries, outcomes: Sequence[AgentOutcome]) -> dict[str, float | None]:
+    best = [[c.name for c in outcome.candidates[:5]] for outcome in outcomes]
+    wanted = [set(names) for names in test.agents]
+    accepted = np.array([isinstance(outcome, Handled) for outcome in outcomes])
+    chance = np.array([outcome.probability for outcome in outcomes])
+    inside = np.array([bool(names) for names in wanted])
+    first = np.array([bool(b) and b[0] in w for b, w in zip(best, wanted, strict=True)])
+    among = np.array([bool(w.intersection(b)) for b, w in zip(best, wanted, strict=True)])
+    recall = np.array(
+        [len(w.intersection(b)) / max(len(w), 1) for b, w in zip(best, wanted, strict=True)]
+    )
+    return {
+        "in_scope_top1": _mean(first[inside]),
+        "top5": _mean(among[inside]),
+        "recall_at_5": _mean(recall[inside]),
+        "oos_auroc": _auroc(chance, inside),
+        "kept_in_scope_top1": _mean((first & accepted)[inside]),
+        "oos_recall": _mean(~accepted[~inside]),
+    }
+
+
+def _mean(values: Any) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _auroc(chance: Any, inside: Any) -> float | None:
+    if inside.all() or not inside.any():
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(inside, chance))
+
+
+def _times(router: MoMARouter, encoder: Encoder, texts: Sequence[str]) -> dict[str, float]:
+    """Time the encoder alone and the whole route in turn, so that noise hits both alike."""
+    step = max(len(texts) // _TIMED, 1)
+    encoded, routed = [], []
+    for text in texts[::step][:_TIMED]:
+        start = time.perf_counter()
+        encoder.encode([text])
+        middle = time.perf_counter()
+        vector = encoder.encode([text])[0]
+        router.agent_router.route(Query(text), vector, RoutingState())
+        encoded.append(middle - start)
+        routed.append(time.perf_counter() - middle)
+    return {
+        "encode_ms_p50": float(np.median(encoded) * 1e3),
+        "route_ms_p50": float(np.median(routed) * 1e3),
+        "route_ms_p95": float(np.quantile(routed, 0.95) * 1e3),
+    }

@@ -1,0 +1,24 @@
+"""LLM routing (4.1): quality heads, expected costs, training, checkpoints, the router.
+
+Receives vectors; imports neither an encoder nor an agent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moma_core.llm_routing.dataset import LLMDataset
+from moma_core.llm_routing.router import LLMRouter
+
+if TYPE_CHECKING:
+    from moma_core.llm_routing.training import train
+
+__all__ = ["LLMDataset", "LLMRouter", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":
+        from moma_core.llm_routing.training import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

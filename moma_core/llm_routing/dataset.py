@@ -1,0 +1,233 @@
+"""Per-query scores and costs of a pool of LLMs, read from parquet (4.1.1).
+
+Knows the schema and refuses what does not fit it; knows no encoder and no head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import InvalidDataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["SCHEMA", "LLMDataset"]
+
+SCHEMA = (
+    "a table of scored queries has a text column 'query' and, for each LLM, 'score|<llm>' in "
+    "[0, 1] (empty where it was not asked) and 'cost|<llm>' in USD for that query; optional: "
+    "'task', 'split'"
+)
+_Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LLMDataset:
+    """Queries with the score and cost of each LLM on each of them.
+
+    Args:
+        queries: Texts, length n.
+        llms: Names, length m.
+        scores: Quality in [0, 1], NaN where the LLM was not asked, shape (n, m).
+        costs: USD of the query, NaN where unknown, shape (n, m).
+        tasks: Task of each query, empty when the table has none.
+        splits: Split of each query, empty when the table has none. Training uses every row it is
+            given: filter first (`only`).
+
+    Raises:
+        InvalidDataError: A value is out of bounds, or there is no query or no LLM.
+
+    Example:
+        >>> data = LLMDataset(("1+1?",), ("small",), np.array([[1.0]]), np.array([[1e-5]]))
+        >>> len(data)
+        1
+    """
+
+    queries: tuple[str, ...]
+    llms: tuple[str, ...]
+    scores: _Array
+    costs: _Array
+    tasks: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", np.asarray(self.scores, np.float64))
+        object.__setattr__(self, "costs", np.asarray(self.costs, np.float64))
+        n, m = len(self.queries), len(self.llms)
+        if n == 0 or m == 0:
+            raise InvalidDataError(
+                f"expected at least one query and one LLM, got {n} and {m}: {SCHEMA}."
+            )
+        if self.scores.shape != (n, m) or self.costs.shape != (n, m):
+            raise InvalidDataError(
+                f"expected scores and costs of shape {(n, m)}, got {self.scores.shape} and "
+                f"{self.costs.shape}."
+            )
+        if len(set(self.llms)) != m:
+            raise InvalidDataError(f"an LLM is named twice among {list(self.llms)}.")
+        for row, query in enumerate(self.queries):
+            if not isinstance(query, str) or not query.strip():
+                raise InvalidDataError(f"row {row} has no query text, got {query!r:.40}: {SCHEMA}.")
+        for column, name in enumerate(self.llms):
+            _check_column(f"score|{name}", self.scores[:, column], highest=1.0)
+            _check_column(f"cost|{name}", self.costs[:, column], highest=np.inf)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @classmethod
+    def read(cls, path: str | Path) -> LLMDataset:
+        """Read a parquet file.
+
+        Raises:
+            InvalidDataError: The file cannot be read, lacks a column, or holds a bad value.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InvalidDataError(
+                f"cannot read {str(path)!r} as parquet ({error}): {SCHEMA}."
+            ) from error
+        return cls.from_table(table, str(path))
+
+    @classmethod
+    def from_table(cls, table: pa.Table, source: str = "the table") -> LLMDataset:
+        """Read an Arrow table; ``source`` names it in errors.
+
+        Raises:
+            InvalidDataError: It lacks a column, or holds a bad value.
+        """
+        columns = table.column_names
+        llms = tuple(name[6:] for name in columns if name.startswith("score|"))
+        missing = [
+            name for name in ("query", *(f"cost|{llm}" for llm in llms)) if name not in columns
+        ]
+        if not llms:
+            missing.append("score|<llm>")
+        if missing:
+            raise InvalidDataError(f"{source} lacks the column {missing[0]!r}: {SCHEMA}.")
+        return cls(
+            queries=tuple(table["query"].to_pylist()),
+            llms=llms,
+            scores=np.stack([_numbers(table, f"score|{llm}") for llm in llms], axis=1),
+            costs=np.stack([_numbers(table, f"cost|{llm}") for llm in llms], axis=1),
+            tasks=_texts(table, "task"),
+            splits=_texts(table, "split"),
+        ).check_measured()
+
+    def check_measured(self) -> LLMDataset:
+        """Return itself, every LLM having at least one score and one cost.
+
+        Raises:
+            InvalidDataError: A column is empty.
+        """
+        for kind, values in (("score", self.scores), ("cost", self.costs)):
+            for name in np.array(self.llms)[np.isnan(values).all(axis=0)]:
+                raise InvalidDataError(
+                    f"the column '{kind}|{name}' is empty. Leave this LLM out, or ask it some "
+                    "queries."
+                )
+        return self
+
+    def take(self, rows: npt.ArrayLike) -> LLMDataset:
+        """Return the dataset of these rows, given as indices or as a mask of shape (n,)."""
+        kept: list[int] = np.arange(len(self))[np.asarray(rows)].tolist()
+        return LLMDataset(
+            queries=tuple(self.queries[row] for row in kept),
+            llms=self.llms,
+            scores=self.scores[kept],
+            costs=self.costs[kept],
+            tasks=tuple(self.tasks[row] for row in kept) if self.tasks else (),
+            splits=tuple(self.splits[row] for row in kept) if self.splits else (),
+        )
+
+    def only(self, split: str) -> LLMDataset:
+        """Return the rows of one split.
+
+        Raises:
+            InvalidDataError: No row has it.
+        """
+        if split not in self.splits:
+            raise InvalidDataError(
+                f"no row of split {split!r}; there are {sorted(set(self.splits))}."
+            )
+        return self.take(np.array(self.splits) == split)
+
+    def pool(self, llms: Sequence[str]) -> LLMDataset:
+        """Return the columns of these LLMs, in this order.
+
+        Raises:
+            InvalidDataError: One of them has no column.
+        """
+        for name in llms:
+            if name not in self.llms:
+                raise InvalidDataError(
+                    f"no column 'score|{name}' for LLM {name!r}; there are {list(self.llms)}. "
+                    "Give a table that has it."
+                )
+        columns = [self.llms.index(name) for name in llms]
+        return LLMDataset(
+            self.queries,
+            tuple(llms),
+            self.scores[:, columns],
+            self.costs[:, columns],
+            self.tasks,
+            self.splits,
+        )
+
+    def order(self) -> npt.NDArray[np.intp]:
+        """Return the rows in an order that depends on their content only, shape (n,)."""
+        columns = np.argsort(np.array(self.llms))
+        scores, costs = (
+            np.ascontiguousarray(self.scores[:, columns]),
+            np.ascontiguousarray(self.costs[:, columns]),
+        )
+        digests = [
+            hashlib.sha256(text.encode() + scores[row].tobytes() + costs[row].tobytes()).digest()
+            for row, text in enumerate(self.queries)
+        ]
+        return np.array(sorted(range(len(self)), key=digests.__getitem__), np.intp)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 of names, queries, scores and costs that no reordering changes."""
+        data = self.pool(sorted(self.llms)).take(self.order())
+        digest = hashlib.sha256("\n".join((*data.llms, *data.queries)).encode())
+        digest.update(data.scores.tobytes())
+        digest.update(data.costs.tobytes())
+        return digest.hexdigest()
+
+
+def _check_column(name: str, values: _Array, highest: float) -> None:
+    bad = np.flatnonzero((values < 0) | (values > highest) | np.isinf(values))
+    if len(bad):
+        raise InvalidDataError(
+            f"the column {name!r} has {values[bad[0]]!r} in row {bad[0]}: {SCHEMA}."
+        )
+
+
+def _numbers(table: pa.Table, name: str) -> _Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        values: Any = pc.cast(table[name], pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidDataError(
+            f"the column {name!r} must hold numbers ({error}): {SCHEMA}."
+        ) from error
+    return np.asarray(values.to_numpy(), np.float64)
+
+
+def _texts(table: pa.Table, name: str) -> tuple[str, ...]:
+    return tuple(map(str, table[name].to_pylist())) if name in table.column_names else ()

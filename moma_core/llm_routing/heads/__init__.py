@@ -1,0 +1,132 @@
+"""Quality heads: from query inputs to the quality of each LLM. Alike siblings behind one protocol.
+
+A head is finished parts; its ``fit_*`` function does the work. A new head is its own file and one
+line in `HEADS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import InvalidInputError
+from moma_core.llm_routing.heads.clusters import ClustersConfig, ClustersHead, fit_clusters
+from moma_core.llm_routing.heads.contract import Head
+from moma_core.llm_routing.heads.kernel import KernelConfig, KernelHead, fit_kernel
+from moma_core.llm_routing.heads.linear import LinearConfig, LinearHead, fit_linear
+from moma_core.llm_routing.heads.moe import MoEConfig, MoEHead, fit_moe
+from moma_core.llm_routing.heads.neighbours import NeighboursConfig, NeighboursHead, fit_neighbours
+from moma_core.llm_routing.heads.stack import StackedHead, StackWeights, fit_weights
+from moma_core.types import FloatArray, LLMCard
+
+__all__ = [
+    "HEADS",
+    "STACKED",
+    "ClustersConfig",
+    "ClustersHead",
+    "Head",
+    "KernelConfig",
+    "KernelHead",
+    "LinearConfig",
+    "LinearHead",
+    "MoEConfig",
+    "MoEHead",
+    "NeighboursConfig",
+    "NeighboursHead",
+    "StackWeights",
+    "StackedHead",
+    "build_head",
+    "fit_head",
+    "fit_weights",
+    "head_choices",
+]
+
+
+_Fit = Callable[
+    [FloatArray, npt.NDArray[np.float64], tuple[LLMCard, ...], Any, np.random.Generator], Head
+]
+_Build = Callable[[tuple[LLMCard, ...], Mapping[str, Any], Mapping[str, Any]], Head]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadKind:
+    """How one kind of head is fitted and rebuilt; ``config`` is its default."""
+
+    config: Any
+    fit: _Fit
+    build: _Build
+
+
+HEADS: Mapping[str, HeadKind] = {
+    "clusters": HeadKind(ClustersConfig(), fit_clusters, ClustersHead.from_parts),
+    "kernel": HeadKind(KernelConfig(), fit_kernel, KernelHead.from_parts),
+    "linear": HeadKind(LinearConfig(), fit_linear, LinearHead.from_parts),
+    "moe": HeadKind(MoEConfig(), fit_moe, MoEHead.from_parts),
+    "neighbours": HeadKind(NeighboursConfig(), fit_neighbours, NeighboursHead.from_parts),
+}
+"""Every head that is fitted on its own."""
+
+STACKED = ("kernel", "moe", "clusters")
+"""Members of the stacked head, which is what ``auto`` trains."""
+
+
+def head_choices() -> tuple[str, ...]:
+    """Return what ``--head`` accepts."""
+    return ("auto", *sorted(HEADS))
+
+
+def fit_head(
+    kind: str,
+    inputs: FloatArray,
+    scores: npt.NDArray[np.float64],
+    llms: tuple[LLMCard, ...],
+    seed: int = 0,
+    config: Any = None,
+) -> Head:
+    """Fit one head.
+
+    Args:
+        kind: Key of `HEADS`.
+        inputs: Query inputs, shape (n, d).
+        scores: Complete scores in [0, 1], shape (n, m); see `completion.fill_scores`.
+        llms: Cards of the columns.
+        seed: Of every random choice.
+        config: The kind's own config; None means its default.
+
+    Raises:
+        InvalidInputError: No such kind, or a score is missing.
+    """
+    if kind not in HEADS:
+        raise InvalidInputError(
+            f"unknown head {kind!r}. Choose one of {', '.join(head_choices())}."
+        )
+    if np.isnan(scores).any():
+        raise InvalidInputError("scores are missing. Fill them with completion.fill_scores first.")
+    entry = HEADS[kind]
+    return entry.fit(inputs, scores, llms, config or entry.config, np.random.default_rng(seed))
+
+
+def build_head(
+    config: Mapping[str, Any], llms: tuple[LLMCard, ...], arrays: Mapping[str, Any]
+) -> Head:
+    """Rebuild a head from its kind and config, and its arrays.
+
+    Raises:
+        KeyError: The kind or an array is unknown; a checkpoint turns it into an `ArtifactError`.
+    """
+    if config["kind"] != StackedHead.kind:
+        return HEADS[config["kind"]].build(llms, config, arrays)
+    members = [
+        build_head(entry, llms, _under(f"{position}.", arrays))
+        for position, entry in enumerate(config["members"])
+    ]
+    weights = StackWeights(**{name: arrays[name] for name in StackWeights.__slots__})
+    return StackedHead(llms, members, weights)
+
+
+def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name[len(prefix) :]: v for name, v in arrays.items() if name.startswith(prefix)}

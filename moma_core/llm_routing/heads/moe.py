@@ -1,0 +1,196 @@
+"""Mixture-of-experts head (fig. 4): a gating net picks the top experts, whose logits are blended.
+
+``p(q) = sigmoid(sum_k w_k(q) f_k(q))``, with w the softmax over the top-k gating logits. Trained on
+per-query scores by cross-entropy in numpy: the base install needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.types import FloatArray, LLMCard
+
+__all__ = ["MoEConfig", "MoEHead", "fit_moe"]
+
+_Floats = npt.NDArray[np.float32]
+_Weights = dict[str, _Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class MoEConfig:
+    """How to build and train the mixture.
+
+    Args:
+        experts: Experts K.
+        top: Experts that answer a query.
+        width: Hidden units of an expert.
+        epochs: Passes over the data.
+        batch: Queries of a step; fewer when there are fewer than six such batches.
+        rate: Adam's first step size; it falls to zero along a cosine.
+        decay: Weight decay, decoupled.
+        dropout: Share of inputs dropped.
+        balance: Strength of the pull towards experts that are used equally often.
+    """
+
+    experts: int = 8
+    top: int = 2
+    width: int = 32
+    epochs: int = 15
+    batch: int = 256
+    rate: float = 2e-3
+    decay: float = 1e-2
+    dropout: float = 0.3
+    balance: float = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MoEHead:
+    """Blends the logits of the top experts.
+
+    Args:
+        llms: Cards of the columns.
+        weights: ``gating`` (d, K), ``hidden`` (d, K * H), ``hidden_bias`` (K * H,),
+            ``output`` (K, H, m), ``output_bias`` (K, m), ``centre`` and ``spread`` (d,) of inputs.
+        top: Experts that answer a query.
+    """
+
+    kind: ClassVar[str] = "moe"
+    llms: tuple[LLMCard, ...]
+    weights: Mapping[str, _Floats]
+    top: int
+
+    def predict(self, embeddings: FloatArray) -> FloatArray:
+        """Return quality in [0, 1], shape (n, m)."""
+        weights = self.weights
+        inputs = (embeddings - weights["centre"]) / weights["spread"]
+        return _sigmoid(_forward(inputs, weights, self.top)[0])
+
+    def config(self) -> dict[str, Any]:
+        """Return what JSON keeps beside `arrays`."""
+        return {"top": self.top}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what safetensors keeps."""
+        return dict(self.weights)
+
+    @classmethod
+    def from_parts(
+        cls, llms: tuple[LLMCard, ...], config: Mapping[str, Any], arrays: Mapping[str, Any]
+    ) -> MoEHead:
+        """Rebuild from `config` and `arrays`."""
+        return cls(llms, dict(arrays), config["top"])
+
+
+def fit_moe(
+    inputs: FloatArray,
+    scores: npt.NDArray[np.float64],
+    llms: tuple[LLMCard, ...],
+    config: MoEConfig,
+    rng: np.random.Generator,
+) -> MoEHead:
+    """Fit on inputs (n, d) and complete scores (n, m) by Adam on the cross-entropy."""
+    centre, spread = inputs.mean(axis=0), inputs.std(axis=0)
+    spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
+    points, targets = (inputs - centre) / spread, scores.astype(np.float32)
+    weights = _initial(points.shape[1], scores, config, rng)
+    batch = min(config.batch, max(16, len(points) // 6))
+    optimiser = _Adam(weights, config, steps=config.epochs * -(-len(points) // batch))
+    for _ in range(config.epochs):
+        order = rng.permutation(len(points))
+        for start in range(0, len(points), batch):
+            rows = order[start : start + batch]
+            keep = rng.random((len(rows), points.shape[1]), dtype=np.float32) > config.dropout
+            dropped = points[rows] * keep / np.float32(1.0 - config.dropout)
+            optimiser.step(weights, _gradients(dropped, targets[rows], weights, config))
+    return MoEHead(
+        llms, {**weights, "centre": centre, "spread": spread}, min(config.top, config.experts)
+    )
+
+
+def _initial(
+    d: int, scores: npt.NDArray[np.float64], config: MoEConfig, rng: np.random.Generator
+) -> _Weights:
+    experts, width, m = config.experts, config.width, scores.shape[1]
+    level = np.clip(scores.mean(axis=0), 0.02, 0.98)
+    start = {
+        "gating": rng.normal(size=(d, experts)) * 0.5 / np.sqrt(d),
+        "hidden": rng.normal(size=(d, experts * width)) / np.sqrt(d),
+        "hidden_bias": np.zeros(experts * width),
+        "output": rng.normal(size=(experts, width, m)) * 0.01,
+        "output_bias": np.tile(np.log(level / (1.0 - level)), (experts, 1)),
+    }
+    return {name: values.astype(np.float32) for name, values in start.items()}
+
+
+def _forward(
+    inputs: _Floats, weights: Mapping[str, _Floats], top: int
+) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Return logits (B, m), gate weights (B, K), hidden (B, K, H), experts' logits (B, K, m)."""
+    experts, width, _ = weights["output"].shape
+    gate = _top_softmax(inputs @ weights["gating"], min(top, experts))
+    hidden = np.maximum(inputs @ weights["hidden"] + weights["hidden_bias"], 0.0)
+    hidden = hidden.reshape(len(inputs), experts, width)  # (B, K, H)
+    outputs = np.matmul(hidden.transpose(1, 0, 2), weights["output"]).transpose(1, 0, 2)
+    outputs = outputs + weights["output_bias"]  # (B, K, m)
+    return (gate[:, None, :] @ outputs)[:, 0, :], gate, hidden, outputs
+
+
+def _gradients(inputs: _Floats, targets: _Floats, weights: _Weights, config: MoEConfig) -> _Weights:
+    """Gradients of the mean cross-entropy, plus the pull towards balanced experts."""
+    logits, gate, hidden, outputs = _forward(inputs, weights, config.top)
+    size, experts, width = hidden.shape
+    slope = (_sigmoid(logits) - targets) / np.float32(size)  # (B, m)
+    to_outputs = gate[:, :, None] * slope[:, None, :]  # (B, K, m)
+    crowding = np.float32(config.balance * experts / size) * gate.mean(axis=0)  # (K,)
+    to_gate = (outputs @ slope[:, :, None])[:, :, 0] + crowding  # (B, K)
+    to_choice = gate * (to_gate - (gate * to_gate).sum(axis=1, keepdims=True))
+    by_expert = to_outputs.transpose(1, 0, 2)  # (K, B, m)
+    to_hidden = (by_expert @ weights["output"].transpose(0, 2, 1)).transpose(1, 0, 2) * (hidden > 0)
+    flat = to_hidden.reshape(size, experts * width)
+    return {
+        "gating": inputs.T @ to_choice,
+        "hidden": inputs.T @ flat,
+        "hidden_bias": flat.sum(axis=0),
+        "output": hidden.transpose(1, 2, 0) @ by_expert,
+        "output_bias": to_outputs.sum(axis=0),
+    }
+
+
+class _Adam:
+    """Adam with decoupled weight decay and a cosine schedule; updates weights in place."""
+
+    def __init__(self, weights: _Weights, config: MoEConfig, steps: int) -> None:
+        self._first = {name: np.zeros_like(values) for name, values in weights.items()}
+        self._second = {name: np.zeros_like(values) for name, values in weights.items()}
+        self._config, self._steps, self._done = config, steps, 0
+
+    def step(self, weights: _Weights, gradients: _Weights) -> None:
+        self._done += 1
+        rate = self._config.rate * 0.5 * (1.0 + np.cos(np.pi * self._done / self._steps))
+        for name, gradient in gradients.items():
+            first, second = self._first[name], self._second[name]
+            first += np.float32(0.1) * (gradient - first)
+            second += np.float32(0.001) * (gradient**2 - second)
+            unit = first / (1 - 0.9**self._done)
+            unit /= np.sqrt(second / (1 - 0.999**self._done)) + 1e-8
+            shrink = 0.0 if name.endswith("bias") else self._config.decay
+            weights[name] -= np.float32(rate) * (unit + np.float32(shrink) * weights[name])
+
+
+def _top_softmax(logits: _Floats, top: int) -> _Floats:
+    """Softmax over the ``top`` largest logits of each row, zero elsewhere, shape (B, K)."""
+    threshold = np.partition(logits, -top, axis=1)[:, -top][:, None]
+    kept = np.where(logits >= threshold, logits, -np.inf)
+    weights = np.exp(kept - kept.max(axis=1, keepdims=True))
+    gate: _Floats = weights / weights.sum(axis=1, keepdims=True)
+    return gate
+
+
+def _sigmoid(logits: _Floats) -> _Floats:
+    chance: _Floats = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
+    return chance

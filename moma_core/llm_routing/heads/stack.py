@@ -1,0 +1,114 @@
+"""Stacked head: a weighted sum of other heads, weights learnt on queries they were not fitted on.
+
+A prediction is split into the query's level (mean over LLMs: how easy it is) and each LLM's
+spread around it. Both parts get non-negative weights of their own by least squares, each LLM's
+training mean being the origin. Spread that does not generalise is so shrunk towards "the LLM that
+is best overall", which keeps the performance preference from chasing noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.llm_routing.heads.contract import Head
+from moma_core.types import FloatArray, LLMCard
+
+__all__ = ["StackWeights", "StackedHead", "fit_weights"]
+
+_Array = npt.NDArray[np.float64]
+_SOFT = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StackWeights:
+    """How predictions are blended.
+
+    Args:
+        base: Training mean of each LLM, shape (m,).
+        levels: Mean level of each member's predictions, shape (h,).
+        spreads: Mean spread of each member's predictions, shape (h, m).
+        level: Weight of each member's level, shape (h,).
+        spread: Weight of each member's spread, shape (h,).
+    """
+
+    base: _Array
+    levels: _Array
+    spreads: _Array
+    level: _Array
+    spread: _Array
+
+    def blend(self, predictions: _Array) -> _Array:
+        """Return quality in (0, 1), shape (n, m), from predictions of shape (h, n, m).
+
+        Values beyond 0.05 and 0.95 are bent, not cut, so that no two of them become equal.
+        """
+        means = predictions.mean(axis=2)  # (h, n)
+        common = self.level @ (means - self.levels[:, None])  # (n,)
+        shift = np.tensordot(self.spread, predictions - means[:, :, None], axes=1)
+        raw = self.base + common[:, None] + shift - self.spread @ self.spreads
+        high = 1.0 - _SOFT * np.exp(-np.maximum(raw - (1.0 - _SOFT), 0.0) / _SOFT)
+        low = _SOFT * np.exp(np.minimum(raw - _SOFT, 0.0) / _SOFT)
+        blended: _Array = np.where(raw > 1.0 - _SOFT, high, np.where(raw < _SOFT, low, raw))
+        return blended
+
+
+def fit_weights(
+    predictions: _Array, scores: _Array, observed: npt.NDArray[np.bool_]
+) -> StackWeights:
+    """Learn the blend from held-out predictions.
+
+    Args:
+        predictions: Of queries the members did not see, shape (h, n, m).
+        scores: Complete scores, shape (n, m).
+        observed: Which of them were measured; the others weigh nothing, shape (n, m).
+    """
+    from scipy.optimize import nnls
+
+    base, means = scores.mean(axis=0), predictions.mean(axis=2)
+    spread = predictions - means[:, :, None]
+    levels, spreads = means.mean(axis=1), spread.mean(axis=1)
+    true_level = scores.mean(axis=1)
+    around = scores - true_level[:, None] - (base - base.mean())
+    kept = observed.ravel()
+    by_spread = (spread - spreads[:, None, :]).reshape(len(predictions), -1)[:, kept].T
+    level = nnls((means - levels[:, None]).T, true_level - base.mean())[0]
+    return StackWeights(base, levels, spreads, level, nnls(by_spread, around.ravel()[kept])[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StackedHead:
+    """Blends member heads by `StackWeights`; members of no weight are left out by training.
+
+    Args:
+        llms: Cards of the columns.
+        members: Heads over the same LLMs in the same order.
+        weights: The blend.
+    """
+
+    kind: ClassVar[str] = "stack"
+    llms: tuple[LLMCard, ...]
+    members: Sequence[Head]
+    weights: StackWeights
+
+    def predict(self, embeddings: FloatArray) -> FloatArray:
+        """Return quality in (0, 1), shape (n, m)."""
+        predictions = np.stack([member.predict(embeddings) for member in self.members])
+        return self.weights.blend(predictions.astype(np.float64)).astype(np.float32)
+
+    def config(self) -> dict[str, Any]:
+        """Return what JSON keeps beside `arrays`."""
+        return {"members": [{"kind": member.kind, **member.config()} for member in self.members]}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what safetensors keeps; members' names are prefixed by their position."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            name: getattr(self.weights, name) for name in StackWeights.__slots__
+        }
+        for position, member in enumerate(self.members):
+            arrays |= {f"{position}.{name}": values for name, values in member.arrays().items()}
+        return arrays

@@ -1,0 +1,186 @@
+"""From scored queries to an `LLMRouter` (4.1.3): fit the heads, learn their blend, fit the costs.
+
+Rows and LLMs are put into an order of their own before anything random happens, so the order of the
+file cannot matter. Everything is deterministic by seed.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import InvalidDataError, InvalidInputError
+from moma_core.llm_routing.completion import fill_costs, fill_scores
+from moma_core.llm_routing.costs import FittedCosts, indicative_price
+from moma_core.llm_routing.dataset import LLMDataset
+from moma_core.llm_routing.features import QueryFeatures
+from moma_core.llm_routing.heads import (
+    STACKED,
+    Head,
+    StackedHead,
+    fit_head,
+    fit_weights,
+    head_choices,
+)
+from moma_core.llm_routing.router import LLMRouter
+from moma_core.protocols import Encoder
+from moma_core.types import FloatArray, LLMCard
+
+__all__ = ["FOLDS", "MIN_QUERIES", "Progress", "train"]
+
+FOLDS = 4
+MIN_QUERIES = 8
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(what, done, total)``."""
+
+_Array = npt.NDArray[np.float64]
+
+
+def train(
+    dataset: LLMDataset,
+    encoder: Encoder,
+    head: str = "auto",
+    seed: int = 0,
+    prices: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    vectors: FloatArray | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> LLMRouter:
+    """Train a router for the dataset's pool of LLMs.
+
+    Every row given is used, whatever its ``split``; filter with `LLMDataset.only` first. Scores
+    that are missing are filled as `completion` says and never count as zero. The router lists its
+    LLMs by name.
+
+    Args:
+        dataset: Scored queries, at least 8.
+        encoder: Turns queries into vectors; the router remembers its fingerprint.
+        head: ``"auto"`` (a blend of kernel, MoE and clusters, its weights learnt by
+            cross-validation) or one kind of head.
+        seed: Of every random choice.
+        prices: USD per million tokens by LLM, as ``{name: [input, output]}`` or one number; where
+            absent, an indicative price is derived from the costs.
+        progress: Called after each step.
+        vectors: The queries' vectors when already encoded, shape (n, d), in the dataset's order.
+        notes: JSON-like facts to keep in the checkpoint (sources, licences).
+
+    Returns:
+        The router; its ``metadata`` holds seed, data fingerprint and held-out error.
+
+    Raises:
+        InvalidInputError: No such head.
+        InvalidDataError: Too few queries, or vectors of another length.
+    """
+    _check(dataset, head, vectors, encoder.dimension)
+    report = progress or (lambda *_: None)
+    total = 3 + (FOLDS + 1) * (len(STACKED) if head == "auto" else 1)
+    order = dataset.order()
+    data = dataset.take(order).pool(sorted(dataset.llms))
+    vectors = encoder.encode(data.queries) if vectors is None else vectors[order]
+    report("encode", 1, total)
+    features = QueryFeatures.fit(data.queries)
+    inputs = features.join(data.queries, vectors)
+    scores = fill_scores(data.scores, inputs, seed)
+    llms = tuple(_card(data, name, prices or {}) for name in data.llms)
+    fitted, errors = _fit(head, inputs, scores, ~np.isnan(data.scores), llms, seed, report, total)
+    costs = FittedCosts.fit(inputs, fill_costs(data.costs))
+    report("costs", total, total)
+    return LLMRouter(
+        head=fitted,
+        costs=costs,
+        features=features,
+        encoder_fingerprint=encoder.fingerprint,
+        dimension=encoder.dimension,
+        best_single=_best_single(llms, scores, fill_costs(data.costs)),
+        metadata={
+            "seed": seed,
+            "queries": len(data),
+            "data_sha256": dataset.fingerprint(),
+            "held_out_squared_error": errors,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            **(notes or {}),
+        },
+    )
+
+
+def _check(dataset: LLMDataset, head: str, vectors: FloatArray | None, dimension: int) -> None:
+    if head not in head_choices():
+        raise InvalidInputError(
+            f"unknown head {head!r}. Choose one of {', '.join(head_choices())}."
+        )
+    dataset.check_measured()
+    if len(dataset) < MIN_QUERIES:
+        raise InvalidDataError(
+            f"{len(dataset)} scored queries are too few to train on; give at least {MIN_QUERIES}, "
+            "better some hundreds."
+        )
+    if vectors is not None and vectors.shape != (len(dataset), dimension):
+        raise InvalidDataError(
+            f"expected vectors of shape {(len(dataset), dimension)}, got {vectors.shape}."
+        )
+
+
+def _fit(
+    kind: str,
+    inputs: FloatArray,
+    scores: _Array,
+    observed: npt.NDArray[np.bool_],
+    llms: tuple[LLMCard, ...],
+    seed: int,
+    report: Progress,
+    total: int,
+) -> tuple[Head, dict[str, float]]:
+    """Fit on all rows, with the held-out error of each kind over `FOLDS` folds of the rows."""
+    kinds = STACKED if kind == "auto" else (kind,)
+    folds = np.random.default_rng(seed).permutation(len(inputs)) % FOLDS
+    held_out = np.zeros((len(kinds), *scores.shape))
+    done = 1
+    for fold in range(FOLDS):
+        seen, unseen = folds != fold, folds == fold
+        for position, each in enumerate(kinds):
+            part = fit_head(each, inputs[seen], scores[seen], llms, seed)
+            held_out[position, unseen] = part.predict(inputs[unseen])
+            done += 1
+            report(f"cross-validate {each}", done, total)
+    errors = {
+        each: _error(held_out[position], scores, observed) for position, each in enumerate(kinds)
+    }
+    weights = fit_weights(held_out, scores, observed)
+    errors["stack"] = _error(weights.blend(held_out), scores, observed)
+    heads = []
+    for each in kinds:
+        heads.append(fit_head(each, inputs, scores, llms, seed))
+        done += 1
+        report(f"fit {each}", done, total)
+    if kind != "auto":
+        return heads[0], {kind: errors[kind]}
+    return StackedHead(llms, heads, weights), errors
+
+
+def _error(predicted: _Array, scores: _Array, observed: npt.NDArray[np.bool_]) -> float:
+    return round(float(((predicted - scores)[observed] ** 2).mean()), 5)
+
+
+def _best_single(llms: tuple[LLMCard, ...], scores: _Array, costs: _Array) -> str:
+    means = scores.mean(axis=0)
+    return llms[int(np.lexsort((costs.mean(axis=0), -means))[0])].name
+
+
+def _card(data: LLMDataset, name: str, prices: Mapping[str, Any]) -> LLMCard:
+    if name not in prices:
+        price = indicative_price(data.queries, data.costs[:, data.llms.index(name)])
+        return LLMCard(name, price, price, metadata={"price": "indicative"})
+    given = prices[name]
+    try:
+        read, write = given if isinstance(given, list | tuple) else (given, given)
+        return LLMCard(name, float(read), float(write))
+    except (TypeError, ValueError) as error:
+        raise InvalidDataError(
+            f"the price of LLM {name!r} must be USD per million tokens, a number or [input, "
+            f"output], got {given!r}."
+        ) from error

@@ -1,0 +1,26 @@
+"""From predicted quality and cost to one LLM: Pareto front, TOPSIS, three preferences (4.1.3)."""
+
+from moma_core.selection.pareto import front_mask, pareto_front
+from moma_core.selection.preference import (
+    PREFERENCES,
+    choose,
+    choose_at_rate,
+    parse_preference,
+    preference_name,
+    rank,
+    select,
+)
+from moma_core.selection.topsis import topsis
+
+__all__ = [
+    "PREFERENCES",
+    "choose",
+    "choose_at_rate",
+    "front_mask",
+    "pareto_front",
+    "parse_preference",
+    "preference_name",
+    "rank",
+    "select",
+    "topsis",
+]

@@ -1,0 +1,343 @@
+"""RunnableRouter with real LangChain targets and a real router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+
+from langchain_moma import RunnableRouter, ToolArgumentsError
+from moma_core import (
+    AgentCard,
+    InvalidQueryError,
+    MoMARouter,
+    NoTargetError,
+    RoutingDecision,
+    UnknownNameError,
+)
+
+WEATHER = AgentCard(
+    "weather",
+    "Weather forecast for a place",
+    examples=(
+        "will it rain tomorrow?",
+        "weather in Paris",
+        "how hot will it be on Sunday",
+        "forecast for the weekend",
+        "is there snow in Oslo this week",
+    ),
+)
+CALCULATOR = AgentCard(
+    "calculator",
+    "Work out an arithmetic expression",
+    examples=(
+        "what is 12 times 7?",
+        "compute 3 + 4 * 2",
+        "144 divided by 12",
+        "square root of 81",
+        "add 17 and 25",
+    ),
+)
+CARDS = (WEATHER, CALCULATOR)
+ASK_WEATHER = "will it rain in Paris tomorrow?"
+ASK_SUM = "compute 5 + 4 * 3"
+
+
+@tool
+def weather(place: str) -> str:
+    """Weather forecast for a place."""
+    return f"sunny: {place}"
+
+
+@tool
+def calculate(left: int, right: int) -> int:
+    """Add two numbers."""
+    return left + right
+
+
+class Recorder:
+    """Passes calls on to a router and keeps what it was asked."""
+
+    def __init__(self, router: MoMARouter) -> None:
+        self.agents, self.llms, self.calls = router.agents, router.llms, []
+        self._route = router.route
+
+    def route(self, query, preference=None, state=None, *, exclude=()) -> RoutingDecision:
+        self.calls.append((query, preference, frozenset(exclude)))
+        return self._route(query, preference, state, exclude=exclude)
+
+
+class Rogue:
+    """Answers with a name that nobody knows."""
+
+    def __init__(self, router: MoMARouter) -> None:
+        self.agents, self.llms = router.agents, router.llms
+
+    def route(self, *args: Any, **kwargs: Any) -> RoutingDecision:
+        return RoutingDecision("agent", ("ghost",), 1.0)
+
+
+class Trace(BaseCallbackHandler):
+    """Keeps the runs that start and the custom events."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[str, UUID | None, UUID]] = []
+        self.events: list[tuple[str, Any, UUID]] = []
+
+    def on_chain_start(self, serialized, inputs, *, run_id, parent_run_id=None, **kwargs) -> None:
+        self.runs.append((kwargs.get("name", ""), parent_run_id, run_id))
+
+    def on_tool_start(self, serialized, input_str, *, run_id, parent_run_id=None, **kwargs) -> None:
+        self.runs.append(("tool", parent_run_id, run_id))
+
+    def on_custom_event(self, name, data, *, run_id, **kwargs) -> None:
+        self.events.append((name, data, run_id))
+
+
+@pytest.fixture(scope="module")
+def built() -> tuple[MoMARouter, MoMARouter]:
+    """With the packaged LLMs, and without: fitted once."""
+    return MoMARouter.from_cards(CARDS), MoMARouter.from_cards(CARDS, llms=None)
+
+
+@pytest.fixture
+def router(built: tuple[MoMARouter, MoMARouter]) -> Iterator[MoMARouter]:
+    yield built[0]
+    enable_all(built[0])
+
+
+@pytest.fixture
+def agents_only(built: tuple[MoMARouter, MoMARouter]) -> Iterator[MoMARouter]:
+    yield built[1]
+    enable_all(built[1])
+
+
+def enable_all(router: MoMARouter) -> None:
+    for name in router.agents.names:
+        router.agents.enable(name)
+
+
+def chat(words: str = "an LLM answers you") -> GenericFakeChatModel:
+    return GenericFakeChatModel(messages=iter([AIMessage(words)] * 50))
+
+
+def llm_targets(router: MoMARouter) -> dict[str, GenericFakeChatModel]:
+    return {card.name: chat() for card in router.llms.cards}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ASK_WEATHER,
+        [("human", ASK_WEATHER)],
+        [HumanMessage([{"type": "text", "text": ASK_WEATHER}])],
+        {"messages": [{"role": "user", "content": ASK_WEATHER}]},
+        {"input": ASK_WEATHER},
+        {"query": ASK_WEATHER},
+        ChatPromptTemplate.from_messages([("human", "{q}")]).invoke({"q": ASK_WEATHER}),
+    ],
+)
+def test_a_tool_with_one_text_gets_the_words(agents_only: MoMARouter, value: Any) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather})
+    assert chain.invoke(value) == f"sunny: {ASK_WEATHER}"
+
+
+def test_earlier_human_turns_are_the_history(agents_only: MoMARouter) -> None:
+    recorder = Recorder(agents_only)
+    chain = RunnableRouter(router=recorder, targets={"weather": weather})
+    chain.invoke([("human", "hi"), ("ai", "hello"), ("human", ASK_WEATHER)])
+    [(query, _, _)] = recorder.calls
+    assert query.text == ASK_WEATHER
+    assert query.history == ("hi",)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "  ", [], [("ai", "hello")], {"other": 1}, 7, [HumanMessage("")], [object()]]
+)
+def test_input_without_human_text_is_a_typed_error(agents_only: MoMARouter, value: Any) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather})
+    with pytest.raises(InvalidQueryError):
+        chain.invoke(value)
+
+
+def test_chat_model_gets_messages_and_streams_its_tokens_once(router: MoMARouter) -> None:
+    chain = RunnableRouter(router=router, targets=llm_targets(router))
+    question = {"messages": [("human", "why do cats purr?")]}
+    assert chain.invoke(question).text == "an LLM answers you"
+    chunks = [chunk.text for chunk in chain.stream(question)]
+    assert len(chunks) > 3
+    assert "".join(chunks) == "an LLM answers you"
+
+
+async def test_async_twins_do_the_same(router: MoMARouter) -> None:
+    chain = RunnableRouter(router=router, targets=llm_targets(router))
+    assert (await chain.ainvoke("why do cats purr?")).text == "an LLM answers you"
+    chunks = [chunk.text async for chunk in chain.astream("why do cats purr?")]
+    assert "".join(chunks) == "an LLM answers you"
+    assert len(chunks) > 3
+
+
+def test_graph_target_gets_messages_even_from_text(agents_only: MoMARouter) -> None:
+    builder = StateGraph(MessagesState)
+    builder.add_node("echo", lambda state: {"messages": f"echo {state['messages'][-1].text}"})
+    graph = builder.add_edge(START, "echo").compile()
+    chain = RunnableRouter(router=agents_only, targets={"weather": graph})
+    assert chain.invoke(ASK_WEATHER)["messages"][-1].text == f"echo {ASK_WEATHER}"
+
+
+def test_other_targets_get_the_input_as_it_came(agents_only: MoMARouter) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": lambda value: value["place"]})
+    assert chain.invoke({"input": ASK_WEATHER, "place": "Oslo"}) == "Oslo"
+
+
+def test_tool_with_several_arguments_says_what_to_do(agents_only: MoMARouter) -> None:
+    with pytest.raises(ToolArgumentsError, match=r"arguments=\{'calculator'"):
+        RunnableRouter(router=agents_only, targets={"calculator": calculate})
+    read = {"calculator": lambda text: {"left": 1, "right": len(text)}}
+    chain = RunnableRouter(
+        router=agents_only, targets={"calculator": calculate.with_retry()}, arguments=read
+    )
+    assert chain.invoke(ASK_SUM) == 1 + len(ASK_SUM)
+    chain = RunnableRouter(
+        router=agents_only, targets={"calculator": calculate}, arguments={"calculator": str.split}
+    )
+    with pytest.raises(ToolArgumentsError, match="must return a dict"):
+        chain.invoke(ASK_SUM)
+
+
+def test_config_and_keyword_arguments_reach_the_target(agents_only: MoMARouter) -> None:
+    seen: dict[str, Any] = {}
+
+    def target(value: str, config: RunnableConfig, **kwargs: Any) -> str:
+        seen.update(config["metadata"], tags=config["tags"], **kwargs)
+        return value
+
+    chain = RunnableRouter(router=agents_only, targets={"weather": RunnableLambda(target)})
+    chain.invoke(ASK_WEATHER, {"metadata": {"user": "ann"}, "tags": ["x"]}, style="short")
+    assert seen["user"] == "ann"
+    assert seen["style"] == "short"
+    assert "x" in seen["tags"]
+
+
+def check_trace(trace: Trace) -> None:
+    (name, parent, own), *children = trace.runs
+    assert (name, parent) == ("RunnableRouter", None)
+    assert [run[:2] for run in children] == [("tool", own)]
+    [(event, data, run_id)] = trace.events
+    assert (event, run_id) == ("moma.route", own)
+    assert data["targets"] == ["weather"]
+
+
+async def test_one_run_of_its_own_and_one_event(agents_only: MoMARouter) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather})
+    for call in (chain.invoke, lambda *a: list(chain.stream(*a))):
+        trace = Trace()
+        call(ASK_WEATHER, {"callbacks": [trace]})
+        check_trace(trace)
+    trace = Trace()
+    await chain.ainvoke(ASK_WEATHER, {"callbacks": [trace]})
+    check_trace(trace)
+    trace = Trace()
+    _ = [chunk async for chunk in chain.astream(ASK_WEATHER, {"callbacks": [trace]})]
+    check_trace(trace)
+
+
+async def test_event_shows_in_astream_events(agents_only: MoMARouter) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather})
+    events = [event async for event in chain.astream_events(ASK_WEATHER, version="v2")]
+    assert [e["name"] for e in events if e["event"] == "on_custom_event"] == ["moma.route"]
+
+
+def test_batch_honours_return_exceptions(agents_only: MoMARouter) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather})
+    first, second, third = chain.batch([ASK_WEATHER, "", ASK_WEATHER], return_exceptions=True)
+    assert first == third == f"sunny: {ASK_WEATHER}"
+    assert isinstance(second, InvalidQueryError)
+    with pytest.raises(InvalidQueryError):
+        chain.batch([ASK_WEATHER, ""])
+
+
+async def test_many_calls_share_one_router(agents_only: MoMARouter) -> None:
+    chain = RunnableRouter(
+        router=agents_only, targets={"weather": weather, "calculator": lambda text: "sum"}
+    )
+    answers = await asyncio.gather(
+        *(chain.ainvoke(ASK_SUM if i % 2 else ASK_WEATHER) for i in range(30))
+    )
+    assert answers == [f"sunny: {ASK_WEATHER}", "sum"] * 15
+
+
+def test_preference_for_one_call(router: MoMARouter) -> None:
+    recorder = Recorder(router)
+    chain = RunnableRouter(router=recorder, targets=llm_targets(router), preference="performance")
+    question = "why do cats purr?"
+    chain.invoke(question)
+    chain.invoke(question, {"configurable": {"moma_preference": "cost"}})
+    chain.with_config(configurable={"moma_preference": "auto"}).invoke(question)
+    field = chain.configurable_fields(preference=ConfigurableField(id="purse"))
+    field.invoke(question, {"configurable": {"purse": "cost"}})
+    assert [call[1] for call in recorder.calls] == ["performance", "cost", "auto", "cost"]
+    assert "moma_preference" in {spec.id for spec in chain.config_specs}
+
+
+def test_names_without_a_target_are_never_chosen(router: MoMARouter) -> None:
+    recorder = Recorder(router)
+    chain = RunnableRouter(router=recorder, targets={"calculator": len}, default=str.upper)
+    assert chain.invoke(ASK_WEATHER) == ASK_WEATHER.upper()
+    [(_, _, excluded)] = recorder.calls
+    assert excluded == {"weather", *llm_targets(router)}
+
+
+def test_default_takes_what_nothing_fits(agents_only: MoMARouter) -> None:
+    trace = Trace()
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather}, default=len)
+    agents_only.agents.disable("weather")
+    assert chain.invoke(ASK_WEATHER, {"callbacks": [trace]}) == len(ASK_WEATHER)
+    assert trace.events[0][1]["kind"] == "default"
+    bare = RunnableRouter(router=agents_only, targets={"weather": weather})
+    with pytest.raises(NoTargetError):
+        bare.invoke(ASK_WEATHER)
+
+
+def test_a_disabled_agent_is_avoided_at_once(router: MoMARouter) -> None:
+    targets = {"weather": weather, **llm_targets(router)}
+    chain = RunnableRouter(router=router, targets=targets)
+    assert chain.invoke(ASK_WEATHER) == f"sunny: {ASK_WEATHER}"
+    router.agents.disable("weather")
+    assert chain.invoke(ASK_WEATHER).text == "an LLM answers you"
+    router.agents.enable("weather")
+    assert chain.invoke(ASK_WEATHER) == f"sunny: {ASK_WEATHER}"
+
+
+def test_names_that_nobody_registered(agents_only: MoMARouter) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'weather'"):
+        RunnableRouter(router=agents_only, targets={"wether": weather})
+    chain = RunnableRouter(router=Rogue(agents_only), targets={"weather": weather})
+    with pytest.raises(UnknownNameError, match="ghost"):
+        chain.invoke(ASK_WEATHER)
+
+
+def test_agents_may_leave_while_the_program_runs(agents_only: MoMARouter) -> None:
+    agents_only.agents.add(AgentCard("jokes", "Tells a joke about anything"))
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather, "jokes": len})
+    field = chain.configurable_fields(preference=ConfigurableField(id="purse"))
+    agents_only.agents.remove("jokes")
+    answer = field.invoke(ASK_WEATHER, {"configurable": {"purse": "cost"}})
+    assert answer == f"sunny: {ASK_WEATHER}"
+
+
+def test_it_draws_itself_and_composes(agents_only: MoMARouter) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather}, default=len)
+    names = {node.name for node in chain.get_graph().nodes.values()}
+    assert {"RunnableRouter", "weather", "default"} <= names
+    assert (chain | RunnableLambda(str.upper)).invoke(ASK_WEATHER).startswith("SUNNY")

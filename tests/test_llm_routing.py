@@ -1,0 +1,354 @@
+"""Heads, training, checkpoints and the LLM router, on a small pool made here."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from moma_core.errors import (
+    ArtifactError,
+    InvalidDataError,
+    InvalidInputError,
+    InvalidPreferenceError,
+    NoTargetError,
+    ScoreError,
+    UnknownNameError,
+)
+from moma_core.evaluation import evaluate_llms
+from moma_core.evaluation.metrics import cost_of_score, score_at_cost, upper_hull
+from moma_core.llm_routing import LLMDataset, LLMRouter, train
+from moma_core.llm_routing.costs import PricedCosts, indicative_price
+from moma_core.llm_routing.heads import HEADS, fit_head, fit_weights, head_choices
+from moma_core.protocols import QualityHead
+from moma_core.types import Auto, LLMCard
+
+WORDS = {"maths": "sum prime integral digit", "law": "court statute tort appeal"}
+
+
+class WordEncoder:
+    """Counts known words; enough to tell two topics apart."""
+
+    fingerprint, dimension = "words-9", 9
+
+    def encode(self, texts):
+        vocabulary = " ".join(WORDS.values()).split()
+        counts = np.array([[t.count(w) for w in vocabulary] + [0.1] for t in texts], np.float32)
+        return counts.reshape(-1, 9) / np.linalg.norm(counts.reshape(-1, 9), axis=1, keepdims=True)
+
+
+def pool(n=240, seed=0):
+    """maths-llm is right on maths, law-llm on law, big is often right and ten times dearer."""
+    rng = np.random.default_rng(seed)
+    topics = rng.integers(0, 2, n)
+    queries = tuple(
+        " ".join(rng.choice(list(WORDS.values())[t].split(), rng.integers(3, 9))) + f" {i}?"
+        for i, t in enumerate(topics)
+    )
+    chance = np.where(topics[:, None] == 0, [0.95, 0.1, 0.8], [0.1, 0.95, 0.8])
+    scores = (rng.random((n, 3)) < chance).astype(float)
+    length = np.array([len(q) for q in queries])[:, None]
+    costs = 1e-5 * length * np.array([1.0, 1.0, 10.0]) * rng.uniform(0.9, 1.1, (n, 3))
+    return LLMDataset(queries, ("maths-llm", "law-llm", "big"), scores, costs)
+
+
+@pytest.fixture(scope="module")
+def router():
+    return train(pool(), WordEncoder())
+
+
+@pytest.fixture
+def tables(router):
+    texts = ["prime sum digit 7?", "court appeal statute 7?"]
+    return router.score_batch(texts, WordEncoder().encode(texts))
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_heads_learn_the_topics(kind):
+    data = pool()
+    cards = tuple(LLMCard(name, 1, 1) for name in data.llms)
+    encoder = WordEncoder()
+    head = fit_head(kind, encoder.encode(data.queries), data.scores, cards)
+    assert isinstance(head, QualityHead)
+    predicted = head.predict(encoder.encode(["prime sum digit", "court appeal statute"]))
+    assert predicted.shape == (2, 3)
+    assert predicted.dtype == np.float32
+    assert predicted.min() >= 0
+    assert predicted.max() <= 1
+    assert predicted[0, 0] > predicted[0, 1] + 0.1
+    assert predicted[1, 1] > predicted[1, 0] + 0.1
+
+
+@pytest.mark.parametrize("kind", head_choices())
+def test_saved_routers_predict_the_same(kind, tmp_path):
+    texts = ["prime sum", "court appeal", "nothing known"]
+    vectors = WordEncoder().encode(texts)
+    trained = train(pool(80), WordEncoder(), head=kind)
+    trained.save(tmp_path)
+    loaded = LLMRouter.load(tmp_path)
+    for before, after in zip(
+        trained.predict(texts, vectors), loaded.predict(texts, vectors), strict=True
+    ):
+        assert np.array_equal(before, after)
+    assert loaded.names == trained.names
+    assert loaded.metadata == trained.metadata
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["head.json", "head.safetensors"]
+
+
+def test_order_of_rows_and_llms_cannot_matter(router):
+    data = pool()
+    shuffled = data.take(np.random.default_rng(3).permutation(len(data))).pool(
+        ["big", "maths-llm", "law-llm"]
+    )
+    other = train(shuffled, WordEncoder())
+    assert other.names == router.names
+    texts = ["prime sum", "court"]
+    vectors = WordEncoder().encode(texts)
+    for a, b in zip(other.predict(texts, vectors), router.predict(texts, vectors), strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_the_seed_decides():
+    texts = ["prime sum", "court"]
+    vectors = WordEncoder().encode(texts)
+    same, again, other = (train(pool(80), WordEncoder(), seed=s) for s in (5, 5, 6))
+    assert np.array_equal(same.predict(texts, vectors)[0], again.predict(texts, vectors)[0])
+    assert not np.array_equal(same.predict(texts, vectors)[0], other.predict(texts, vectors)[0])
+
+
+def test_missing_scores_are_not_zeros():
+    data = pool()
+    scores, costs = data.scores.copy(), data.costs.copy()
+    gone = np.random.default_rng(0).random(len(data)) < 0.7
+    scores[gone, 2] = costs[gone, 2] = np.nan
+    thin = train(LLMDataset(data.queries, data.llms, scores, costs), WordEncoder())
+    texts = ["prime sum digit", "court appeal"]
+    predicted, spent = thin.predict(texts, WordEncoder().encode(texts))
+    assert predicted[:, thin.names.index("big")].min() > 0.7
+    assert spent[:, thin.names.index("big")].min() > 3 * spent[:, 1].min()
+
+
+@pytest.mark.parametrize("n", [8, 21])
+def test_tiny_pools_train(n):
+    tiny = train(pool(n), WordEncoder())
+    assert np.isfinite(tiny.score("sum", np.zeros(9, np.float32)).scores).all()
+
+
+def test_one_llm_and_constant_scores_train():
+    data = pool(40).pool(["big"])
+    same = LLMDataset(data.queries, data.llms, np.ones((40, 1)), np.zeros((40, 1)))
+    table = train(same, WordEncoder()).score("sum", np.zeros(9, np.float32))
+    assert table.scores[0] > 0.9
+    assert table.costs.tolist() == [0.0]
+
+
+def test_training_refuses():
+    with pytest.raises(InvalidInputError, match=r"auto, clusters"):
+        train(pool(20), WordEncoder(), head="magic")
+    with pytest.raises(InvalidDataError, match="too few"):
+        train(pool(7), WordEncoder())
+    blank = pool(20)
+    blank.scores[:, 1] = np.nan
+    with pytest.raises(InvalidDataError, match=r"'score\|law-llm' is empty"):
+        train(blank, WordEncoder())
+    with pytest.raises(InvalidDataError, match="vectors"):
+        train(pool(20), WordEncoder(), vectors=np.zeros((3, 9), np.float32))
+    with pytest.raises(InvalidDataError, match="price of LLM 'big'"):
+        train(pool(20), WordEncoder(), head="linear", prices={"big": "much"})
+    with pytest.raises(InvalidInputError, match="fill_scores"):
+        fit_head(
+            "linear", np.zeros((2, 2), np.float32), np.full((2, 1), np.nan), (LLMCard("a", 0, 0),)
+        )
+    with pytest.raises(InvalidInputError, match="unknown head"):
+        fit_head("magic", np.zeros((2, 2), np.float32), np.zeros((2, 1)), (LLMCard("a", 0, 0),))
+
+
+def test_prices_and_progress():
+    steps = []
+    trained = train(
+        pool(20),
+        WordEncoder(),
+        head="linear",
+        prices={"big": [2, 8]},
+        progress=lambda what, done, total: steps.append((done, total)),
+    )
+    assert (trained.card("big").input_price, trained.card("big").output_price) == (2, 8)
+    assert trained.card("law-llm").metadata == {"price": "indicative"}
+    assert steps[-1][0] == steps[-1][1]
+    assert steps == sorted(steps)
+
+
+def test_preferences(router, tables):
+    maths, law = tables
+    assert router.best_single == "big"
+    assert router.select(maths, Auto(0.4))[0] == "maths-llm"
+    assert router.select(law, "auto")[0] == "law-llm"
+    assert router.select(maths, "cost")[0] == "maths-llm"
+    name, candidates = router.select(law, "performance", exclude={"big", "unknown"})
+    assert name == "law-llm"
+    assert [c.name for c in candidates] == ["law-llm", "maths-llm"]
+    with pytest.raises(NoTargetError, match="Enable one"):
+        router.select(law, "auto", exclude=router.names)
+    with pytest.raises(InvalidPreferenceError):
+        router.select(law, "free")
+
+
+def test_costs_are_calibrated(router):
+    data = pool(seed=9)
+    _, spent = router.predict(data.queries, WordEncoder().encode(data.queries))
+    columns = [data.llms.index(name) for name in router.names]
+    assert spent.mean(axis=0) == pytest.approx(data.costs[:, columns].mean(axis=0), rel=0.05)
+    assert (spent[np.argmax([len(q) for q in data.queries])] > spent.mean(axis=0)).all()
+
+
+def test_priced_costs_and_indicative_price():
+    card = LLMCard("a", 1.0, 4.0)
+    assert PricedCosts((card,), 250).predict(["x" * 400], np.zeros((1, 1), np.float32)) == (
+        pytest.approx(np.array([[(100 + 1000) / 1e6]]))
+    )
+    assert indicative_price(["x" * 400] * 2, np.array([4e-4, np.nan])) == pytest.approx(1.0)
+
+
+def test_router_refuses_other_vectors(router):
+    with pytest.raises(ScoreError, match="shape"):
+        router.score("sum", np.zeros(4, np.float32))
+    with pytest.raises(ScoreError, match="not finite"):
+        router.score("sum", np.full(9, np.nan, np.float32))
+    with pytest.raises(ArtifactError, match="words-9"):
+        router.check_encoder("other")
+    with pytest.raises(UnknownNameError, match="no LLM 'x'"):
+        router.card("x")
+    assert router.score_batch([], np.zeros((0, 9), np.float32)) == []
+
+
+def damage(directory, what):
+    config, weights = directory / "head.json", directory / "head.safetensors"
+    if what == "no config":
+        config.unlink()
+    elif what == "no weights":
+        weights.unlink()
+    elif what == "cut config":
+        config.write_bytes(config.read_bytes()[:100])
+    elif what == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-7])
+    elif what == "garbage weights":
+        weights.write_bytes(b"\x80\x04garbage")
+    elif what == "binary config":
+        config.write_bytes(b"\xff\xfe\x00")
+    else:
+        body = json.loads(config.read_text())
+        body |= {
+            "future": {"format": 99},
+            "list": {"format": None},
+            "no llms": {"llms": body["llms"][:1]},
+            "bad card": {"llms": [{"name": "", "input_price": 1, "output_price": 1}]},
+            "other head": {"head": {"kind": "magic"}},
+            "other size": {"encoder": {"fingerprint": "words-9", "dimension": 4}},
+            "no training": {"training": None},
+            "other features": {"features": {"names": ["x"], "weight": 1.0}},
+        }[what]
+        if what == "no training":
+            del body["training"]
+        config.write_text(json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "no config", "no weights", "cut config", "cut weights", "garbage weights", "binary config",
+        "future", "list", "no llms", "bad card", "other head", "other size", "no training",
+        "other features",
+    ],
+)  # fmt: skip
+def test_damaged_checkpoints_say_what_to_do(router, tmp_path, what):
+    router.save(tmp_path)
+    damage(tmp_path, what)
+    with pytest.raises(ArtifactError, match="moma train llms"):
+        LLMRouter.load(tmp_path)
+
+
+def test_saving_where_one_cannot(router, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot save"):
+        router.save(tmp_path / "file")
+
+
+def test_evaluation(router):
+    data = pool(120, seed=4)
+    report = evaluate_llms(router, data, WordEncoder())
+    assert set(report) == {
+        "n_test", "best_single", "best_single_score", "best_single_cost", "oracle_score",
+        "preferences", "curve", "score_at_cost", "cost_to_match_best_single", "usage",
+    }  # fmt: skip
+    assert report["n_test"] == 120
+    assert report["best_single"] == "big"
+    assert report["best_single_score"] == pytest.approx(data.scores[:, 2].mean())
+    assert report["preferences"]["auto"]["score"] > report["best_single_score"] - 0.05
+    assert report["preferences"]["auto"]["cost"] < 0.2 * report["best_single_cost"]
+    assert list(report["score_at_cost"]) == ["0.25", "0.5", "0.7"]
+    assert sum(report["usage"]["cost"].values()) == pytest.approx(1)
+    assert report["oracle_score"] >= report["preferences"]["performance"]["score"]
+    costs = [point[0] for point in report["curve"]]
+    assert costs == sorted(costs)
+    json.dumps(report)
+
+
+def test_evaluation_counts_complete_rows_only(router):
+    data = pool(30, seed=4)
+    data.scores[:10, 1] = np.nan
+    vectors = WordEncoder().encode(data.queries)
+    assert evaluate_llms(router, data, WordEncoder(), vectors)["n_test"] == 20
+    data.scores[10:, 0] = np.nan
+    with pytest.raises(InvalidDataError, match="no query was scored on all"):
+        evaluate_llms(router, data, WordEncoder())
+    with pytest.raises(InvalidDataError, match=r"score\|"):
+        evaluate_llms(router, pool(30).pool(["big"]), WordEncoder())
+
+
+def test_hull_by_hand():
+    hull = upper_hull(np.array([[4.0, 0.9], [1.0, 0.5], [2.0, 0.55], [3.0, 0.8], [5.0, 0.7]]))
+    assert hull.tolist() == [[1.0, 0.5], [3.0, 0.8], [4.0, 0.9]]
+    assert score_at_cost(hull, 2.0) == pytest.approx(0.65)
+    assert score_at_cost(hull, 0.5) is None
+    assert score_at_cost(hull, 9.0) == pytest.approx(0.9)
+    assert cost_of_score(hull, 0.65) == pytest.approx(2.0)
+    assert cost_of_score(hull, 0.95) is None
+    assert cost_of_score(hull, 0.1) == 1.0
+
+
+def test_stack_ignores_a_member_of_noise():
+    rng = np.random.default_rng(0)
+    chance = rng.uniform(0.1, 0.9, (500, 3))
+    scores = (rng.random(chance.shape) < chance).astype(float)
+    predictions = np.stack([chance, rng.uniform(0, 1, chance.shape)])
+    weights = fit_weights(predictions, scores, np.ones(scores.shape, bool))
+    assert weights.spread[0] > 0.7
+    assert weights.spread[1] < 0.15
+    blended = weights.blend(predictions * 3 - 1)
+    assert blended.min() > 0
+    assert blended.max() < 1
+
+
+def test_the_packaged_router():
+    packaged = LLMRouter.packaged()
+    assert packaged.encoder_fingerprint.startswith("minilm")
+    assert {source["licence"] for source in packaged.metadata["sources"]} == {"Apache-2.0"}
+    table = packaged.score("What is 2 + 2?", np.zeros(packaged.dimension, np.float32))
+    assert packaged.best_single in table.names
+    cheap = packaged.select(table, "cost")[1][0]
+    best = packaged.select(table, "performance")[1][0]
+    assert cheap.cost < 0.3 * best.cost
+    assert cheap.score < best.score
+
+
+def test_importing_is_light():
+    code = (
+        "import sys, moma_core.llm_routing as r; r.LLMRouter.packaged(); "
+        "heavy = {'sklearn', 'pyarrow', 'torch', 'scipy', 'chromadb'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ran = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"

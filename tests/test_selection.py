@@ -1,0 +1,208 @@
+"""Pareto front, TOPSIS and the three preferences."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from moma_core.errors import InvalidPreferenceError, NoTargetError, ScoreError
+from moma_core.selection import (
+    choose,
+    choose_at_rate,
+    front_mask,
+    pareto_front,
+    parse_preference,
+    preference_name,
+    rank,
+    select,
+    topsis,
+)
+from moma_core.types import Auto, Cost, Performance, ScoreTable
+
+grid = st.integers(0, 20).map(lambda n: n / 20)
+pools = st.lists(st.tuples(grid, grid), min_size=1, max_size=9).map(
+    lambda pairs: tuple(np.array(column) for column in zip(*pairs, strict=True))
+)
+preferences = st.one_of(
+    st.just(Performance()),
+    st.floats(0, 1).map(Auto),
+    st.one_of(st.none(), st.floats(0, 1.2)).map(Cost),
+)
+
+
+def table(costs, scores):
+    return ScoreTable(tuple(f"llm{i}" for i in range(len(costs))), scores, costs)
+
+
+@given(pools, preferences)
+def test_choice_is_on_the_front(pool, preference):
+    costs, scores = pool
+    assert select(table(costs, scores), preference) in pareto_front(costs, scores)
+
+
+@given(pools)
+def test_front_holds_exactly_what_nothing_beats(pool):
+    costs, scores = pool
+    expected = [
+        i
+        for i in range(len(costs))
+        if not any(
+            costs[k] <= costs[i]
+            and scores[k] >= scores[i]
+            and (costs[k] < costs[i] or scores[k] > scores[i])
+            for k in range(len(costs))
+        )
+    ]
+    assert sorted(pareto_front(costs, scores).tolist()) == expected
+    assert (np.diff(costs[pareto_front(costs, scores)]) >= 0).all()
+
+
+def test_front_keeps_equal_candidates():
+    assert pareto_front(np.array([1.0, 1.0, 2.0]), np.array([0.5, 0.5, 0.5])).tolist() == [0, 1]
+
+
+@given(pools, st.lists(st.floats(0, 1), min_size=2, max_size=2))
+def test_more_weight_on_cost_never_picks_a_dearer_llm(pool, weights):
+    costs, scores = pool
+    low, high = sorted(weights)
+    cheap, dear = (select(table(costs, scores), Auto(weight)) for weight in (low, high))
+    assert costs[cheap] <= costs[dear] or math.isclose(low, high, abs_tol=1e-9)
+
+
+@given(pools, st.lists(st.floats(0, 1.2), min_size=2, max_size=2))
+def test_a_smaller_budget_never_scores_better(pool, budgets):
+    costs, scores = pool
+    small, large = (select(table(costs, scores), Cost(budget)) for budget in sorted(budgets))
+    assert scores[small] <= scores[large]
+
+
+@given(pools, st.floats(0, 10), st.floats(0, 10))
+def test_a_higher_rate_never_picks_a_dearer_llm(pool, first, second):
+    costs, scores = pool
+    low, high = sorted((first, second))
+    assume(high - low > 1e-6)
+    cheap, dear = (choose_at_rate(costs[None], scores[None], r)[0] for r in (high, low))
+    assert costs[cheap] <= costs[dear]
+
+
+@given(pools, st.sampled_from([1e-6, 0.5, 3.0, 1e4]), grid)
+def test_auto_does_not_depend_on_the_unit_of_cost(pool, factor, weight):
+    costs, scores = pool
+    before = select(table(costs, scores), Auto(weight))
+    closeness = topsis(
+        *(column[pareto_front(costs, scores)] for column in pool), 1 - weight, weight
+    )
+    top = np.sort(closeness)[-2:]
+    assume(len(top) < 2 or top[1] - top[0] > 1e-9)
+    assert select(table(costs * factor, scores), Auto(weight)) == before
+
+
+@given(pools, preferences, st.randoms(use_true_random=False))
+@settings(max_examples=60)
+def test_many_queries_at_once_choose_as_one_by_one(pool, preference, random):
+    costs, scores = pool
+    rows = [random.sample(range(len(costs)), len(costs)) for _ in range(4)]
+    together = choose(costs[rows], scores[rows], preference)
+    alone = [select(table(costs[row], scores[row]), preference) for row in rows]
+    assert together.tolist() == alone
+
+
+@given(pools, preferences)
+def test_rank_lists_every_llm_once(pool, preference):
+    costs, scores = pool
+    assert sorted(rank(table(costs, scores), preference)) == list(range(len(costs)))
+
+
+def test_topsis_by_hand():
+    # cost 0, .5, 1 and score 0, .9, 1 after min-max; equal weights
+    closeness = topsis(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.9, 1.0]), 0.5, 0.5)
+    middle = math.hypot(0.5, 0.9) / (math.hypot(0.5, 0.9) + math.hypot(0.5, 0.1))
+    assert closeness == pytest.approx([0.5, middle, 0.5])
+
+
+def test_topsis_constant_columns_count_as_ideal():
+    assert topsis(np.array([2.0, 2.0]), np.array([0.4, 0.4]), 0.5, 0.5).tolist() == [1.0, 1.0]
+    assert topsis(np.array([1.0, 3.0]), np.array([0.4, 0.4]), 0.5, 0.5).tolist()[0] == 1.0
+
+
+@pytest.mark.parametrize("weights", [(-1, 1), (0, 0), (math.nan, 1)])
+def test_topsis_refuses_weights(weights):
+    with pytest.raises(ValueError, match="weights"):
+        topsis(np.array([1.0]), np.array([1.0]), *weights)
+
+
+def test_ties_go_to_the_higher_score_then_the_lower_cost():
+    costs, scores = np.array([1.0, 3.0]), np.array([0.2, 0.8])  # closeness .5 each
+    assert select(table(costs, scores), Auto(0.5)) == 1
+    assert select(table(np.array([2.0, 1.0]), np.array([0.5, 0.5])), Performance()) == 1
+
+
+def test_a_front_of_two_is_a_tie_at_equal_weights():
+    costs, scores = np.array([1.0, 100.0]), np.array([0.89, 0.90])  # eq. 8 sees only 0 and 1
+    assert select(table(costs, scores), Auto(0.5)) == 1
+    assert select(table(costs, scores), Auto(0.49)) == 0
+
+
+def test_extreme_weights_take_the_ends_of_the_front():
+    costs, scores = np.array([1.0, 2.0, 4.0]), np.array([0.2, 0.7, 0.8])
+    assert select(table(costs, scores), Auto(0.0)) == 0
+    assert select(table(costs, scores), Auto(1.0)) == 2
+
+
+def test_cost_budget():
+    pool = table(np.array([1.0, 2.0, 8.0]), np.array([0.2, 0.7, 0.9]))
+    assert select(pool, Cost(2.0)) == 1
+    assert select(pool, Cost(0.5)) == 0  # nothing affordable: the cheapest
+    assert select(pool, Cost()) == 1  # a quarter of the strongest one's 8
+    assert select(pool, Cost(), anchor="llm1") == 0  # a quarter of 2
+    assert select(pool, Cost(), anchor="gone") == 1
+    assert rank(pool, Cost(2.0)) == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, Auto()),
+        ("performance", Performance()),
+        (" Auto ", Auto()),
+        ("cost", Cost()),
+        ("cost:0.002", Cost(0.002)),
+        ("cost: $0.5", Cost(0.5)),
+        (Auto(0.9), Auto(0.9)),
+    ],
+)
+def test_parse_preference(text, expected):
+    assert parse_preference(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "cheap", "cost:", "cost:-1", "cost:nan", "auto:3", 7, "cost:x"]
+)
+def test_unknown_preferences_list_the_choices(text):
+    with pytest.raises(InvalidPreferenceError, match=r"performance.*auto.*cost"):
+        parse_preference(text)
+
+
+def test_preference_name():
+    assert [preference_name(p) for p in (Performance(), Auto(), Cost(1.0))] == [
+        "performance",
+        "auto",
+        "cost",
+    ]
+
+
+def test_nothing_to_choose_from():
+    with pytest.raises(NoTargetError, match="Enable or add"):
+        select(table(np.array([]), np.array([])), Auto())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_tables_refuse_what_is_not_finite(bad):
+    with pytest.raises(ScoreError, match="llm1"):
+        table(np.array([1.0, 2.0]), np.array([0.5, bad]))
+
+
+def test_front_mask_shape():
+    assert front_mask(np.ones((3, 2)), np.ones((3, 2))).all()
