@@ -8,7 +8,9 @@ install: .venv/.done  ## make .venv with everything, pinned
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[langchain,llamaindex]" --group test --group lint
+	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1,<27"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+		-e ".[langchain,llamaindex]" --group test --group lint
 	touch $@
 
 demo: install  ## route and run the demo's agents

@@ -6,60 +6,187 @@ name of its own that leads back to its position. Knows nothing of routing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from llama_index.core.tools import ToolMetadata
 
-from moma_core import AgentCard
+from llamaindex_moma.cards import words_of
+from moma_core import AgentCard, DuplicateNameError, MoMARouter, UnknownNameError
 
-__all__ = ["cards_of", "fingerprint"]
-
-Fingerprint = tuple[tuple[str | None, str], ...]
+__all__ = ["Choice", "KnownChoices", "cards_of", "fingerprint", "positions_in"]
 
 # The core's own bounds are wider; these leave room for what is added here.
 _MAX_NAME = 100
 _MAX_DESCRIPTION = 8_000
 
 
-def fingerprint(choices: Sequence[ToolMetadata]) -> Fingerprint:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a card depends on.
+
+    Args:
+        name: As given; may be missing.
+        description: As given.
+        examples: What the choice's own metadata brings along.
+    """
+
+    name: str | None
+    description: str
+    examples: tuple[str, ...] = ()
+
+    @property
+    def called(self) -> str:
+        """Name by which users speak of it: its name, else its description."""
+        return self.name or self.description
+
+
+def fingerprint(choices: Sequence[ToolMetadata]) -> tuple[Choice, ...]:
     """Return what the cards depend on: equal for equal choices in the same order.
 
     Example:
         >>> fingerprint([ToolMetadata("Papers on physics", "papers")])
-        (('papers', 'Papers on physics'),)
+        (Choice(name='papers', description='Papers on physics', examples=()),)
     """
-    return tuple((choice.name, choice.description or "") for choice in choices)
+    return tuple(
+        Choice(choice.name, choice.description or "", words_of(choice, "examples"))
+        for choice in choices
+    )
 
 
-def cards_of(key: Fingerprint, examples: Mapping[str, Sequence[str]]) -> tuple[AgentCard, ...]:
+def cards_of(
+    choices: Sequence[Choice], examples: Mapping[str, Sequence[str]] | None = None
+) -> tuple[AgentCard, ...]:
     """Return one card a choice, in order, all with different names.
 
     Args:
-        key: Names and descriptions, from `fingerprint`.
-        examples: Queries that a choice should take, by its name.
+        choices: From `fingerprint`.
+        examples: Queries that a choice should take, by its name or, where it has none, by its
+            description.
+
+    Raises:
+        DuplicateNameError: Two choices are meant by one key of ``examples``.
+        UnknownNameError: There are examples, but for none of these choices.
 
     Example:
-        >>> [card.name for card in cards_of((("papers", "a"), ("papers", "b"), (None, "c")), {})]
-        ['papers', 'papers (2)', 'choice 3']
+        >>> choices = [Choice("papers", "a"), Choice("papers", "b"), Choice(None, "c")]
+        >>> [card.name for card in cards_of(choices)]
+        ['papers (1)', 'papers (2)', 'choice 3']
     """
+    given = {key: tuple(texts) for key, texts in (examples or {}).items()}
+    if given and choices and not any(choice.called in given for choice in choices):
+        raise UnknownNameError(
+            f"there are examples for {list(given)!r:.300}, but the choices are "
+            f"{[choice.called for choice in choices]!r:.300}. Use the choices' names as keys."
+        )
+    for key in given:
+        _only([choice for choice in choices if choice.called == key], key)
+    counts = Counter(_printable(choice.name) for choice in choices)
     cards: dict[str, AgentCard] = {}
-    for position, (given, description) in enumerate(key, start=1):
-        name = _free_name(_printable(given or "")[:_MAX_NAME].strip(), position, cards)
-        text = description.strip()[:_MAX_DESCRIPTION] or name
-        cards[name] = AgentCard(name, text, examples=tuple(examples.get(given or "", ())))
+    for position, choice in enumerate(choices, start=1):
+        name = _free_name(_printable(choice.name), position, counts, cards)
+        text = choice.description.strip()[:_MAX_DESCRIPTION] or name
+        texts = dict.fromkeys((*choice.examples, *given.get(choice.called, ())))
+        cards[name] = AgentCard(name, text, examples=tuple(texts))
     return tuple(cards.values())
 
 
-def _free_name(name: str, position: int, taken: Mapping[str, AgentCard]) -> str:
-    name = name or f"choice {position}"
-    if name not in taken:
-        return name
-    # No card before this one can end in this position unless the user named it so.
-    name = f"{name} ({position})"
-    while name in taken:
+@dataclass(frozen=True)
+class KnownChoices:
+    """A list of choices and the router that tells them apart.
+
+    Args:
+        router: Knows a card for each choice.
+        choices: As given, in order.
+        positions: Position of each card's choice, by card name, in order.
+    """
+
+    router: MoMARouter
+    choices: tuple[Choice, ...]
+    positions: Mapping[str, int]
+
+    @property
+    def names(self) -> list[str]:
+        """Card names, in order."""
+        return list(self.positions)
+
+    def find(self, called: str | Choice) -> int | None:
+        """Return the position that a name or description speaks of; None when nothing does.
+
+        Raises:
+            DuplicateNameError: Several choices are called so.
+        """
+        if isinstance(called, str) and called in self.positions:
+            return self.positions[called]
+        found = [
+            position
+            for position, choice in enumerate(self.choices)
+            if (choice.called == called if isinstance(called, str) else choice == called)
+        ]
+        if isinstance(called, str):
+            _only([self.choices[position] for position in found], called)
+        return found[0] if found else None
+
+    def learn(self, query: str, position: int) -> None:
+        """Add an example to the choice at ``position``; the next route knows it."""
+        card = self.router.agents.get(self.names[position])
+        if query not in card.examples:
+            examples = (*card.examples, query)
+            self.router.agents.update(dataclasses.replace(card, examples=examples))
+
+
+def positions_in(router: MoMARouter, choices: Sequence[Choice]) -> dict[str, int]:
+    """Return the position of each choice whose card a shared router holds already.
+
+    Raises:
+        DuplicateNameError: Two choices share a name.
+        UnknownNameError: A choice is not registered.
+    """
+    positions: dict[str, int] = {}
+    for position, choice in enumerate(choices):
+        if choice.name is None or choice.name not in router.agents:
+            raise UnknownNameError(
+                f"the router knows no agent {choice.name!r}. Register the choices first: "
+                "register_cards(router, agent_cards_from_query_engine_tools(tools))."
+            )
+        if choice.name in positions:
+            _only([choice, choice], choice.name)
+        positions[choice.name] = position
+    return positions
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return words that say which known name was perhaps meant."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"There are {names!r:.300}."
+
+
+def _only(found: Sequence[Choice], called: str) -> None:
+    if len(found) > 1:
+        raise DuplicateNameError(
+            f"{len(found)} choices are called {called!r}, so it is not clear which one is meant. "
+            "Give them different names."
+        )
+
+
+def _free_name(
+    name: str, position: int, counts: Mapping[str, int], taken: Mapping[str, AgentCard]
+) -> str:
+    if not name:
+        name = f"choice {position}"
+    elif counts[name] > 1:
+        name = f"{name} ({position})"
+    while name in taken or (counts.get(name, 0) and name.endswith(")")):
+        if name not in taken and counts[name] == 1:
+            break
         name += "'"
     return name
 
 
-def _printable(name: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in name)
+def _printable(name: str | None) -> str:
+    letters = "".join(character if character.isprintable() else " " for character in name or "")
+    return letters[:_MAX_NAME].strip()

@@ -15,7 +15,7 @@ from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateM
 from moma_core.agent_routing.router import Steps
 from moma_core.agent_routing.training import Progress
 from moma_core.encoders import MiniLMEncoder
-from moma_core.errors import ArtifactError, NoTargetError
+from moma_core.errors import ArtifactError, InvalidQueryError, NoTargetError
 from moma_core.llm_routing import LLMRouter
 from moma_core.protocols import Encoder, Registry
 from moma_core.registry import MemoryRegistry
@@ -95,13 +95,14 @@ class MoMARouter:
             RegistryError: Chroma does not answer or cannot write.
         """
         encoder = encoder or MiniLMEncoder()
-        catalog = AgentCatalog(encoder, _registry(path, encoder))
-        catalog.add(*agents)
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
-        unwanted = Negatives(tuple(negatives), encoder.encode(list(negatives)))
-        router = AgentRouter(catalog, states, unwanted)
-        return cls(encoder, router, LLMRouter.packaged() if llms == "packaged" else llms)
+        catalog = AgentCatalog(encoder, _registry(path, encoder))
+        agent_router = AgentRouter(catalog, states, Negatives.of(negatives, encoder))
+        pool = LLMRouter.packaged() if llms == "packaged" else llms
+        router = cls(encoder, agent_router, pool)
+        catalog.add(*agents)  # last: what fails above leaves nothing registered
+        return router
 
     @property
     def agents(self) -> AgentCatalog:
@@ -155,6 +156,7 @@ class MoMARouter:
             NoTargetError: No agent fits and no LLM may be chosen.
         """
         query, wanted, steps = Query.of(query), parse_preference(preference), Steps()
+        exclude = _names(exclude)
         with steps.timed("encode"):
             vector = self._encoder.encode([query.text])[0]
         outcome, following = self._agent_router.route(
@@ -186,10 +188,15 @@ class MoMARouter:
             InvalidPreferenceError: No such preference.
             NoTargetError: For some query no agent fits and no LLM may be chosen.
         """
-        texts = [Query.of(query).text for query in queries]
-        wanted = parse_preference(preference)
+        if isinstance(queries, str):
+            raise InvalidQueryError(
+                "route_batch takes a list of queries, got one text. Write [text]."
+            )
+        asked = [Query.of(query) for query in queries]
+        texts = [query.text for query in asked]
+        wanted, exclude = parse_preference(preference), _names(exclude)
         vectors = self._encoder.encode(texts)
-        outcomes = self._agent_router.route_batch(texts, vectors, exclude)
+        outcomes = self._agent_router.route_batch(asked, vectors, exclude)
         rows = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Deferred)]
         deferred = [outcomes[i] for i in rows]
         tables = self._score([texts[i] for i in rows], vectors[rows], *deferred) if rows else []
@@ -299,6 +306,10 @@ def _to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:
         preference=preference_name(preference),
         reason=f"{outcome.agents[0]!r} is right with probability {outcome.probability:.2f}",
     )
+
+
+def _names(exclude: Collection[str]) -> frozenset[str]:
+    return frozenset([exclude] if isinstance(exclude, str) else exclude)
 
 
 def _registry(path: str | Path | None, encoder: Encoder) -> Registry:

@@ -28,7 +28,7 @@ from moma_core import MoMARouter
 
 __all__ = ["run"]
 
-_PICTURE = Path("moma-demo") / "score-and-cost.png"
+_PICTURE = "score-and-cost.png"
 _Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 
@@ -36,18 +36,22 @@ def run(path: Path | None = None, console: Console | None = None, plot: Path | N
     """Show the whole product once, offline.
 
     Args:
-        path: Folder for the agents' Chroma store; a passing one by default.
+        path: Folder that keeps the router and the picture; a passing one by default.
         console: Where to print.
-        plot: PNG to write; ``moma-demo/score-and-cost.png`` by default.
+        plot: PNG to write; ``score-and-cost.png`` in that folder by default.
     """
     console = console or Console()
     start = time.perf_counter()
     if path is not None:
-        _show(path, console, plot or _PICTURE)
+        _show(path, console, plot or path / _PICTURE)
+        console.print(
+            f'Ask it yourself: [bold]moma route "how far is 5 km in miles?" --router {escape(str(path))}'
+            " --explain[/]"
+        )
     else:
         # Chroma keeps its files open until the process ends, which must not spoil the clean-up.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            _show(Path(folder), console, plot or _PICTURE)
+            _show(Path(folder), console, plot or Path(folder) / _PICTURE)
     console.print(f"That took {time.perf_counter() - start:.0f} s. Thank you for watching!")
 
 
@@ -61,6 +65,7 @@ def _show(path: Path, console: Console, plot: Path) -> None:
     show_table(console, outcomes)
     show_summary(console, outcomes, reckon(router, outcomes))
     _picture(router, outcomes, console, plot)
+    router.save(path)
 
 
 def _set_up(path: Path, agents: Sequence[DemoAgent], console: Console) -> tuple[MoMARouter, _Graph]:

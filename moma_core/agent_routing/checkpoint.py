@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moma_core.agent_routing.gate import Gate
+from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.ranker import LinearRanker
-from moma_core.agent_routing.training import Negatives, Trained
+from moma_core.agent_routing.training import Trained
 from moma_core.errors import ArtifactError
 
 __all__ = ["read", "write", "write_whole"]
@@ -40,6 +42,7 @@ def write(directory: Path, trained: Trained, negatives: Negatives, encoder: str)
         "sources": dict(trained.sources),
         "changes": trained.changes,
         "negatives": list(negatives.texts),
+        "negatives_given": negatives.n_given,
     }
     write_whole(directory / _ARRAYS, packed)
     write_whole(directory / _JSON, json.dumps(document, indent=1).encode())
@@ -67,7 +70,8 @@ def read(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
         ranker = LinearRanker.from_arrays(document["agents"], arrays)
         gate = Gate(**document["gate"])
         trained = Trained(ranker, gate, document["sources"], document["changes"])
-        return trained, Negatives(tuple(document["negatives"]), vectors)
+        texts = tuple(document["negatives"])
+        return trained, Negatives(texts, vectors, document["negatives_given"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"the agents' ranker in {directory} cannot be used: {error}. Delete {_JSON} and "
@@ -86,7 +90,8 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise ArtifactError(
             f"cannot write {path} ({error}). Free some space or save elsewhere; what was saved "
             "before is intact."

@@ -70,6 +70,9 @@ def read_queries(path: str | Path) -> LabelledQueries:
     for i, text in enumerate(table["query"]):
         if not isinstance(text, str) or not text.strip():
             raise InvalidDataError(f"{path}: row {i} has no query; remove the row.")
+    for i, wanted in enumerate(table["agents"]):
+        if wanted is not None and not isinstance(wanted, list):
+            raise InvalidDataError(f"{path}: row {i} needs a list of names, got {wanted!r:.40}.")
     agents = tuple(tuple(dict.fromkeys(wanted or ())) for wanted in table["agents"])
     return LabelledQueries(tuple(table["query"]), agents)
 

@@ -94,18 +94,23 @@ def fit_gate(
     rows = np.concatenate([held_out.rows(), without_owner.rows(), negatives.rows()])
     n, m = right.size, negatives.top.size
     labels = np.concatenate([right, np.zeros(n + m, dtype=bool)])
-    # Both kinds of "none fits" together weigh as much as the examples.
-    real = 0.0 if m == 0 else m / (m + _ENOUGH_NEGATIVES)
-    weights = np.concatenate([np.ones(n), np.full(n, 1.0 - real), np.full(m, real * n / max(m, 1))])
+    real = m / (m + _ENOUGH_NEGATIVES)
+    weights = np.concatenate(
+        [
+            np.ones(n),
+            np.full(n, _NONE_FITS * (1.0 - real)),
+            np.full(m, _NONE_FITS * real * n / max(m, 1)),
+        ]
+    )
     top, log_share, intercept = _fit_logistic(rows, labels, weights)
     fitted = Gate(top, log_share, intercept)
     threshold = _threshold(fitted.chances(held_out), right, fitted.chances(negatives))
-    return replace(fitted, threshold=threshold)
+    return replace(fitted, threshold=min(max(threshold, _CERTAIN), 1.0 - _CERTAIN))
 
 
-_ENOUGH_NEGATIVES = (
-    20  # real ones needed to count as much as the made-up ones, and to set a threshold
-)
+_NONE_FITS = 0.4  # queries for which no agent fits, for each one that some agent should take
+_ENOUGH_NEGATIVES = 20  # as many count as much as the made-up ones, and set the threshold
+_CERTAIN = 1e-6  # chances this near to 0 or 1 are rounding
 _KEEP = 0.97  # share of right examples that a threshold without real negatives keeps
 
 

@@ -57,7 +57,7 @@ def _counts(texts: Sequence[str]) -> list[csr_matrix]:
 
     if not texts:  # the vectorizer refuses an empty list
         return [csr_matrix((0, n), dtype=np.float32) for n in (N_WORD_FEATURES, _CHAR_FEATURES)]
-    clipped = [text[:_MAX_CHARS] for text in texts]
+    clipped = [text.lstrip()[:_MAX_CHARS] for text in texts]
     return [vectorizer.transform(clipped) for vectorizer in _vectorizers()]
 
 

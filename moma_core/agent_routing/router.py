@@ -17,9 +17,9 @@ import numpy as np
 from moma_core.agent_routing.catalog import AgentCatalog, Snapshot
 from moma_core.agent_routing.categories import Categories
 from moma_core.agent_routing.fitting import logsumexp
+from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.states import StateMachine
 from moma_core.agent_routing.training import (
-    Negatives,
     Progress,
     Trained,
     extend,
@@ -85,8 +85,8 @@ class AgentRouter:
     ) -> None:
         self.catalog = catalog
         self.states = states or StateMachine()
-        empty = Negatives((), np.zeros((0, catalog.snapshot.dimension), dtype=np.float32))
-        self.negatives = negatives or empty
+        empty = np.zeros((0, catalog.snapshot.dimension), dtype=np.float32)
+        self.negatives = negatives or Negatives((), empty, 0)
         self._lock = threading.Lock()
         self._current: tuple[Snapshot, Trained, Categories] | None = None
         if trained is not None:
@@ -149,27 +149,34 @@ class AgentRouter:
         return _outcome(chance, trained.gate.threshold, candidates), following
 
     def route_batch(
-        self, texts: Sequence[str], vectors: FloatArray, exclude: Collection[str] = ()
+        self,
+        queries: Sequence[str | Query],
+        vectors: FloatArray,
+        exclude: Collection[str] = (),
     ) -> list[AgentOutcome]:
-        """Return the outcomes for independent queries, vectors of shape (n, d), state ignored."""
+        """Return the outcomes for independent queries, vectors of shape (n, d).
+
+        Each query starts a conversation of its own: the states it enters restrict its agents.
+        """
         snapshot, trained, _ = self._up_to_date()
-        none = RoutingState()
-        rows = np.flatnonzero(self._eligible(snapshot, none, exclude))
-        if rows.size == 0:
-            return [Deferred(_why_nobody(snapshot, none)) for _ in texts]
-        outcomes: list[AgentOutcome] = []
-        for start in range(0, len(texts), _BATCH):
-            chunk = slice(start, start + _BATCH)
-            logits = trained.ranker.logits(texts[chunk], vectors[chunk])[:, rows]
-            _check_finite(logits)
-            chances = trained.gate.probabilities(logits)
-            outcomes.extend(
-                _outcome(
-                    float(chance), trained.gate.threshold, _candidates(row, rows, snapshot.names)
-                )
-                for chance, row in zip(chances, logits, strict=True)
-            )
-        return outcomes
+        asked = [Query.of(query) for query in queries]
+        by_state: dict[tuple[str, ...], list[int]] = {}
+        for i, (query, vector) in enumerate(zip(asked, vectors, strict=True)):
+            by_state.setdefault(self.states.next(_FRESH, query, vector).active, []).append(i)
+        outcomes: dict[int, AgentOutcome] = {}
+        for active, members in by_state.items():
+            state = RoutingState(active)
+            rows = np.flatnonzero(self._eligible(snapshot, state, exclude))
+            if rows.size == 0:
+                outcomes |= dict.fromkeys(members, Deferred(_why_nobody(snapshot, state)))
+                continue
+            for start in range(0, len(members), _BATCH):
+                chunk = members[start : start + _BATCH]
+                texts = [asked[i].text for i in chunk]
+                logits = trained.ranker.logits(texts, vectors[chunk])[:, rows]
+                found = _outcomes(logits, rows, snapshot.names, trained)
+                outcomes |= dict(zip(chunk, found, strict=True))
+        return [outcomes[i] for i in range(len(asked))]
 
     def _eligible(
         self, snapshot: Snapshot, state: RoutingState, exclude: Collection[str]
@@ -189,6 +196,7 @@ class AgentRouter:
         if current is not None and current[0] is snapshot:
             return current
         with self._lock:
+            snapshot = self.catalog.snapshot  # it may have moved on while others held the lock
             if self._current is None:
                 trained = train(snapshot, self.negatives)
                 self._current = snapshot, trained, Categories.of(snapshot)
@@ -208,6 +216,7 @@ class AgentRouter:
 
 
 _BATCH = 256
+_FRESH = RoutingState()
 
 
 def _candidates(
@@ -221,6 +230,17 @@ def _candidates(
     return tuple(
         Candidate(names[rows[i]], float(share)) for i, share in zip(best, shares, strict=True)
     )
+
+
+def _outcomes(
+    logits: FloatArray, rows: npt.NDArray[np.intp], names: Sequence[str], trained: Trained
+) -> list[AgentOutcome]:
+    _check_finite(logits)
+    chances = trained.gate.probabilities(logits)
+    return [
+        _outcome(float(chance), trained.gate.threshold, _candidates(row, rows, names))
+        for chance, row in zip(chances, logits, strict=True)
+    ]
 
 
 def _outcome(chance: float, threshold: float, candidates: tuple[Candidate, ...]) -> AgentOutcome:

@@ -59,6 +59,20 @@ class State:
     agents: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InvalidStatesError(f"a state needs a name, got {self.name!r:.40}.")
+        for field in ("keywords", "patterns", "events", "categories", "agents", "prefixes"):
+            value = getattr(self, field)
+            if not isinstance(value, list | tuple) or not all(
+                isinstance(item, str) and item for item in value
+            ):
+                raise InvalidStatesError(
+                    f"state {self.name!r}: {field} is a list of texts, none empty, got "
+                    f"{value!r:.60}. Write {field}=['...']."
+                )
+            object.__setattr__(self, field, tuple(value))
+
     @property
     def restricts(self) -> bool:
         """Whether it narrows the agents."""
@@ -152,9 +166,11 @@ class StateMachine:
         self, previous: RoutingState, query: Query, vector: FloatArray | None = None
     ) -> RoutingState:
         """Return the state after ``query``; its sentence vector (d,) serves semantic states."""
-        active = self._by_rules(query) or self._by_meaning(vector) or self._staying(previous)
-        turns = previous.turns + 1 if active and active == previous.active else 0
-        return RoutingState(active, turns, previous.last_target)
+        active = self._by_rules(query) or self._by_meaning(vector)
+        if active:
+            return RoutingState(active, 0, previous.last_target)
+        staying = self._staying(previous)
+        return RoutingState(staying, previous.turns + 1 if staying else 0, previous.last_target)
 
     def eligible(
         self, state: RoutingState, names: Sequence[str], categories: Sequence[Sequence[str]]
@@ -208,14 +224,20 @@ def _allows(state: State, name: str, categories: Sequence[str]) -> bool:
     )
 
 
+# No letter, digit or mark of a script with spaces; RE2's own \W knows ASCII only.
+_EDGE = r"[^\pL\pN\pM_]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+
+
 def _compile(state: State) -> list[_Pattern]:
     import re2
 
-    words = [rf"(?i)(?:^|\W){re2.escape(word)}(?:\W|$)" for word in state.keywords]
+    words = [rf"(?i)(?:^|{_EDGE}){re2.escape(word)}(?:{_EDGE}|$)" for word in state.keywords]
+    options = re2.Options()
+    options.log_errors = False
     compiled = []
     for pattern in (*words, *state.patterns):
         try:
-            compiled.append(re2.compile(pattern))
+            compiled.append(re2.compile(pattern, options))
         except re2.error as error:
             raise InvalidStatesError(
                 f"state {state.name!r}: pattern {pattern!r} is not RE2 syntax ({error}). "
@@ -225,6 +247,8 @@ def _compile(state: State) -> list[_Pattern]:
 
 
 def _state(table: Mapping[str, Any], where: str) -> State:
+    if not isinstance(table, Mapping):
+        raise InvalidStatesError(f"{where}: expected a [[states]] table, got {table!r:.40}.")
     known = {field.name: field for field in fields(State)}
     for key, value in table.items():
         if key not in known:

@@ -18,6 +18,7 @@ from moma_core.agent_routing.catalog import Snapshot, card_text
 from moma_core.agent_routing.fitting import fit_columns, logsumexp
 from moma_core.agent_routing.gate import Gate, Signals, fit_gate, signals
 from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
+from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.ranker import (
     Columns,
     Features,
@@ -31,21 +32,13 @@ from moma_core.types import FloatArray
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Negatives", "Trained", "extend", "fingerprint", "train"]
+__all__ = ["Progress", "Trained", "extend", "fingerprint", "train"]
 
 Progress = Callable[[str, int, int], None]  # label, done, total
 
 _MIN_EXAMPLES_FOR_GATE = 10
 _FOLDS = 4
 _NEAREST_NEGATIVES = 1_000  # examples of other agents that a new agent is told apart from
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Negatives:
-    """Queries that no agent should take, with their vectors, shape (m, d)."""
-
-    texts: tuple[str, ...]
-    vectors: FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +91,9 @@ def train(snapshot: Snapshot, negatives: Negatives, progress: Progress | None = 
     ranker = LinearRanker(names, task.fit(np.ones(len(examples), dtype=bool)), idf)
     gate = Gate()
     if total > 1:
-        gate = _cross_fitted_gate(task, ranker, negatives, tell)
+        shown = [record.example_vectors for record in records]
+        foreign = negatives.foreign_to(snapshot.descriptions, np.concatenate(shown))
+        gate = _cross_fitted_gate(task, ranker, foreign, tell)
     tell("fitted", total, total)
     return Trained(ranker, gate, sources)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
@@ -35,11 +36,11 @@ def list_agents(router: RouterOption = _HERE) -> None:
     table = Table("agent", "enabled", "categories", "examples", "description")
     for card in open_router(router).agents:
         table.add_row(
-            card.name,
+            escape(card.name),
             "yes" if card.enabled else "no",
-            ", ".join(card.categories),
+            escape(", ".join(card.categories)),
             str(len(card.examples)),
-            card.description[:80],
+            escape(card.description[:80]),
         )
     console.print(table)
 
@@ -102,7 +103,8 @@ def add(
         tell("fitting", len(cards), len(cards))
         opened.save(router)
     console.print(
-        f"Added {len(cards)} to {router}: {len(opened.agents)} agents now.", highlight=False
+        f"Added {len(cards)} to {escape(str(router))}: {len(opened.agents)} agents now.",
+        highlight=False,
     )
 
 
@@ -112,14 +114,16 @@ def remove(name: Name, router: RouterOption = _HERE) -> None:
     opened = open_router(router)
     opened.agents.remove(name)
     opened.save(router)
-    console.print(f"Removed {name!r}: {len(opened.agents)} agents left.", highlight=False)
+    console.print(
+        f"Removed {escape(repr(name))}: {len(opened.agents)} agents left.", highlight=False
+    )
 
 
 @app.command(epilog="Example: moma agents enable weather")
 def enable(name: Name, router: RouterOption = _HERE) -> None:
     """Let an agent be chosen again."""
     open_router(router).agents.enable(name)
-    console.print(f"{name!r} is enabled.", highlight=False)
+    console.print(f"{escape(repr(name))} is enabled.", highlight=False)
 
 
 @app.command(epilog="Example: moma agents disable weather")
@@ -127,5 +131,6 @@ def disable(name: Name, router: RouterOption = _HERE) -> None:
     """Keep an agent registered, but never choose it."""
     open_router(router).agents.disable(name)
     console.print(
-        f"{name!r} is disabled: no query goes to it until it is enabled.", highlight=False
+        f"{escape(repr(name))} is disabled: no query goes to it until it is enabled.",
+        highlight=False,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import console, progress_bar, write_json
@@ -75,7 +76,7 @@ def llms(
 
 
 def _show(figures: dict[str, Any], out: Path) -> None:
-    table = Table("figure", "value", title=f"Report in {out}")
+    table = Table("figure", "value", title=f"Report in {escape(str(out))}")
     for name, value in figures.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
     console.print(table)

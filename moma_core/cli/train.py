@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from moma_core.cli.terminal import console, progress_bar
 from moma_core.errors import InvalidDataError
@@ -55,9 +56,10 @@ def llms(
         )
     router.save(out)
     console.print(
-        f"Trained on {len(router.cards)} LLMs; the best single one is {router.best_single!r}.\n"
-        f"Use it: LLMRouter.load({str(out)!r}), or measure it: "
-        f"moma eval llms --router {out} --data TEST.parquet --out report.json",
+        f"Trained on {len(router.cards)} LLMs; the best single one is "
+        f"{escape(repr(router.best_single))}.\n"
+        f"Use it: LLMRouter.load({escape(repr(str(out)))}), or measure it: "
+        f"moma eval llms --router {escape(str(out))} --data TEST.parquet --out report.json",
         highlight=False,
     )
 

@@ -75,8 +75,14 @@ class MiniLMEncoder:
         """
         if isinstance(texts, str):
             raise InvalidQueryError("encode takes a list of texts, got one text. Write [text].")
-        clipped = [text[: self._max_chars] for text in texts]
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clipped)]
+        try:
+            clipped = [text.lstrip()[: self._max_chars] for text in texts]
+            ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clipped)]
+        except (AttributeError, TypeError) as error:
+            raise InvalidQueryError(
+                "encode takes texts of valid Unicode, got something else or a lone surrogate. "
+                "Repair it: text.encode('utf-8', 'replace').decode()."
+            ) from error
         vectors = np.empty((len(ids), _DIMENSION), dtype=np.float32)
         for batch in _batches([len(row) for row in ids]):
             vectors[batch] = self._forward([ids[i] for i in batch])

@@ -204,6 +204,8 @@ AGENTS = (
             "what does XLII stand for",
             "how did the Romans write 49",
             "translate the year MDCCLXXVI on this building",
+            "how would ancient Rome have written 2024",
+            "the number 77 in the style of a Roman inscription",
         ),
     ),
     DemoAgent(

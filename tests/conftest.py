@@ -1,0 +1,159 @@
+"""What the tests share: one encoder, tiny cards, a small LLM pool, one Chroma server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from moma_core import AgentCard, MiniLMEncoder
+from moma_core.testing import HashEncoder
+
+settings.register_profile(
+    "moma",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("moma")
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh process that sees this checkout."""
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.fixture(scope="session")
+def python():
+    return run_python
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    return MiniLMEncoder()
+
+
+@pytest.fixture(scope="session")
+def hashing():
+    return HashEncoder()
+
+
+CARDS = (
+    AgentCard(
+        "weather",
+        "Weather forecast for a place",
+        categories=("outside",),
+        examples=(
+            "will it rain tomorrow",
+            "weather forecast for paris",
+            "how warm is it outside",
+            "is snow expected in oslo",
+        ),
+    ),
+    AgentCard(
+        "translator",
+        "Translates text between languages",
+        categories=("language",),
+        examples=(
+            "say hello in french",
+            "translate this text into german",
+            "what is bread in spanish",
+            "how do you say cat in italian",
+        ),
+    ),
+    AgentCard(
+        "calculator",
+        "Works out arithmetic with numbers",
+        categories=("numbers",),
+        examples=(
+            "what is 12 times 7",
+            "add 17 and 25",
+            "square root of 81",
+            "divide 144 by 12",
+        ),
+    ),
+)
+
+
+@pytest.fixture(scope="session")
+def cards():
+    return CARDS
+
+
+@pytest.fixture(scope="session")
+def scored_queries():
+    """A pool in which ``big`` answers all, ``small`` half of them for a tenth of the price."""
+    from moma_core.llm_routing import LLMDataset
+
+    rng = np.random.default_rng(0)
+    words = ("why", "how", "prove", "explain", "write", "poem", "law", "court", "prime", "essay")
+    queries = tuple(" ".join(rng.choice(words, 6)) + f" {i}" for i in range(80))
+    easy = np.array(["poem" in query for query in queries])
+    scores = np.column_stack([np.where(easy, 0.95, 0.2), np.full(80, 0.9)])
+    costs = np.column_stack([np.full(80, 1e-4), np.full(80, 1e-3)])
+    return LLMDataset(queries, ("small", "big"), scores, costs)
+
+
+@pytest.fixture(scope="session")
+def pool(scored_queries, hashing):
+    """Two LLMs scored from vectors of HashEncoder."""
+    from moma_core.llm_routing import train
+
+    return train(scored_queries, hashing, "neighbours")
+
+
+class ChromaServer:
+    """A real ``chroma run`` in its own process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [str(Path(sys.executable).with_name("chroma")), "run", "--path"]
+        self._process = subprocess.Popen(  # noqa: S603
+            [*command, str(self._directory), "--host", "127.0.0.1", "--port", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"{self.url}/api/v2/heartbeat"):  # noqa: S310
+                    return
+            except OSError:
+                time.sleep(0.1)
+        self.stop()
+        raise RuntimeError("chroma run did not start within 30 s")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def chroma_server(tmp_path_factory):
+    server = ChromaServer(tmp_path_factory.mktemp("chroma-server"))
+    yield server
+    server.stop()
