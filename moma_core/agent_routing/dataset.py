@@ -63,18 +63,20 @@ def read_agents(path: str | Path) -> list[AgentCard]:
 def read_queries(path: str | Path) -> LabelledQueries:
     """Read columns query and agents (a list of names; empty when no agent fits).
 
+    Rows without a visible character in their query are passed over: nobody could route them.
+
     Raises:
-        InvalidDataError: The file is no parquet or lacks a column, or a query is empty.
+        InvalidDataError: The file is no parquet or lacks a column, or a row has no list of names.
     """
     table = _columns(path, ("query", "agents"))
-    for i, text in enumerate(table["query"]):
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidDataError(f"{path}: row {i} has no query; remove the row.")
-    for i, wanted in enumerate(table["agents"]):
+    texts, agents = [], []
+    for i, (text, wanted) in enumerate(zip(table["query"], table["agents"], strict=True)):
         if wanted is not None and not isinstance(wanted, list):
             raise InvalidDataError(f"{path}: row {i} needs a list of names, got {wanted!r:.40}.")
-    agents = tuple(tuple(dict.fromkeys(wanted or ())) for wanted in table["agents"])
-    return LabelledQueries(tuple(table["query"]), agents)
+        if isinstance(text, str) and text.strip():
+            texts.append(text)
+            agents.append(tuple(dict.fromkeys(wanted or ())))
+    return LabelledQueries(tuple(texts), tuple(agents))
 
 
 def with_examples(

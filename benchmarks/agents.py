@@ -1,0 +1,65 @@
+"""Agent routing on the development data: accuracy, abstention, times.
+
+    MOMA_DATA=../shared/data python benchmarks/agents.py [NAME ...]
+
+Fits on train rows, measures on val rows (Seal-Tools: descriptions alone, test_in rows; lobe:
+descriptions alone, its weakly labelled rows) and writes benchmarks/results/agents.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moma_core.agent_routing.dataset import read_agents, read_queries
+from moma_core.evaluation import evaluate_agents
+
+DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
+OUT = Path("benchmarks/results/agents.json")
+
+# name: (table, train split or none, test split, shots)
+RUNS = {
+    "clinc150": ("clinc150", "train", "val", None),
+    "clinc150-10-shot": ("clinc150", "train", "val", 10),
+    "banking50": ("banking50", "train", "val", None),
+    "metatool": ("metatool", "train", "val", None),
+    "metatool-descriptions": ("metatool", "none", "val", None),
+    "sealtools-descriptions": ("sealtools", "none", "test_in", None),
+    "lobe-descriptions": ("lobe", "none", "weak", None),
+}
+
+
+def rows(table: str, split: str, folder: Path) -> Path:
+    """Write one split of a table to a file of its own."""
+    whole = pq.read_table(DATA / f"{table}_queries.parquet")
+    path = folder / f"{table}-{split}.parquet"
+    pq.write_table(whole.filter(pc.equal(whole["split"], split)), path)
+    return path
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or list(RUNS)
+    report = json.loads(OUT.read_text()) if OUT.exists() else {}
+    for name in wanted:
+        table, train, test, shots = RUNS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            known = read_queries(rows(table, train, Path(folder)))
+            asked = read_queries(rows(table, test, Path(folder)))
+        start = time.perf_counter()
+        cards = read_agents(DATA / f"{table}_agents.parquet")
+        report[name] = evaluate_agents(cards, known, asked, shots=shots)
+        report[name]["seconds"] = time.perf_counter() - start
+        print(name, json.dumps(report[name]), flush=True)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
