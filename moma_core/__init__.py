@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moma_core.agent_routing import AgentCatalog, AgentRouter, State, StateMachine
+    from moma_core.agent_routing import AgentCatalog, AgentRouter, Health, State, StateMachine
     from moma_core.encoders import MiniLMEncoder
     from moma_core.errors import (
         ArtifactError,
@@ -48,7 +48,13 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "moma_core.agent_routing": ("AgentCatalog", "AgentRouter", "State", "StateMachine"),
+    "moma_core.agent_routing": (
+        "AgentCatalog",
+        "AgentRouter",
+        "Health",
+        "State",
+        "StateMachine",
+    ),
     "moma_core.encoders": ("MiniLMEncoder",),
     "moma_core.errors": (
         "ArtifactError",
@@ -103,6 +109,7 @@ __all__ = [
     "DuplicateNameError",
     "Encoder",
     "Handled",
+    "Health",
     "InvalidCardError",
     "InvalidDataError",
     "InvalidInputError",

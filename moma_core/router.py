@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine, checkpoint
+from moma_core.agent_routing.followups import encode_readings
+from moma_core.agent_routing.health import Health
 from moma_core.agent_routing.router import Steps
 from moma_core.agent_routing.training import Progress
 from moma_core.encoders import MiniLMEncoder
@@ -77,6 +80,7 @@ class MoMARouter:
         states: StateMachine | str | Path | None = None,
         encoder: Encoder | None = None,
         negatives: Sequence[str] = (),
+        max_wrong_agent_rate: float | None = None,
     ) -> MoMARouter:
         """Build a router from agent cards.
 
@@ -88,20 +92,29 @@ class MoMARouter:
             states: A state machine, TOML text, or a ``.toml`` file.
             encoder: By default the packaged MiniLM.
             negatives: Queries that no agent should take; they sharpen the gate.
+            max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, say
+                0.05: kept by conformal risk control, at the price of more queries to LLMs.
+
+        Agents that ``path`` holds already stay; those of the same names are brought up to date.
 
         Raises:
             InvalidCardError: A card is unfit.
-            DuplicateNameError: A name is taken.
+            DuplicateNameError: Two cards share a name.
             RegistryError: Chroma does not answer or cannot write.
         """
         encoder = encoder or MiniLMEncoder()
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
         catalog = AgentCatalog(encoder, _registry(path, encoder))
-        agent_router = AgentRouter(catalog, states, Negatives.of(negatives, encoder))
+        agent_router = AgentRouter(
+            catalog,
+            states,
+            Negatives.of(negatives, encoder),
+            max_wrong_agent_rate=max_wrong_agent_rate,
+        )
         pool = LLMRouter.packaged() if llms == "packaged" else llms
         router = cls(encoder, agent_router, pool)
-        catalog.add(*agents)  # last: what fails above leaves nothing registered
+        catalog.put(*agents)  # last: what fails above leaves nothing registered
         return router
 
     @property
@@ -118,6 +131,11 @@ class MoMARouter:
     def states(self) -> StateMachine:
         """The conversation's state machine."""
         return self._agent_router.states
+
+    @property
+    def health(self) -> Health:
+        """Which agents failed lately; tell it with ``report_failure`` and ``report_success``."""
+        return self._agent_router.health
 
     @property
     def llms(self) -> LLMRouter | None:
@@ -156,22 +174,25 @@ class MoMARouter:
             NoTargetError: No agent fits and no LLM may be chosen.
         """
         query, wanted, steps = Query.of(query), parse_preference(preference), Steps()
-        exclude = _names(exclude)
+        exclude, state = _names(exclude), state or RoutingState()
+        reading = self.states.read(query, state)
         with steps.timed("encode"):
-            vector = self._encoder.encode([query.text])[0]
+            vectors = encode_readings([reading], self._encoder)
         outcome, following = self._agent_router.route(
-            query, vector, state or RoutingState(), exclude, steps
+            query, vectors.alone[0], state, exclude, steps, vectors.joined
         )
         match outcome:
             case Handled():
                 decision = _to_agent(outcome, wanted)
             case Deferred():
                 with steps.timed("score"):
-                    table = self._score([query.text], vector[None], outcome)[0]
+                    table = self._score([reading.whole], vectors.whole, outcome)[0]
                 with steps.timed("select") as detail:
                     decision = self._to_llm(table, wanted, exclude, outcome)
                     detail.append(decision.target)
-        following = replace(following, last_target=decision.target)
+        same = decision.kind == "llm" or state.last_target in (None, decision.target)
+        topic = reading.next_topic(same_target=same)
+        following = replace(following, last_target=decision.target, topic=topic)
         return replace(decision, state=following, steps=steps.done())
 
     def route_batch(
@@ -193,13 +214,14 @@ class MoMARouter:
                 "route_batch takes a list of queries, got one text. Write [text]."
             )
         asked = [Query.of(query) for query in queries]
-        texts = [query.text for query in asked]
+        readings = [self.states.read(query, RoutingState()) for query in asked]
         wanted, exclude = parse_preference(preference), _names(exclude)
-        vectors = self._encoder.encode(texts)
-        outcomes = self._agent_router.route_batch(asked, vectors, exclude)
+        vectors = encode_readings(readings, self._encoder)
+        outcomes = self._agent_router.route_batch(asked, vectors.alone, exclude, vectors.joined)
         rows = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Deferred)]
         deferred = [outcomes[i] for i in rows]
-        tables = self._score([texts[i] for i in rows], vectors[rows], *deferred) if rows else []
+        texts = [readings[i].whole for i in rows]
+        tables = self._score(texts, vectors.whole[rows], *deferred) if rows else []
         by_row = dict(zip(rows, tables, strict=True))
         return [
             _to_agent(outcome, wanted)
@@ -226,12 +248,16 @@ class MoMARouter:
         checkpoint.write(folder, *learnt, fingerprint)
         if self._llms is not None:
             self._llms.save(folder / _LLMS)
-        document = {"format": _FORMAT, "encoder": fingerprint, "llms": self._llms is not None}
-        for name, text in (
-            (_STATES, self.states.to_toml()),
-            (_ROUTER, json.dumps(document, indent=1)),
-        ):
-            checkpoint.write_whole(folder / name, text.encode())
+        states = self.states.to_toml().encode()
+        document = {
+            "format": _FORMAT,
+            "encoder": fingerprint,
+            "llms": self._llms is not None,
+            "states": hashlib.sha256(states).hexdigest(),
+        }
+        router = json.dumps(document, indent=1).encode()
+        for name, content in ((_STATES, states), (_ROUTER, router)):
+            checkpoint.write_whole(folder / name, content)
 
     @classmethod
     def load(cls, directory: str | Path, *, encoder: Encoder | None = None) -> MoMARouter:
@@ -250,7 +276,7 @@ class MoMARouter:
             )
         catalog = AgentCatalog(encoder, _registry(folder, encoder))
         trained, negatives = checkpoint.read(folder, encoder.fingerprint)
-        states = StateMachine.from_toml(folder / _STATES, encoder)
+        states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
         llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
         return cls(encoder, AgentRouter(catalog, states, negatives, trained), llms)
 
@@ -327,9 +353,29 @@ def _document(folder: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
-        return {"encoder": str(document["encoder"]), "llms": bool(document["llms"])}
+        return {
+            "encoder": str(document["encoder"]),
+            "llms": bool(document["llms"]),
+            "states": str(document["states"]),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{folder} is no router that this version can open: {error}. Write one with "
             "router.save(dir), or restore it from a backup."
         ) from error
+
+
+def _states(folder: Path, digest: str) -> str:
+    """Return the saved TOML; one cut short at the end of a line would still be valid TOML."""
+    try:
+        content = (folder / _STATES).read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} has no {_STATES} ({error}). Save the router again."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ArtifactError(
+            f"{folder / _STATES} is truncated or changed. Restore it, or build the router with the "
+            "changed states (MoMARouter.from_cards(..., states=...)) and save it."
+        )
+    return content.decode()

@@ -6,7 +6,9 @@ Nothing here knows how a score is computed or where a card is stored.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,7 +47,8 @@ MAX_NAME_CHARS = 128
 MAX_DESCRIPTION_CHARS = 8_192
 MAX_EXAMPLE_CHARS = 4_096
 
-_NAME = re.compile(r"\S(?:[^\x00-\x1f\x7f]*\S)?")
+# No control characters and no lone surrogates; no blanks at either end.
+_NAME = re.compile(r"(?!\s)[^\x00-\x1f\x7f\ud800-\udfff]+(?<!\s)")
 
 
 def _check_name(name: object, what: str) -> None:
@@ -54,6 +57,31 @@ def _check_name(name: object, what: str) -> None:
             f"{what} name must be 1 to {MAX_NAME_CHARS} printable characters without spaces at "
             f"either end, got {str(name)[:40]!r}. Give a short name such as 'weather_forecast'."
         )
+
+
+def _is_text(value: object) -> bool:
+    """Say whether it is text with something to see and no half characters."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate: no store and no tokeniser takes it
+        return False
+    return True
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_json_object(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    try:
+        json.dumps(dict(value))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +106,19 @@ class Query:
     events: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str) or not self.text.strip():
+        if not _is_text(self.text):
             raise InvalidQueryError(
                 f"a query must be text with at least one visible character, got {self.text!r:.40}. "
                 "Pass the user's words, for example router.route('will it rain tomorrow?')."
             )
-        object.__setattr__(self, "history", tuple(self.history))
-        object.__setattr__(self, "events", tuple(self.events))
+        for field_name in ("history", "events"):
+            values = getattr(self, field_name)
+            if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+                raise InvalidQueryError(
+                    f"{field_name} of a query is a list of texts, got {values!r:.40}. "
+                    f"Write {field_name}=['...']."
+                )
+            object.__setattr__(self, field_name, tuple(values))
 
     @classmethod
     def of(cls, query: str | Query) -> Query:
@@ -125,7 +159,7 @@ class AgentCard:
 
     def __post_init__(self) -> None:
         _check_name(self.name, "agent")
-        if not isinstance(self.description, str) or not self.description.strip():
+        if not _is_text(self.description):
             raise InvalidCardError(
                 f"agent {self.name!r} needs a description, got {self.description!r}. Say in one "
                 "sentence what it does: it is what the router compares queries with."
@@ -135,23 +169,40 @@ class AgentCard:
                 f"agent {self.name!r} has a description of {len(self.description):,} characters; "
                 f"at most {MAX_DESCRIPTION_CHARS:,} fit. Keep what tells it from other agents."
             )
-        if isinstance(self.examples, str) or isinstance(self.categories, str):
-            raise InvalidCardError(
-                f"examples and categories of agent {self.name!r} are lists of texts, got one text. "
-                "Write examples=['...']."
-            )
-        object.__setattr__(self, "examples", tuple(self.examples))
-        object.__setattr__(self, "categories", tuple(self.categories))
+        for field_name in ("examples", "categories"):
+            values = getattr(self, field_name)
+            if not isinstance(values, list | tuple):
+                raise InvalidCardError(
+                    f"{field_name} of agent {self.name!r} is a list of texts, got {values!r:.40}. "
+                    f"Write {field_name}=['...']."
+                )
+            object.__setattr__(self, field_name, tuple(values))
+        self._check_values()
         for category in self.categories:
             _check_name(category, f"category of agent {self.name!r}:")
         for example in self.examples:
-            if not isinstance(example, str) or not example.strip():
-                raise InvalidCardError(f"agent {self.name!r} has an empty example; leave it out.")
+            if not _is_text(example):
+                raise InvalidCardError(
+                    f"agent {self.name!r} has an example that is empty or no text, got "
+                    f"{example!r:.40}; leave it out."
+                )
             if len(example) > MAX_EXAMPLE_CHARS:
                 raise InvalidCardError(
                     f"an example of agent {self.name!r} has {len(example):,} characters, at most "
                     f"{MAX_EXAMPLE_CHARS:,} fit. Give the question without its attachments."
                 )
+
+    def _check_values(self) -> None:
+        for field_name in ("input_schema", "output_schema", "metadata"):
+            if not _is_json_object(getattr(self, field_name)):
+                raise InvalidCardError(
+                    f"{field_name} of agent {self.name!r} must be a dict of JSON values, got "
+                    f"{getattr(self, field_name)!r:.60}."
+                )
+        if not isinstance(self.enabled, bool):
+            raise InvalidCardError(
+                f"enabled of agent {self.name!r} is True or False, got {self.enabled!r:.40}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +238,7 @@ class LLMCard:
             ("input_price", self.input_price),
             ("output_price", self.output_price),
         ):
-            if not math.isfinite(value) or value < 0:
+            if not _is_number(value) or not math.isfinite(value) or value < 0:
                 raise InvalidCardError(
                     f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, "
                     f"got {value!r}. A local LLM costs 0."
@@ -200,13 +251,17 @@ class RoutingState:
 
     Args:
         active: Names of the active states; several make a composite state (sect. 4.2).
-        turns: Turns for which ``active`` has not changed.
+        turns: Turns for which ``active`` has stayed without a rule or its meaning confirming it.
         last_target: Name that took the previous turn, if any.
+        topic: The last query that stood by itself; follow-ups are read after it.
+        ages: Turns since each of ``active`` was entered; empty means ``turns`` for all.
     """
 
     active: tuple[str, ...] = ()
     turns: int = 0
     last_target: str | None = None
+    topic: str = ""
+    ages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +280,7 @@ class Auto:
     w_score: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.w_score <= 1.0:
+        if not _is_number(self.w_score) or not 0.0 <= self.w_score <= 1.0:
             raise InvalidPreferenceError(f"w_score must lie in [0, 1], got {self.w_score!r}.")
 
 
@@ -241,7 +296,7 @@ class Cost:
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        if self.budget is not None and not self.budget >= 0.0:
+        if self.budget is not None and not (_is_number(self.budget) and self.budget >= 0.0):
             raise InvalidPreferenceError(
                 f"a budget is USD per query, zero or more, got {self.budget!r}."
             )
@@ -391,7 +446,13 @@ class RoutingDecision:
             candidates=tuple(Candidate(**c) for c in data["candidates"]),
             preference=data["preference"],
             reason=data["reason"],
-            state=RoutingState(tuple(state["active"]), state["turns"], state["last_target"]),
+            state=RoutingState(
+                tuple(state["active"]),
+                state["turns"],
+                state["last_target"],
+                state.get("topic", ""),
+                tuple(state.get("ages", ())),
+            ),
             steps=tuple(Step(**s) for s in data["steps"]),
             cost=data["cost"],
         )

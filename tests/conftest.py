@@ -41,6 +41,15 @@ def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread():
+    """More threads than free cores spin: fitting small catalogs takes six times as long."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def python():
     return run_python
@@ -96,6 +105,25 @@ CARDS = (
 @pytest.fixture(scope="session")
 def cards():
     return CARDS
+
+
+@pytest.fixture(scope="session")
+def word_cards():
+    """Agents that share no word, for the encoder that knows only words."""
+    words = {
+        "weather": ("outside", "rain snow wind forecast"),
+        "translator": ("language", "french german spanish italian"),
+        "calculator": ("numbers", "sum times root minus"),
+    }
+    return tuple(
+        AgentCard(name, text, categories=(category,), examples=tuple(shuffled(text, 8)))
+        for name, (category, text) in words.items()
+    )
+
+
+def shuffled(text, n):
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.permutation(text.split())[:3]) for _ in range(n)]
 
 
 @pytest.fixture(scope="session")

@@ -144,6 +144,22 @@ class AgentCatalog:
                 self._record(card.name)
             self._store(self._encoded(cards))
 
+    def put(self, *cards: AgentCard) -> None:
+        """Register new agents and bring known ones up to date; equal cards are left alone.
+
+        Raises:
+            DuplicateNameError: Two cards share a name.
+            RegistryError: The store cannot write; nothing changed.
+        """
+        with self._lock:
+            names = [card.name for card in _checked(cards)]
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise DuplicateNameError(f"two cards are named {twice!r}; give one another name.")
+            known = self._snapshot.position
+            changed = [c for c in cards if c.name not in known or self.get(c.name) != c]
+            self._store(self._encoded(changed))
+
     def remove(self, *names: str) -> None:
         """Forget agents.
 

@@ -41,6 +41,7 @@ def write(directory: Path, trained: Trained, negatives: Negatives, encoder: str)
         "gate": dataclasses.asdict(trained.gate),
         "sources": dict(trained.sources),
         "changes": trained.changes,
+        "exemplar_weight": trained.exemplar_weight,
         "negatives": list(negatives.texts),
         "negatives_given": negatives.n_given,
     }
@@ -69,7 +70,9 @@ def read(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
         vectors = arrays.pop("negative_vectors")
         ranker = LinearRanker.from_arrays(document["agents"], arrays)
         gate = Gate(**document["gate"])
-        trained = Trained(ranker, gate, document["sources"], document["changes"])
+        trained = Trained(
+            ranker, gate, document["sources"], document["changes"], document["exemplar_weight"]
+        )
         texts = tuple(document["negatives"])
         return trained, Negatives(texts, vectors, document["negatives_given"])
     except (OSError, ValueError, KeyError, TypeError) as error:

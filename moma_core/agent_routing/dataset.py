@@ -73,7 +73,9 @@ def read_queries(path: str | Path) -> LabelledQueries:
     for i, (text, wanted) in enumerate(zip(table["query"], table["agents"], strict=True)):
         if wanted is not None and not isinstance(wanted, list):
             raise InvalidDataError(f"{path}: row {i} needs a list of names, got {wanted!r:.40}.")
-        if isinstance(text, str) and text.strip():
+        if text is not None and not isinstance(text, str):
+            raise InvalidDataError(f"{path}: row {i} has {text!r:.40} for a query; give texts.")
+        if text and text.strip():
             texts.append(text)
             agents.append(tuple(dict.fromkeys(wanted or ())))
     return LabelledQueries(tuple(texts), tuple(agents))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moma_core.agent_routing.conformal import conformal_threshold
 from moma_core.agent_routing.fitting import logsumexp
 from moma_core.types import FloatArray
 
@@ -49,6 +50,8 @@ class Gate:
         log_share: Weight of the best agent's log share of the softmax.
         intercept: Of the logistic curve.
         threshold: Least probability to accept.
+        coverage: Share of held-out examples that the threshold accepts, when fitted.
+        max_wrong_agent_rate: The promise that the threshold keeps, when one was asked for.
 
     The defaults hold for agents known by their descriptions alone (benchmarks/cold_gate.py).
 
@@ -62,6 +65,8 @@ class Gate:
     log_share: float = 1.02
     intercept: float = -1.79
     threshold: float = 0.5
+    coverage: float | None = None
+    max_wrong_agent_rate: float | None = None
 
     def probabilities(self, logits: FloatArray) -> npt.NDArray[np.float64]:
         """Return the chance that the best of the eligible agents is right, shape (n,)."""
@@ -82,6 +87,9 @@ def fit_gate(
     right: npt.NDArray[np.bool_],
     without_owner: Signals,
     negatives: Signals,
+    *,
+    n_given: int = 0,
+    max_wrong_agent_rate: float | None = None,
 ) -> Gate:
     """Return a gate fitted on examples that the ranker had not seen.
 
@@ -90,6 +98,9 @@ def fit_gate(
         right: Whether the best agent was the wanted one, shape (n,).
         without_owner: Of the same examples, the wanted agent not eligible.
         negatives: Of m queries that no agent should take; m may be 0.
+        n_given: How many of those are the user's own, which come first.
+        max_wrong_agent_rate: Promise to keep on examples and the user's negatives together
+            (`conformal_threshold`); None balances what is kept with what is caught.
     """
     rows = np.concatenate([held_out.rows(), without_owner.rows(), negatives.rows()])
     n, m = right.size, negatives.top.size
@@ -104,8 +115,20 @@ def fit_gate(
     )
     top, log_share, intercept = _fit_logistic(rows, labels, weights)
     fitted = Gate(top, log_share, intercept)
-    threshold = _threshold(fitted.chances(held_out), right, fitted.chances(negatives))
-    return replace(fitted, threshold=min(max(threshold, _CERTAIN), 1.0 - _CERTAIN))
+    shown, foreign = fitted.chances(held_out), fitted.chances(negatives)
+    if max_wrong_agent_rate is not None:
+        chances = np.concatenate([shown, foreign[:n_given]])
+        correct = np.concatenate([right, np.zeros(n_given, dtype=bool)])
+        threshold = conformal_threshold(chances, correct, max_wrong_agent_rate)
+    else:
+        threshold = _threshold(shown, right, foreign)
+    threshold = min(max(threshold, _CERTAIN), 1.0 - _CERTAIN)
+    return replace(
+        fitted,
+        threshold=threshold,
+        coverage=float((shown >= threshold).mean()) if n else None,
+        max_wrong_agent_rate=max_wrong_agent_rate,
+    )
 
 
 _NONE_FITS = 0.4  # queries for which no agent fits, for each one that some agent should take

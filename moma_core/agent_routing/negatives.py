@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,13 @@ class Negatives:
     @classmethod
     def of(cls, given: Sequence[str], encoder: Encoder, *, background: bool = True) -> Negatives:
         """Encode the user's negatives and, by default, the background."""
-        texts = (*given, *(_background() if background else ()))
-        return cls(texts, encoder.encode(texts), len(given))
+        own = encoder.encode(given)
+        if not background:
+            return cls(tuple(given), own, len(given))
+        key = encoder.fingerprint
+        if key not in _ENCODED:  # many small routers in one process share it
+            _ENCODED[key] = encoder.encode(_background())
+        return cls((*given, *_background()), np.concatenate([own, _ENCODED[key]]), len(given))
 
     def foreign_to(self, *agents: FloatArray) -> Negatives:
         """Return those given, and the background that is far from all these vectors (n, d)."""
@@ -56,6 +62,10 @@ class Negatives:
         return Negatives(texts, self.vectors[keep], self.n_given)
 
 
+_ENCODED: dict[str, FloatArray] = {}  # the background's vectors, by the encoder's fingerprint
+
+
+@cache
 def _background() -> tuple[str, ...]:
     text = resources.files("moma_core.agent_routing").joinpath("background.txt")
     return tuple(text.read_text(encoding="utf-8").splitlines())

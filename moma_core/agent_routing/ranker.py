@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from scipy.sparse import csr_matrix
 
-__all__ = ["Columns", "Features", "LinearRanker", "description_columns", "stack_columns"]
+__all__ = [
+    "Columns",
+    "Features",
+    "LinearRanker",
+    "description_columns",
+    "stack_columns",
+    "stack_features",
+]
 
 # Scales of the two parts of a feature row and the share of a description in its agent's column;
 # chosen by cross-validation on CLINC150 and MetaTool train rows (benchmarks/LOG.md, 2026-11-21).
@@ -96,6 +103,16 @@ def stack_columns(parts: Sequence[Columns]) -> Columns:
         np.concatenate([part.dense for part in parts]),
         vstack([part.lexical for part in parts], format="csr"),
         np.concatenate([part.bias for part in parts]),
+    )
+
+
+def stack_features(first: Features, second: Features) -> Features:
+    """Return the rows of both."""
+    from scipy.sparse import vstack
+
+    return Features(
+        np.concatenate([first.dense, second.dense]),
+        vstack([first.lexical, second.lexical], format="csr"),
     )
 
 

@@ -16,8 +16,11 @@ import numpy as np
 
 from moma_core.agent_routing.catalog import AgentCatalog, Snapshot
 from moma_core.agent_routing.categories import Categories
-from moma_core.agent_routing.fitting import logsumexp
+from moma_core.agent_routing.eligible import Eligible, eligible_agents
+from moma_core.agent_routing.followups import Reading, in_context
+from moma_core.agent_routing.health import Health
 from moma_core.agent_routing.negatives import Negatives
+from moma_core.agent_routing.shortlist import exemplars, shortlist
 from moma_core.agent_routing.states import StateMachine
 from moma_core.agent_routing.training import (
     Progress,
@@ -74,6 +77,9 @@ class AgentRouter:
         states: The conversation's state machine; by default no state restricts anything.
         negatives: Queries that no agent should take; they sharpen the gate.
         trained: A saved ranker and gate; by default they are fitted on first use.
+        max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, promised
+            by conformal risk control; None, or what ``trained`` was fitted to, balances instead.
+        health: Agents that fail are not chosen until they recover; told by whoever invokes them.
     """
 
     def __init__(
@@ -82,8 +88,14 @@ class AgentRouter:
         states: StateMachine | None = None,
         negatives: Negatives | None = None,
         trained: Trained | None = None,
+        health: Health | None = None,
+        max_wrong_agent_rate: float | None = None,
     ) -> None:
         self.catalog = catalog
+        if trained is not None and max_wrong_agent_rate is None:
+            max_wrong_agent_rate = trained.gate.max_wrong_agent_rate
+        self.max_wrong_agent_rate = max_wrong_agent_rate
+        self.health = health or Health()
         self.states = states or StateMachine()
         empty = np.zeros((0, catalog.snapshot.dimension), dtype=np.float32)
         self.negatives = negatives or Negatives((), empty, 0)
@@ -96,7 +108,7 @@ class AgentRouter:
         """Fit ranker and gate to all agents now; a route does so by itself when much changed."""
         with self._lock:
             snapshot = self.catalog.snapshot
-            trained = train(snapshot, self.negatives, progress)
+            trained = train(snapshot, self.negatives, progress, self.max_wrong_agent_rate)
             self._current = snapshot, trained, Categories.of(snapshot)
 
     @property
@@ -111,15 +123,17 @@ class AgentRouter:
         state: RoutingState,
         exclude: Collection[str] = (),
         steps: Steps | None = None,
+        joined: FloatArray | None = None,
     ) -> tuple[AgentOutcome, RoutingState]:
         """Return the outcome for one query and the conversation's next state.
 
         Args:
             query: The query.
-            vector: Its unit vector, shape (d,).
+            vector: Unit vector of ``states.read(query, state).text``, shape (d,).
             state: Where the conversation stood.
             exclude: Names that may not be chosen this time.
             steps: Receives the steps taken.
+            joined: Of a follow-up: unit vector of ``states.read(query, state).joined``, (1, d).
 
         Raises:
             ScoreError: The logits are not finite.
@@ -131,65 +145,64 @@ class AgentRouter:
                 name, cosine = categories.nearest(vector)
                 detail.append(f"{len(categories.names)} known, nearest {name} ({cosine:.2f})")
         with steps.timed("state") as detail:
+            reading = self.states.read(query, state)
             following = self.states.next(state, query, vector)
-            detail.append(" + ".join(following.active) or "none")
+            detail += [" + ".join(following.active) or "none", *reading.remarks]
         with steps.timed("eligible") as detail:
-            rows = np.flatnonzero(self._eligible(snapshot, following, exclude))
-            detail.append(f"{rows.size} of {len(snapshot.records)} agents")
+            allowed = self._eligible(snapshot, following, exclude)
+            rows = allowed.rows
+            detail.append(str(allowed))
         if rows.size == 0:
-            return Deferred(_why_nobody(snapshot, following)), following
+            return Deferred(allowed.why_nobody), following
         with steps.timed("rank") as detail:
-            logits = trained.ranker.logits([query.text], vector[None])[:, rows]
-            _check_finite(logits)
-            candidates = _candidates(logits[0], rows, snapshot.names)
-            detail.append(f"best {candidates[0].name}")
+            logits = _logits(trained, snapshot, [reading], vector[None], joined, state)
+            outcome = _outcomes(logits[:, rows], vector[None], rows, snapshot, trained)[0]
+            detail.append(f"best {outcome.candidates[0].name}")
         with steps.timed("gate") as detail:
-            chance = float(trained.gate.probabilities(logits)[0])
-            detail.append(f"probability {chance:.2f}, needed {trained.gate.threshold:.2f}")
-        return _outcome(chance, trained.gate.threshold, candidates), following
+            needed = trained.gate.threshold
+            detail.append(f"probability {outcome.probability:.2f}, needed {needed:.2f}")
+        return outcome, following
 
     def route_batch(
         self,
         queries: Sequence[str | Query],
         vectors: FloatArray,
         exclude: Collection[str] = (),
+        joined: FloatArray | None = None,
     ) -> list[AgentOutcome]:
         """Return the outcomes for independent queries, vectors of shape (n, d).
 
-        Each query starts a conversation of its own: the states it enters restrict its agents.
+        Each query starts a conversation of its own: the states it enters restrict its agents. Of
+        the m follow-ups (by their history), ``joined`` holds the vectors as in `route`, (m, d).
         """
         snapshot, trained, _ = self._up_to_date()
         asked = [Query.of(query) for query in queries]
+        readings = [self.states.read(query, _FRESH) for query in asked]
+        leaning = [i for i, reading in enumerate(readings) if reading.joined is not None]
+        place = {i: row for row, i in enumerate(leaning)}
         by_state: dict[tuple[str, ...], list[int]] = {}
         for i, (query, vector) in enumerate(zip(asked, vectors, strict=True)):
             by_state.setdefault(self.states.next(_FRESH, query, vector).active, []).append(i)
         outcomes: dict[int, AgentOutcome] = {}
         for active, members in by_state.items():
-            state = RoutingState(active)
-            rows = np.flatnonzero(self._eligible(snapshot, state, exclude))
+            allowed = self._eligible(snapshot, RoutingState(active), exclude)
+            rows = allowed.rows
             if rows.size == 0:
-                outcomes |= dict.fromkeys(members, Deferred(_why_nobody(snapshot, state)))
+                outcomes |= dict.fromkeys(members, Deferred(allowed.why_nobody))
                 continue
             for start in range(0, len(members), _BATCH):
                 chunk = members[start : start + _BATCH]
-                texts = [asked[i].text for i in chunk]
-                logits = trained.ranker.logits(texts, vectors[chunk])[:, rows]
-                found = _outcomes(logits, rows, snapshot.names, trained)
+                chosen = [readings[i] for i in chunk]
+                also = None if joined is None else joined[[place[i] for i in chunk if i in place]]
+                logits = _logits(trained, snapshot, chosen, vectors[chunk], also, _FRESH)[:, rows]
+                found = _outcomes(logits, vectors[chunk], rows, snapshot, trained)
                 outcomes |= dict(zip(chunk, found, strict=True))
         return [outcomes[i] for i in range(len(asked))]
 
     def _eligible(
         self, snapshot: Snapshot, state: RoutingState, exclude: Collection[str]
-    ) -> npt.NDArray[np.bool_]:
-        eligible = snapshot.enabled.copy()
-        categories = [record.card.categories for record in snapshot.records]
-        allowed = self.states.eligible(state, snapshot.names, categories) if state.active else None
-        if allowed is not None:
-            eligible &= allowed
-        for name in exclude:
-            if name in snapshot.position:
-                eligible[snapshot.position[name]] = False
-        return eligible
+    ) -> Eligible:
+        return eligible_agents(snapshot, self.states, state, self.health.unhealthy(), exclude)
 
     def _up_to_date(self) -> tuple[Snapshot, Trained, Categories]:
         current, snapshot = self._current, self.catalog.snapshot
@@ -198,7 +211,7 @@ class AgentRouter:
         with self._lock:
             snapshot = self.catalog.snapshot  # it may have moved on while others held the lock
             if self._current is None:
-                trained = train(snapshot, self.negatives)
+                trained = train(snapshot, self.negatives, None, self.max_wrong_agent_rate)
                 self._current = snapshot, trained, Categories.of(snapshot)
             elif self._current[0] is not snapshot:
                 self._follow(self._current[1], snapshot)
@@ -209,7 +222,7 @@ class AgentRouter:
         sources = {r.card.name: fingerprint(r) for r in snapshot.records}
         changed = sum(trained.sources.get(name) != source for name, source in sources.items())
         if changed + trained.changes > _REFIT_SHARE * max(len(sources), 1):
-            trained = train(snapshot, self.negatives)
+            trained = train(snapshot, self.negatives, None, self.max_wrong_agent_rate)
         elif snapshot.names != trained.ranker.names or changed:
             trained = extend(trained, snapshot)
         self._current = snapshot, trained, Categories.of(snapshot)
@@ -219,27 +232,55 @@ _BATCH = 256
 _FRESH = RoutingState()
 
 
-def _candidates(
-    logits: FloatArray, rows: npt.NDArray[np.intp], names: Sequence[str]
-) -> tuple[Candidate, ...]:
-    """Return the best agents with their share of the softmax over the eligible ones."""
-    count = min(_SHOWN, logits.size)
-    best = np.argpartition(-logits, count - 1)[:count]
-    best = best[np.argsort(-logits[best], kind="stable")]
-    shares = np.exp(logits[best] - logsumexp(logits[None])[0])
-    return tuple(
-        Candidate(names[rows[i]], float(share)) for i, share in zip(best, shares, strict=True)
-    )
+def _logits(
+    trained: Trained,
+    snapshot: Snapshot,
+    readings: Sequence[Reading],
+    vectors: FloatArray,
+    joined: FloatArray | None,
+    state: RoutingState,
+) -> FloatArray:
+    """Return logits (n, n_agents); follow-ups also by ``joined``, one row a joined reading."""
+    logits = trained.ranker.logits([reading.text for reading in readings], vectors)
+    leaning = [i for i, reading in enumerate(readings) if reading.follows]
+    if not leaning:
+        return logits
+    after = [reading.joined for reading in readings if reading.joined is not None]
+    rows = iter(() if joined is None else trained.ranker.logits(after, joined))
+    previous = snapshot.position.get(state.last_target or "")
+    by_llm = state.last_target is not None and previous is None
+    for i in leaning:
+        row = next(rows, None) if readings[i].joined is not None else None
+        logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
+    return logits
 
 
 def _outcomes(
-    logits: FloatArray, rows: npt.NDArray[np.intp], names: Sequence[str], trained: Trained
+    logits: FloatArray,
+    vectors: FloatArray,
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    trained: Trained,
 ) -> list[AgentOutcome]:
-    _check_finite(logits)
-    chances = trained.gate.probabilities(logits)
+    """Return the outcome of each of n queries from logits (n, n_rows) of the eligible agents."""
+    if not np.isfinite(logits).all():
+        raise ScoreError(
+            "the ranker gave scores that are not finite. Check that the encoder gives finite "
+            "vectors, then fit again with router.fit()."
+        )
+    weight = trained.exemplar_weight
+    best = shortlist(logits, vectors, lambda i: exemplars(snapshot.records[rows[i]]))
+    chances = trained.gate.chances(best.signals(weight))
+    refined = best.refined(weight)
+    shares = np.exp(refined - best.total(weight)[:, None])
+    order = np.argsort(-refined, axis=1, kind="stable")[:, :_SHOWN]
     return [
-        _outcome(float(chance), trained.gate.threshold, _candidates(row, rows, names))
-        for chance, row in zip(chances, logits, strict=True)
+        _outcome(
+            float(chance),
+            trained.gate.threshold,
+            tuple(Candidate(snapshot.names[rows[row[i]]], float(share[i])) for i in places),
+        )
+        for chance, row, share, places in zip(chances, best.agents, shares, order, strict=True)
     ]
 
 
@@ -251,18 +292,3 @@ def _outcome(chance: float, threshold: float, candidates: tuple[Candidate, ...])
         f"{chance:.2f} and {threshold:.2f} is needed"
     )
     return Deferred(reason, chance, candidates)
-
-
-def _why_nobody(snapshot: Snapshot, state: RoutingState) -> str:
-    if not snapshot.records:
-        return "no agents are registered"
-    where = f" in state {' + '.join(state.active)}" if state.active else ""
-    return f"none of {len(snapshot.records)} agents is enabled and eligible{where}"
-
-
-def _check_finite(logits: FloatArray) -> None:
-    if not np.isfinite(logits).all():
-        raise ScoreError(
-            "the ranker gave scores that are not finite. Check that the encoder gives finite "
-            "vectors, then fit again with router.fit()."
-        )

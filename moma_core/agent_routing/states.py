@@ -1,85 +1,49 @@
 """The conversation's state machine (eq. 21-25): which agents a turn may go to at all.
 
-Rules come first (keywords, regular expressions, events); where they are silent, states that have a
-prompt compete by cosine; where those are silent too, a sticky state stays. `StateMachine.next` is
-pure: it returns the next `RoutingState` and the caller keeps it. The machine knows categories and
-agent names only as words; it never sees a ranker.
+Rules come first (keywords, regular expressions, events); a follow-up stays where the conversation
+was; where rules are silent or several states are likely, states that have a prompt compete by
+cosine; where those are silent too, a sticky state stays. `StateMachine.next` is pure: it returns
+the next `RoutingState` and the caller keeps it. The machine knows categories and agent names only
+as words; it never sees a ranker.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from moma_core.agent_routing import states_toml
+from moma_core.agent_routing.followups import Phrases, Reading
+from moma_core.agent_routing.state import Rules, State, StateFault
 from moma_core.errors import InvalidStatesError
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray, Query, RoutingState
 
-__all__ = ["State", "StateMachine"]
-
-
-class _Pattern(Protocol):
-    def search(self, text: str) -> object | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One atomic state: when it holds and which agents may answer in it.
-
-    Args:
-        name: For instance ``TRAVEL_RELATED``.
-        keywords: Words or phrases, any of which makes it hold; case does not matter.
-        patterns: Regular expressions in RE2 syntax (linear time), any of which makes it hold.
-        events: Prefixes of system events, such as ``file_uploaded``, any of which makes it hold.
-        prompt: What it is about in a sentence; enables the semantic state (eq. 24).
-        threshold: Least cosine between query and prompt.
-        priority: Of the states whose rules fire, those of the highest priority hold.
-        sticky: For how many silent turns it stays.
-        categories: Agents of these categories are eligible.
-        agents: Agents of these names are eligible.
-        prefixes: Agents whose names start so are eligible.
-
-    A state that names no agents by any of the three restricts nothing.
-    """
-
-    name: str
-    keywords: tuple[str, ...] = ()
-    patterns: tuple[str, ...] = ()
-    events: tuple[str, ...] = ()
-    prompt: str = ""
-    threshold: float = 0.35
-    priority: int = 0
-    sticky: int = 0
-    categories: tuple[str, ...] = ()
-    agents: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise InvalidStatesError(f"a state needs a name, got {self.name!r:.40}.")
-        for field in ("keywords", "patterns", "events", "categories", "agents", "prefixes"):
-            value = getattr(self, field)
-            if not isinstance(value, list | tuple) or not all(
-                isinstance(item, str) and item for item in value
-            ):
-                raise InvalidStatesError(
-                    f"state {self.name!r}: {field} is a list of texts, none empty, got "
-                    f"{value!r:.60}. Write {field}=['...']."
-                )
-            object.__setattr__(self, field, tuple(value))
-
-    @property
-    def restricts(self) -> bool:
-        """Whether it narrows the agents."""
-        return bool(self.categories or self.agents or self.prefixes)
-
+__all__ = ["State", "StateMachine", "check_states"]
 
 _SEMANTIC_MARGIN = 0.05  # states this near to the best one hold together with it
+_MAX_CHARS = 100_000  # of a text that rules look at
+
+
+def check_states(source: str | Path) -> tuple[State, ...]:
+    """Return the states of a TOML file or text after checking that they hold together.
+
+    Prompts are not encoded, so no encoder is needed.
+
+    Raises:
+        InvalidStatesError: The TOML is broken, or its states do not hold together; the message
+            names the line.
+    """
+    document = states_toml.read(source)
+    try:
+        StateMachine([replace(state, prompt="") for state in document.states])
+    except StateFault as fault:
+        raise document.locate(fault) from fault
+    return document.states
 
 
 class StateMachine:
@@ -88,24 +52,35 @@ class StateMachine:
     Args:
         states: Any number, none included.
         encoder: Encodes the prompts; only needed when a state has one.
+        follow_ups: Phrases that begin a follow-up, beside the English ones ("and", "what about").
+        cancel: Phrases that end all states, beside the English ones ("never mind").
 
     Raises:
-        InvalidStatesError: Two states share a name, a pattern does not compile, or a prompt is
-            given without an encoder.
+        InvalidStatesError: Two states share a name, a pattern does not compile, a composite state
+            has unknown parts or is part of itself, or a prompt is given without an encoder.
 
     Example:
-        >>> machine = StateMachine([State("TRAVEL", keywords=("flight",), sticky=1)])
-        >>> state = machine.next(RoutingState(), Query("book a flight"))
-        >>> state.active, machine.next(state, Query("and for two?")).active
+        >>> machine = StateMachine([State("TRAVEL", keywords=("flight",))])
+        >>> state = machine.next(RoutingState(), Query("book a flight", history=("hi",)))
+        >>> follow_up = Query("and for two?", history=("book a flight",))
+        >>> state.active, machine.next(state, follow_up).active
         (('TRAVEL',), ('TRAVEL',))
     """
 
-    def __init__(self, states: Sequence[State] = (), encoder: Encoder | None = None) -> None:
+    def __init__(
+        self,
+        states: Sequence[State] = (),
+        encoder: Encoder | None = None,
+        *,
+        follow_ups: Sequence[str] = (),
+        cancel: Sequence[str] = (),
+    ) -> None:
         self.states = tuple(states)
-        names = [state.name for state in self.states]
-        if len(set(names)) != len(names):
-            raise InvalidStatesError(f"two states share a name among {names}; rename one.")
-        self._patterns = {state.name: _compile(state) for state in self.states}
+        self.phrases = Phrases(follow_ups, cancel)
+        self._by_name = _named(self.states)
+        self._atoms = {state.name: _atoms(state, self._by_name, ()) for state in self.states}
+        self._composites = [state.name for state in self.states if state.all_of]
+        self._rules = {state.name: Rules(state) for state in self.states if not state.all_of}
         self._semantic = [state for state in self.states if state.prompt]
         self._prompts: FloatArray | None = None
         if self._semantic:
@@ -121,7 +96,8 @@ class StateMachine:
         """Read states from a TOML file (a `Path`, or text ending in ``.toml``) or TOML text.
 
         Raises:
-            InvalidStatesError: The TOML is broken or a field is unknown or of the wrong type.
+            InvalidStatesError: The TOML is broken, or its states do not hold together; the message
+                names the line.
 
         Example:
             >>> StateMachine.from_toml('''
@@ -132,156 +108,163 @@ class StateMachine:
             ... ''').states[0].events
             ('file_uploaded',)
         """
-        is_path = isinstance(source, Path) or source.strip().endswith(".toml")
-        where = str(source) if is_path else "states"
+        document = states_toml.read(source)
         try:
-            text = Path(source).read_text(encoding="utf-8") if is_path else str(source)
-            document = tomllib.loads(text)
-        except OSError as error:
-            raise InvalidStatesError(f"cannot read the states file {where}: {error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidStatesError(f"{where} is not valid TOML: {error}") from error
-        tables = document.get("states", [])
-        if not isinstance(tables, list) or set(document) - {"states"}:
-            raise InvalidStatesError(
-                f"{where}: expected only [[states]] tables, found {sorted(document)}."
+            return cls(
+                document.states,
+                encoder,
+                follow_ups=document.follow_ups,
+                cancel=document.cancel,
             )
-        return cls(
-            [_state(table, f"{where}, state {i + 1}") for i, table in enumerate(tables)], encoder
-        )
+        except StateFault as fault:
+            raise document.locate(fault) from fault
 
     def to_toml(self) -> str:
-        """Return TOML that `from_toml` reads back to the same states."""
-        lines: list[str] = []
-        for state in self.states:
-            lines.append("[[states]]")
-            for field in fields(State):
-                value = getattr(state, field.name)
-                if value != field.default:
-                    lines.append(f"{field.name} = {_toml(value)}")
-            lines.append("")
-        return "\n".join(lines)
+        """Return TOML that `from_toml` reads back to the same machine."""
+        return states_toml.write(self.states, self.phrases.follow_ups, self.phrases.cancel)
+
+    def read(self, query: Query, previous: RoutingState) -> Reading:
+        """Return how to read a turn: alone, after the query it leans on, or as a change of mind."""
+        return self.phrases.read(query, previous)
 
     def next(
         self, previous: RoutingState, query: Query, vector: FloatArray | None = None
     ) -> RoutingState:
         """Return the state after ``query``; its sentence vector (d,) serves semantic states."""
-        active = self._by_rules(query) or self._by_meaning(vector)
-        if active:
-            return RoutingState(active, 0, previous.last_target)
-        staying = self._staying(previous)
-        return RoutingState(staying, previous.turns + 1 if staying else 0, previous.last_target)
+        if not self.states:
+            return RoutingState((), 0, previous.last_target, previous.topic)
+        reading = self.read(query, previous)
+        left = self._left(query)
+        ages = {} if reading.cancels else _ages(previous)
+        staying = self._staying(ages, reading.follows) - left
+        fired = self._fired(reading.words, query.events) - left
+        meant = {} if reading.follows else self._meant(vector)
+        meant = {name: cosine for name, cosine in meant.items() if name not in left}
+        if fired:
+            entered = self._likeliest(self._top(fired), meant)
+        else:
+            entered = set() if reading.follows and staying else self._near_best(meant)
+        likely = fired | (meant.keys() if fired else entered) | staying
+        active = self._with_composites(entered, likely, fired) if entered else staying
+        active = active | self._holding(active)
+        fresh = fired | entered
+        following = {n: 0 if n in fresh else ages.get(n, -1) + 1 for n in self._in_order(active)}
+        youngest = min(following.values(), default=0)
+        return RoutingState(
+            tuple(following),
+            youngest,
+            previous.last_target,
+            previous.topic,
+            tuple(following.values()),
+        )
 
     def eligible(
         self, state: RoutingState, names: Sequence[str], categories: Sequence[Sequence[str]]
     ) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """Return which agents the active states allow, shape (n,), or None for all (lambda).
 
-        Composite states allow what any of their restricting parts allows.
+        A composite state leads: its parts are not asked. Of several leading states that restrict
+        agents, any may allow one.
         """
-        active = [s for s in self.states if s.name in state.active and s.restricts]
-        if not active:
+        leading = [self._by_name[n] for n in self._leading(state.active)]
+        leading = [s for s in leading if s.restricts]
+        if not leading:
             return None
         return np.array(
             [
-                any(_allows(s, name, own) for s in active)
+                any(s.allows(name, own) for s in leading)
                 for name, own in zip(names, categories, strict=True)
             ],
             dtype=bool,
         )
 
-    def _by_rules(self, query: Query) -> tuple[str, ...]:
-        fired = [state for state in self.states if self._fires(state, query)]
-        top = max((state.priority for state in fired), default=0)
-        return tuple(state.name for state in fired if state.priority == top)
+    def _left(self, query: Query) -> Set[str]:
+        said = [_utf8(text) for text in (query.text, *query.events)]
+        return {name for name, rules in self._rules.items() if rules.end(said)}
 
-    def _fires(self, state: State, query: Query) -> bool:
-        if any(event.startswith(e) for e in state.events for event in query.events):
-            return True
-        return any(pattern.search(query.text) for pattern in self._patterns[state.name])
+    def _fired(self, words: str, events: Sequence[str]) -> Set[str]:
+        said = _utf8(words)
+        return {name for name, rules in self._rules.items() if rules.fire(said, events)}
 
-    def _by_meaning(self, vector: FloatArray | None) -> tuple[str, ...]:
+    def _top(self, fired: Set[str]) -> Set[str]:
+        top = max(self._by_name[name].priority for name in fired)
+        return {name for name in fired if self._by_name[name].priority == top}
+
+    def _meant(self, vector: FloatArray | None) -> dict[str, float]:
+        """Return the states whose prompt is near enough to the query, with their cosines."""
         if self._prompts is None or vector is None:
-            return ()
-        cosines = self._prompts @ vector
-        best = cosines.max()
-        return tuple(
-            state.name
-            for state, cosine in zip(self._semantic, cosines, strict=True)
-            if cosine >= state.threshold and cosine >= best - _SEMANTIC_MARGIN
+            return {}
+        cosines = (self._prompts @ vector).tolist()
+        pairs = zip(self._semantic, cosines, strict=True)
+        return {state.name: cosine for state, cosine in pairs if cosine >= state.threshold}
+
+    def _near_best(self, meant: Mapping[str, float]) -> Set[str]:
+        least = max(meant.values(), default=0.0) - _SEMANTIC_MARGIN
+        return {name for name, cosine in meant.items() if cosine >= least}
+
+    def _likeliest(self, fired: Set[str], meant: Mapping[str, float]) -> Set[str]:
+        """Of several states whose rules fire, keep the nearest by meaning and those without it."""
+        near = self._near_best({name: meant[name] for name in fired & meant.keys()})
+        far = {name for name in fired if near and self._by_name[name].prompt} - near
+        return fired - far
+
+    def _staying(self, ages: Mapping[str, int], follows: bool) -> Set[str]:
+        def bound(state: State) -> int:
+            return max(state.sticky, state.expires_after) if follows else state.sticky
+
+        return {n for n, age in ages.items() if n in self._rules and age < bound(self._by_name[n])}
+
+    def _with_composites(self, entered: Set[str], likely: Set[str], fired: Set[str]) -> Set[str]:
+        """Add what composite states need that hold by something new and something held."""
+        new = entered | fired
+        parts = (self._atoms[name] for name in self._composites)
+        return frozenset(entered).union(*(p for p in parts if p <= likely and p & new))
+
+    def _holding(self, active: Set[str]) -> Set[str]:
+        return {name for name in self._composites if self._atoms[name] <= active}
+
+    def _leading(self, active: Sequence[str]) -> list[str]:
+        known = [name for name in active if name in self._atoms]
+        return [n for n in known if not any(self._atoms[n] < self._atoms[o] for o in known)]
+
+    def _in_order(self, active: Set[str]) -> list[str]:
+        composite = [name for name in self._composites if name in active]
+        return composite + [name for name in self._rules if name in active]
+
+
+def _ages(previous: RoutingState) -> dict[str, int]:
+    ages = previous.ages
+    if len(ages) != len(previous.active):
+        ages = (previous.turns,) * len(previous.active)
+    return dict(zip(previous.active, ages, strict=True))
+
+
+def _named(states: Sequence[State]) -> dict[str, State]:
+    by_name: dict[str, State] = {}
+    for state in states:
+        if state.name in by_name:
+            raise state.fault("name", "two states share a name; rename one.")
+        by_name[state.name] = state
+    return by_name
+
+
+def _atoms(state: State, by_name: Mapping[str, State], path: Collection[str]) -> frozenset[str]:
+    """Return the atomic states that a state stands for."""
+    if state.name in path:
+        raise state.fault(
+            "all_of", f"is part of itself ({' -> '.join([*path, state.name])}). Take one part out."
         )
-
-    def _staying(self, previous: RoutingState) -> tuple[str, ...]:
-        held = {s.name for s in self.states if s.sticky > previous.turns}
-        return tuple(name for name in previous.active if name in held)
-
-
-def _allows(state: State, name: str, categories: Sequence[str]) -> bool:
-    return (
-        name in state.agents
-        or any(category in state.categories for category in categories)
-        or any(name.startswith(prefix) for prefix in state.prefixes)
-    )
+    if not state.all_of:
+        return frozenset([state.name])
+    parts: set[str] = set()
+    for name in state.all_of:
+        if name not in by_name:
+            raise state.fault(
+                "all_of", f"no state is named {name!r}; declared are {list(by_name)!r:.200}."
+            )
+        parts |= _atoms(by_name[name], by_name, [*path, state.name])
+    return frozenset(parts)
 
 
-# No letter, digit or mark of a script with spaces; RE2's own \W knows ASCII only.
-_EDGE = r"[^\pL\pN\pM_]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-
-
-def _compile(state: State) -> list[_Pattern]:
-    import re2
-
-    words = [rf"(?i)(?:^|{_EDGE}){re2.escape(word)}(?:{_EDGE}|$)" for word in state.keywords]
-    options = re2.Options()
-    options.log_errors = False
-    compiled = []
-    for pattern in (*words, *state.patterns):
-        try:
-            compiled.append(re2.compile(pattern, options))
-        except re2.error as error:
-            raise InvalidStatesError(
-                f"state {state.name!r}: pattern {pattern!r} is not RE2 syntax ({error}). "
-                "Look-around and back-references are not available."
-            ) from error
-    return compiled
-
-
-def _state(table: Mapping[str, Any], where: str) -> State:
-    if not isinstance(table, Mapping):
-        raise InvalidStatesError(f"{where}: expected a [[states]] table, got {table!r:.40}.")
-    known = {field.name: field for field in fields(State)}
-    for key, value in table.items():
-        if key not in known:
-            raise InvalidStatesError(f"{where}: unknown field {key!r}; known are {sorted(known)}.")
-        example = known[key].default
-        wanted = tuple if isinstance(example, tuple) else (int if key in _INTEGERS else float)
-        if not _fits(value, str if key in ("name", "prompt") else wanted):
-            raise InvalidStatesError(f"{where}: {key} has the wrong type: {value!r}.")
-    if not table.get("name"):
-        raise InvalidStatesError(f"{where}: a state needs a name.")
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-    }
-    return State(**values)
-
-
-_INTEGERS = ("priority", "sticky")
-
-
-def _fits(value: object, wanted: type) -> bool:
-    if wanted is tuple:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if wanted is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, wanted) and not isinstance(value, bool)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        escaped = "".join(
-            f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' or ord(c) == 127 else c for c in value
-        )
-        return f'"{escaped}"'
-    return repr(value)
+def _utf8(text: str) -> bytes:
+    return text[:_MAX_CHARS].encode("utf-8", "replace")

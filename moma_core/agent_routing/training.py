@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot, card_text
+from moma_core.agent_routing.crossfit import FOLDS, cross_fit
 from moma_core.agent_routing.fitting import fit_columns, logsumexp
-from moma_core.agent_routing.gate import Gate, Signals, fit_gate, signals
+from moma_core.agent_routing.gate import Gate
 from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
 from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.ranker import (
@@ -25,19 +25,17 @@ from moma_core.agent_routing.ranker import (
     LinearRanker,
     description_columns,
     stack_columns,
+    stack_features,
 )
+from moma_core.agent_routing.task import Task
 from moma_core.protocols import AgentRecord
 from moma_core.types import FloatArray
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = ["Progress", "Trained", "extend", "fingerprint", "train"]
 
 Progress = Callable[[str, int, int], None]  # label, done, total
 
 _MIN_EXAMPLES_FOR_GATE = 10
-_FOLDS = 4
 _NEAREST_NEGATIVES = 1_000  # examples of other agents that a new agent is told apart from
 
 
@@ -48,6 +46,7 @@ class Trained:
     Args:
         ranker: One column an agent.
         gate: Fitted on held-out examples.
+        exemplar_weight: What an agent's examples, one by one, add to its logit (`Shortlist`).
         sources: Fingerprint of each agent's card when its column was fitted.
         changes: Agents added or changed since everything was last fitted together.
     """
@@ -56,6 +55,7 @@ class Trained:
     gate: Gate
     sources: Mapping[str, str] = field(default_factory=dict)
     changes: int = 0
+    exemplar_weight: float = 0.0
 
 
 def fingerprint(record: AgentRecord) -> str:
@@ -65,13 +65,20 @@ def fingerprint(record: AgentRecord) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 
-def train(snapshot: Snapshot, negatives: Negatives, progress: Progress | None = None) -> Trained:
+def train(
+    snapshot: Snapshot,
+    negatives: Negatives,
+    progress: Progress | None = None,
+    max_wrong_agent_rate: float | None = None,
+) -> Trained:
     """Fit the ranker to all examples, and the gate to examples held out fold by fold.
 
     Args:
         snapshot: The agents; with no example at all, descriptions alone make the ranker.
         negatives: Queries that no agent should take; may be empty.
         progress: Called with a label, fits done, and fits in all.
+        max_wrong_agent_rate: What the gate must guarantee (`conformal_threshold`); None lets it
+            balance.
     """
     records = snapshot.records
     tell = progress or (lambda _label, _done, _total: None)
@@ -85,17 +92,17 @@ def train(snapshot: Snapshot, negatives: Negatives, progress: Progress | None = 
     sources = {name: fingerprint(r) for name, r in zip(names, records, strict=True)}
     if not examples:
         return Trained(LinearRanker(names, prior, idf), Gate(), sources)
-    task = _Task.of(snapshot, examples, idf, described, prior)
-    total = 1 + (_FOLDS if len(examples) >= _MIN_EXAMPLES_FOR_GATE else 0)
+    task = Task.of(snapshot, examples, idf, described, prior)
+    total = 1 + (FOLDS if len(examples) >= _MIN_EXAMPLES_FOR_GATE else 0)
     tell("fitting the ranker", 0, total)
     ranker = LinearRanker(names, task.fit(np.ones(len(examples), dtype=bool)), idf)
-    gate = Gate()
-    if total > 1:
-        shown = [record.example_vectors for record in records]
-        foreign = negatives.foreign_to(snapshot.descriptions, np.concatenate(shown))
-        gate = _cross_fitted_gate(task, ranker, foreign, tell)
+    if total == 1:
+        return Trained(ranker, Gate(), sources)
+    shown = np.concatenate([record.example_vectors for record in records])
+    foreign = negatives.foreign_to(snapshot.descriptions, shown)
+    gate, weight = cross_fit(task, snapshot, ranker, foreign, tell, max_wrong_agent_rate)
     tell("fitted", total, total)
-    return Trained(ranker, gate, sources)
+    return Trained(ranker, gate, sources, exemplar_weight=weight)
 
 
 def extend(trained: Trained, snapshot: Snapshot) -> Trained:
@@ -115,82 +122,6 @@ def extend(trained: Trained, snapshot: Snapshot) -> Trained:
     return replace(trained, ranker=ranker, sources=sources, changes=trained.changes + len(fresh))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    """Examples and descriptions as rows to fit, with the agents that have examples as columns."""
-
-    features: Features  # (n examples + k descriptions)
-    owners: npt.NDArray[np.intp]  # row of `active` each text belongs to
-    n_examples: int
-    active: npt.NDArray[np.intp]  # k agents with at least one example
-    prior: Columns  # all agents
-    folds: npt.NDArray[np.intp]  # (n examples,): the i-th example of its agent, modulo the folds
-
-    @classmethod
-    def of(
-        cls,
-        snapshot: Snapshot,
-        examples: Sequence[str],
-        idf: FloatArray,
-        described: Features,
-        prior: Columns,
-    ) -> _Task:
-        counts = np.array([len(r.card.examples) for r in snapshot.records])
-        active = np.flatnonzero(counts)
-        vectors = np.concatenate([r.example_vectors for r in snapshot.records])
-        shown = Features.of(examples, vectors, idf)
-        owners = np.repeat(np.arange(active.size), counts[active])
-        return cls(
-            features=_stack_features(shown, described.rows(active)),
-            owners=np.concatenate([owners, np.arange(active.size)]),
-            n_examples=len(examples),
-            active=active,
-            prior=prior,
-            folds=np.concatenate([np.arange(c) % _FOLDS for c in counts[active]]),
-        )
-
-    def fit(self, use: npt.NDArray[np.bool_]) -> Columns:
-        """Return columns of all agents, fitted on the descriptions and the chosen examples."""
-        rows = np.flatnonzero(np.concatenate([use, np.ones(self.active.size, dtype=bool)]))
-        features = self.features.rows(rows)
-        n = self.prior.bias.size
-        idle = np.setdiff1d(np.arange(n), self.active)
-        frozen = logsumexp(self.prior.rows(idle).logits(features))
-        fitted = fit_columns(features, self.owners[rows], self.prior.rows(self.active), frozen)
-        order = np.argsort(np.concatenate([self.active, idle]), kind="stable")
-        return stack_columns([fitted, self.prior.rows(idle)]).rows(order)
-
-
-def _cross_fitted_gate(
-    task: _Task, ranker: LinearRanker, negatives: Negatives, tell: Progress
-) -> Gate:
-    """Fit the gate on logits of examples that the fold's ranker had not seen."""
-    seen: list[tuple[Signals, npt.NDArray[np.bool_], Signals]] = []
-    for fold in range(_FOLDS):
-        tell("fitting the gate on held-out examples", 1 + fold, 1 + _FOLDS)
-        held = np.flatnonzero(task.folds == fold)
-        if held.size == 0 or held.size == task.n_examples:
-            continue
-        logits = task.fit(task.folds != fold).logits(task.features.rows(held))
-        owners = task.active[task.owners[held]]
-        right = logits.argmax(axis=1) == owners
-        shown = signals(logits)
-        logits[np.arange(held.size), owners] = -np.inf
-        seen.append((shown, right, signals(logits) if logits.shape[1] > 1 else shown))
-    if not seen:
-        return Gate()
-    empty = Signals(np.zeros(0, np.float32), np.zeros(0, np.float32))
-    foreign = empty
-    if negatives.texts:
-        foreign = signals(ranker.logits(negatives.texts, negatives.vectors))
-    return fit_gate(
-        _join([part[0] for part in seen]),
-        np.concatenate([part[1] for part in seen]),
-        _join([part[2] for part in seen]),
-        foreign,
-    )
-
-
 def _one_column(
     snapshot: Snapshot, name: str, others: Columns, kept: Sequence[str], idf: FloatArray
 ) -> Columns:
@@ -203,7 +134,7 @@ def _one_column(
     if not record.card.examples or not kept:
         return prior
     texts, vectors = _near(snapshot, kept, record.description_vector)
-    features = _stack_features(own, Features.of(texts, vectors, idf)) if texts else own
+    features = stack_features(own, Features.of(texts, vectors, idf)) if texts else own
     owners = np.repeat(np.array([0, 1]), [len(own_texts), len(texts)])
     return fit_columns(features, owners, prior, logsumexp(others.logits(features)))
 
@@ -217,19 +148,3 @@ def _near(
     vectors = np.concatenate([record.example_vectors for record in records])
     nearest = np.argsort(-(vectors @ vector), kind="stable")[:_NEAREST_NEGATIVES]
     return [texts[i] for i in nearest], vectors[nearest]
-
-
-def _stack_features(first: Features, second: Features) -> Features:
-    from scipy.sparse import vstack
-
-    return Features(
-        np.concatenate([first.dense, second.dense]),
-        vstack([first.lexical, second.lexical], format="csr"),
-    )
-
-
-def _join(parts: Sequence[Signals]) -> Signals:
-    return Signals(
-        np.concatenate([part.top for part in parts]),
-        np.concatenate([part.log_share for part in parts]),
-    )

@@ -1,0 +1,109 @@
+"""Chooses on held-out examples what training examples cannot tell: the gate and the exemplars' say.
+
+Fold by fold, the i-th example of every agent is kept away from the ranker and from the exemplars;
+what both then say of it is what they will say of a user's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moma_core.agent_routing.catalog import Snapshot
+from moma_core.agent_routing.gate import Gate, Signals, fit_gate
+from moma_core.agent_routing.negatives import Negatives
+from moma_core.agent_routing.ranker import LinearRanker
+from moma_core.agent_routing.shortlist import Shortlist, exemplars, shortlist
+from moma_core.agent_routing.task import FOLDS, Task
+from moma_core.types import FloatArray
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["FOLDS", "cross_fit"]
+
+_WEIGHTS = (0.0, 3.0, 6.0, 10.0, 15.0, 20.0)
+
+
+def cross_fit(
+    task: Task,
+    snapshot: Snapshot,
+    ranker: LinearRanker,
+    negatives: Negatives,
+    tell: Callable[[str, int, int], None],
+    max_wrong_agent_rate: float | None = None,
+) -> tuple[Gate, float]:
+    """Return the gate and the exemplars' weight, both chosen on held-out examples.
+
+    Args:
+        task: The examples, laid out for fitting.
+        snapshot: The agents they belong to.
+        ranker: Fitted on all of them; it ranks the negatives.
+        negatives: Queries that no agent should take.
+        tell: Progress.
+        max_wrong_agent_rate: What the gate must guarantee, or None.
+    """
+    lists: list[Shortlist] = []
+    owners: list[npt.NDArray[np.intp]] = []
+    for fold in range(FOLDS):
+        tell("fitting the gate on held-out examples", 1 + fold, 1 + FOLDS)
+        held = np.flatnonzero(task.folds == fold)
+        if 0 < held.size < task.n_examples:
+            lists.append(_held_out(task, snapshot, fold, held))
+            owners.append(task.active[task.owners[held]])
+    if not lists:
+        return Gate(), 0.0
+    wanted = np.concatenate(owners)
+    weight = _best_weight(lists, wanted)
+    foreign = shortlist(
+        ranker.logits(negatives.texts, negatives.vectors),
+        negatives.vectors,
+        lambda agent: exemplars(snapshot.records[agent]),
+    )
+    gate = fit_gate(
+        _join([part.signals(weight) for part in lists]),
+        _best(lists, weight) == wanted,
+        _join([p.without(o).signals(weight) for p, o in zip(lists, owners, strict=True)]),
+        foreign.signals(weight),
+        n_given=negatives.n_given,
+        max_wrong_agent_rate=max_wrong_agent_rate,
+    )
+    return gate, weight
+
+
+def _held_out(task: Task, snapshot: Snapshot, fold: int, held: npt.NDArray[np.intp]) -> Shortlist:
+    kept = _exemplars_without(task, snapshot, fold)
+    logits = task.fit(task.folds != fold).logits(task.features.rows(held))
+    return shortlist(logits, task.vectors[held], kept.__getitem__)
+
+
+def _exemplars_without(task: Task, snapshot: Snapshot, fold: int) -> list[FloatArray]:
+    """Return every agent's exemplars, less the examples of a fold."""
+    kept = [record.description_vector[None] for record in snapshot.records]
+    first = 0
+    for agent in task.active:
+        vectors = snapshot.records[agent].example_vectors
+        stays = task.folds[first : first + len(vectors)] != fold
+        first += len(vectors)
+        if stays.any():
+            kept[agent] = vectors[stays]
+    return kept
+
+
+def _best(lists: Sequence[Shortlist], weight: float) -> npt.NDArray[np.intp]:
+    return np.concatenate([part.best(weight) for part in lists])
+
+
+def _best_weight(lists: Sequence[Shortlist], wanted: npt.NDArray[np.intp]) -> float:
+    """Return the weight that gets most examples right; ties go to the smaller one."""
+    right = [(_best(lists, weight) == wanted).sum() for weight in _WEIGHTS]
+    return _WEIGHTS[int(np.argmax(right))]
+
+
+def _join(parts: Sequence[Signals]) -> Signals:
+    return Signals(
+        np.concatenate([part.top for part in parts]),
+        np.concatenate([part.log_share for part in parts]),
+    )

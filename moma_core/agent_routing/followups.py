@@ -1,0 +1,217 @@
+"""How a turn is to be read: by itself, after the query it leans on, or as a change of mind.
+
+"And for two people?" means nothing alone; "never mind, what's 2+2" is about 2+2. A `Reading` is
+made from the words, the history and the previous `RoutingState`; it knows neither states nor
+agents. The built-in phrases are English, others are given as plain phrases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moma_core.protocols import Encoder
+from moma_core.types import FloatArray, Query, RoutingState
+
+__all__ = ["Phrases", "Reading", "Vectors", "encode_readings", "in_context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a turn says.
+
+    Args:
+        text: What to encode and rank: the query, less a cancel phrase before it.
+        words: What the rules of states look at: ``text``, or nothing in a mere "never mind".
+        topic: Of a follow-up: the query that it leans on, where it is known.
+        follows: Whether it leans on the turn before it.
+        cancels: Whether it drops what was being talked about.
+    """
+
+    text: str
+    words: str
+    topic: str = ""
+    follows: bool = False
+    cancels: bool = False
+
+    @property
+    def joined(self) -> str | None:
+        """Of a follow-up, ``topic`` and then ``text``; what it would be as a whole query."""
+        return f"{self.topic} {self.text}" if self.topic else None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to say of it in a decision's steps."""
+        if self.follows:
+            return (f"(follow-up, read as {self.joined!r:.120})" if self.joined else "(follow-up)",)
+        return ("(changed mind)",) if self.cancels else ()
+
+    @property
+    def whole(self) -> str:
+        """What an LLM would have to answer."""
+        return self.joined or self.text
+
+    def next_topic(self, *, same_target: bool) -> str:
+        """Return what the next follow-up leans on: this turn, or what this turn leant on."""
+        if self.follows and same_target:
+            return self.topic
+        return self.words[:_HEAD]
+
+
+class Phrases:
+    """Tells follow-ups and cancellations by how they begin.
+
+    Args:
+        follow_ups: Phrases that begin a follow-up, beside the English ones.
+        cancel: Phrases that begin a change of mind, beside the English ones.
+
+    Example:
+        >>> weather = RoutingState(last_target="weather", topic="will it rain in Rome?")
+        >>> Phrases().read(Query("and in Oslo?"), weather).joined
+        'will it rain in Rome? and in Oslo?'
+        >>> Phrases().read(Query("never mind, what's 2+2"), weather).text
+        "what's 2+2"
+    """
+
+    def __init__(self, follow_ups: Sequence[str] = (), cancel: Sequence[str] = ()) -> None:
+        self.follow_ups, self.cancel = tuple(follow_ups), tuple(cancel)
+        self._lead = re.compile(f"{_FILLER}(?:{_any(_LEADS, self.follow_ups)})", re.IGNORECASE)
+        self._cancel = re.compile(
+            f"{_FILLER}(?:{_any(_CANCELS, self.cancel)}){_TO_THE_CLAUSE_END}", re.IGNORECASE
+        )
+
+    def read(self, query: Query, previous: RoutingState) -> Reading:
+        """Return how to read ``query`` after ``previous``."""
+        text = query.text
+        dropped = self._cancel.match(text[:_HEAD])
+        if dropped:
+            rest = text[dropped.end() :].strip()
+            return Reading(rest or text, rest, cancels=True)
+        if query.events or not self.is_elliptic(text):
+            return Reading(text, text)
+        topic = previous.topic or self._last_standing(query.history)
+        if not (topic or previous.last_target):
+            return Reading(text, text)
+        return Reading(text, text, topic, follows=True)
+
+    def is_elliptic(self, text: str) -> bool:
+        """Say whether a text leans on an earlier one: short, and begun like a follow-up."""
+        text = text.strip()
+        if len(text) > _MAX_CHARS or len(text.split()) > _MAX_WORDS:
+            return False
+        if _ASSENT.fullmatch(text):
+            return True
+        return bool(self._lead.match(text)) and not _stands_alone(text)
+
+    def _last_standing(self, history: Sequence[str]) -> str:
+        recent = (text for text in reversed(history[-_LOOK_BACK:]) if text.strip())
+        return next((text for text in recent if not self.is_elliptic(text)), "")[:_HEAD]
+
+
+_HEAD = 300  # characters of a text in which phrases are looked for
+_MAX_CHARS, _MAX_WORDS = 80, 10  # of a follow-up
+_LOOK_BACK = 10  # earlier turns among which the query that a follow-up leans on is looked for
+
+_FILLER = (
+    r"^\W*(?:(?:ok|okay|great|thanks|thank you|cool|nice|good|perfect|yes|yeah|no|hmm|oh|well|wait"
+    r"|actually|sorry|please)\b\W*)*"
+)
+_LEADS = (
+    r"(?:and|or|but|also|plus)",
+    r"(?:what|how) (?:about|if)",
+    r"(?:the )?same\b(?: \w+)? (?:for|but|with|in|on|at|to|again)",
+    r"(?:once more|again|another one)",
+    r"(?:make|change|move) (?:it|that|this)",
+    r"(?:for|in|at|on|with|without|until|from|to)(?: [\w']+){1,4}\W*$",
+)
+_CANCELS = (
+    r"never ?mind",
+    r"forget (?:it|that|this|about)",
+    r"scratch that",
+    r"let'?s (?:talk about|do|try) something (?:else|different)",
+    r"(?:change of|different|new) (?:subject|topic)",
+    r"start over",
+)
+_TO_THE_CLAUSE_END = r"[^,.;:!?–—]*?(?:[,.;:!?–—]+| - |$)\s*"  # noqa: RUF001 - dashes meant
+_ASSENT = re.compile(r"(?:yes|yeah|yep|sure|ok|okay|please do|go ahead|do it)(?: please)?\W*", re.I)
+_QUESTION = re.compile(
+    r"(?:^|.*?\b(?:and|or|but|also|plus|for|in|at|on|with|from|to)\W+)"
+    r"(?:what|who|whose|how|when|where|which|why|is|are|do|does|did|can|could|will|would|should)\b"
+    r"(?! (?:about|if)\b)",
+    re.I,
+)
+_PRONOUN = re.compile(r"\b(?:its?|that|this|there|them|they|he|she|him|her|ones?|those)\b", re.I)
+
+
+def _stands_alone(text: str) -> bool:
+    """Say whether a question that begins with "and" has all that it needs: "and who is Ada?"."""
+    return bool(_QUESTION.match(text)) and not _PRONOUN.search(text)
+
+
+def _any(built_in: Iterable[str], phrases: Iterable[str]) -> str:
+    words = [rf"{part}\b" if not part.endswith("$") else part for part in built_in]
+    return "|".join([*words, *(re.escape(phrase) + _edge(phrase) for phrase in phrases)])
+
+
+def _edge(phrase: str) -> str:
+    """Return what must follow a phrase: a word's end, in scripts that have spaces."""
+    return "" if _SPACELESS.search(phrase) else r"\b"
+
+
+_SPACELESS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff]$")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vectors:
+    """Vectors of n readings, m of which are joined to an earlier query.
+
+    Args:
+        alone: Of their texts, shape (n, d).
+        joined: Of the joined texts, in order, shape (m, d).
+        whole: Of `Reading.whole`, shape (n, d).
+    """
+
+    alone: FloatArray
+    joined: FloatArray
+    whole: FloatArray
+
+
+def encode_readings(readings: Sequence[Reading], encoder: Encoder) -> Vectors:
+    """Encode readings, all in one call."""
+    joined = {i: reading.joined for i, reading in enumerate(readings) if reading.joined}
+    vectors = encoder.encode([*(reading.text for reading in readings), *joined.values()])
+    alone, after = vectors[: len(readings)], vectors[len(readings) :]
+    whole = alone
+    if joined:
+        whole = alone.copy()
+        whole[list(joined)] = after
+    return Vectors(alone, after, whole)
+
+
+_FAVOUR = 1.0  # log-odds of whoever took the turn that a follow-up leans on
+
+
+def in_context(
+    alone: FloatArray, joined: FloatArray | None, previous: int | None, *, by_llm: bool
+) -> FloatArray:
+    """Return the logits of a follow-up, shape (n,).
+
+    The mean of what its own words say ("and a hotel?" is about hotels) and what they say after the
+    query that they lean on, with whoever took that one favoured. Weighed on 39 follow-ups of 12
+    agents: own words alone 27 right, joined alone 32, their mean 35, with the favour 36.
+
+    Args:
+        alone: Logits of the own words, shape (n,).
+        joined: Logits of the joined text, shape (n,), where there is one.
+        previous: Which agent took the previous turn, if one did.
+        by_llm: Whether an LLM took it; then every agent loses what an agent would gain.
+    """
+    logits: FloatArray = alone.copy() if joined is None else (alone + joined) * np.float32(0.5)
+    if previous is not None:
+        logits[previous] += _FAVOUR
+    elif by_llm:
+        logits -= _FAVOUR
+    return logits

@@ -1,0 +1,354 @@
+"""The ``moma`` program: every command, on a router of a few agents and a pool of two LLMs."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from moma_core.cli import main
+from moma_core.cli.main import app
+from moma_core.encoders import minilm
+
+AGENT_KEYS = {
+    "n_agents",
+    "n_test",
+    "in_scope_top1",
+    "top5",
+    "recall_at_5",
+    "oos_auroc",
+    "kept_in_scope_top1",
+    "oos_recall",
+    "encode_ms_p50",
+    "route_ms_p50",
+    "route_ms_p95",
+}
+LLM_KEYS = {
+    "n_test",
+    "best_single",
+    "best_single_score",
+    "best_single_cost",
+    "oracle_score",
+    "preferences",
+    "curve",
+    "score_at_cost",
+    "cost_to_match_best_single",
+    "usage",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_session():
+    """Read the encoder's weights once, not once a command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minilm, "_session", cache(minilm._session))
+        yield
+
+
+@pytest.fixture
+def moma(monkeypatch, capsys, tmp_path):
+    """Run the program as its entry point does: exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOMA_ROUTER", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def moma(*arguments):
+        monkeypatch.setattr(sys, "argv", ["moma", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return status, out, err
+
+    return moma
+
+
+@pytest.fixture
+def ok(moma):
+    def ok(*arguments):
+        status, out, err = moma(*arguments)
+        assert status == 0, err
+        return out
+
+    return ok
+
+
+@pytest.fixture
+def fails(moma):
+    def fails(*arguments, status=1):
+        found, out, err = moma(*arguments)
+        assert found == status, out + err
+        return " ".join(err.split())
+
+    return fails
+
+
+def parquet(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path, cards):
+    agents = parquet(
+        tmp_path / "agents.parquet",
+        name=[card.name for card in cards],
+        description=[card.description for card in cards],
+        category=[card.categories[0] for card in cards],
+    )
+    rows = [(example, [card.name]) for card in cards for example in card.examples]
+    rows += [("convert 3 and tell me the weather", ["calculator", "weather"]), ("who am I", [])]
+    train = parquet(
+        tmp_path / "train.parquet", query=[row[0] for row in rows], agents=[row[1] for row in rows]
+    )
+    test = parquet(
+        tmp_path / "test.parquet",
+        query=["is rain expected", "cat in french", "7 times 8 and the weather", "write a poem"],
+        agents=[["weather"], ["translator"], ["calculator", "weather"], []],
+    )
+    return agents, train, test
+
+
+@pytest.fixture
+def scored(tmp_path, scored_queries):
+    columns = {"query": list(scored_queries.queries)}
+    for i, name in enumerate(scored_queries.llms):
+        columns[f"score|{name}"] = scored_queries.scores[:, i]
+        columns[f"cost|{name}"] = scored_queries.costs[:, i]
+    return parquet(tmp_path / "scored.parquet", **columns)
+
+
+def commands(typer_app, *path):
+    import typer
+
+    def walk(command, words):
+        yield words, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*words, name))
+
+    return list(walk(typer.main.get_command(typer_app), path))
+
+
+@pytest.mark.parametrize("words", [words for words, _ in commands(app)], ids=" ".join)
+def test_every_help_has_words_and_an_example(words):
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+    groups = {(), ("agents",), ("eval",), ("train",)}
+    if words not in groups:
+        assert f"Example: moma {' '.join(words)}" in " ".join(result.output.split())
+
+
+def test_the_commands_are_these():
+    names = {" ".join(words) for words, _ in commands(app)}
+    assert names >= {
+        "demo",
+        "route",
+        "agents list",
+        "agents show",
+        "agents add",
+        "agents remove",
+        "agents enable",
+        "agents disable",
+        "eval agents",
+        "eval llms",
+        "train llms",
+    }
+
+
+def test_agents_from_the_first_to_the_last(ok):
+    out = ok("agents", "add", "weather", "Weather forecast", "-e", "will it rain?", "-c", "out")
+    assert "1 agents now" in out
+    ok("agents", "add", "translator", "Translates text", "-e", "say hello in French")
+    assert "translator" in ok("agents", "list")
+    shown = json.loads(ok("agents", "show", "weather"))
+    assert shown["examples"] == ["will it rain?"]
+    assert shown["categories"] == ["out"]
+    assert "disabled" in ok("agents", "disable", "weather")
+    assert not json.loads(ok("agents", "show", "weather"))["enabled"]
+    assert json.loads(ok("route", "will it rain?", "--json"))["targets"] != ["weather"]
+    assert "enabled" in ok("agents", "enable", "weather")
+    decision = json.loads(ok("route", "will it rain?", "--json"))
+    assert decision["kind"] == "agent"
+    assert decision["targets"] == ["weather"]
+    assert "1 agents left" in ok("agents", "remove", "translator")
+    assert "translator" not in ok("agents", "list")
+
+
+def test_route_without_any_agent(ok):
+    out = ok("route", "Prove that there are infinitely many primes.", "--explain")
+    assert "llm" in out
+    for word in ("Considered", "encode", "select", "moma agents add"):
+        assert word in out
+    decision = json.loads(ok("route", "Prove it.", "--json", "--preference", "performance"))
+    assert decision["preference"] == "performance"
+    assert decision["kind"] == "llm"
+
+
+def test_the_router_from_the_environment(ok, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOMA_ROUTER", str(tmp_path / "elsewhere"))
+    ok("agents", "add", "weather", "Weather forecast")
+    assert (tmp_path / "elsewhere" / "router.json").exists()
+    assert "weather" in ok("agents", "list", "--router", tmp_path / "elsewhere")
+
+
+def test_agents_from_parquet(ok, files, cards):
+    agents, train, _ = files
+    assert "3 agents now" in ok("agents", "add", "--from", agents, "--queries", train)
+    shown = json.loads(ok("agents", "show", "weather"))
+    assert len(shown["examples"]) == len(cards[0].examples) + 1
+    assert json.loads(ok("route", "is rain expected", "--json"))["targets"] == ["weather"]
+
+
+def test_names_that_look_like_markup(ok):
+    name, text = "[/red] [bold]x", "[/] closes nothing [link=x]"
+    ok("agents", "add", name, text, "-e", "[/bold] example", "-c", "[/green]")
+    assert "[/red]" in ok("agents", "list")
+    assert json.loads(ok("agents", "show", name))["description"] == text
+    ok("route", "[/red] [bold]x", "--explain")
+    ok("agents", "disable", name)
+    ok("agents", "enable", name)
+    assert "[/red]" in ok("agents", "remove", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["route", ""], "visible character"),
+        (["route", "x", "--preference", "best"], "performance"),
+        (["agents", "list"], "moma agents add"),
+        (["agents", "show", "x"], "moma agents add"),
+        (["agents", "remove", "x"], "moma agents add"),
+        (["agents", "add", " x ", "y"], "name"),
+        (["agents", "add", "x", "  "], "description"),
+        (["agents", "add", "x", "y", "-e", " "], "example"),
+    ],
+)
+def test_errors_are_one_line(fails, arguments, says):
+    message = fails(*arguments)
+    assert message.startswith("Error: ")
+    assert says in message
+
+
+def test_errors_about_registered_agents(ok, fails):
+    ok("agents", "add", "weather", "Weather forecast")
+    assert "'weather' exists" in fails("agents", "add", "weather", "Again")
+    for change in ("show", "remove", "enable", "disable"):
+        assert "'wether'" in fails("agents", change, "wether")
+    Path("router-file").write_text("in the way")
+    fails("agents", "add", "a", "b", "--router", "router-file", status=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["agents", "add"],
+        ["agents", "add", "only a name"],
+        ["agents", "add", "--from", "missing.parquet"],
+        ["eval", "agents"],
+        ["train", "llms", "--data", "missing.parquet", "--out", "x"],
+    ],
+)
+def test_wrong_usage_has_status_two(fails, arguments):
+    fails(*arguments, status=2)
+
+
+def test_a_failed_first_add_can_be_tried_again(ok, fails, tmp_path):
+    twice = parquet(tmp_path / "twice.parquet", name=["a", "a"], description=["x", "y"])
+    assert "'a'" in fails("agents", "add", "--from", twice)
+    ok("agents", "add", "a", "x")
+
+
+def test_a_damaged_router_is_an_error(ok, fails, tmp_path):
+    ok("agents", "add", "weather", "Weather forecast")
+    (tmp_path / ".moma" / "ranker.json").write_text("{")
+    assert "ranker.json" in fails("route", "rain")
+    (tmp_path / ".moma" / "router.json").write_text("{")
+    assert "router.save" in fails("agents", "list")
+
+
+def test_eval_agents(ok, files, tmp_path):
+    agents, train, test = files
+    out = tmp_path / "reports" / "report.json"
+    shown = ok("eval", "agents", "--agents", agents, "--train", train, "--test", test, "--out", out)
+    assert "in_scope_top1" in shown
+    report = json.loads(out.read_text())
+    assert set(report) == AGENT_KEYS
+    assert (report["n_agents"], report["n_test"]) == (3, 4)
+    assert report["in_scope_top1"] == 1.0
+    assert 0.5 <= report["recall_at_5"] <= 1.0
+
+
+def test_eval_agents_on_an_empty_train_file(ok, files, tmp_path):
+    agents, _, test = files
+    empty = parquet(
+        tmp_path / "empty.parquet",
+        query=pa.array([], pa.string()),
+        agents=pa.array([], pa.list_(pa.string())),
+    )
+    out = tmp_path / "report.json"
+    given = ("--agents", agents, "--train", empty, "--test", test, "--out", out)
+    ok("eval", "agents", *given, "--shots", "5", "--seed", "3")
+    report = json.loads(out.read_text())
+    assert set(report) == AGENT_KEYS
+    assert report["top5"] == 1.0
+
+
+def test_eval_agents_on_unfit_files(fails, files, tmp_path):
+    agents, train, test = files
+    out = ("--out", tmp_path / "report.json")
+    unknown = parquet(tmp_path / "u.parquet", query=["x"], agents=[["gone"]])
+    given = ("eval", "agents", "--agents", agents)
+    assert "'gone'" in fails(*given, "--train", unknown, "--test", test, *out)
+    assert "'gone'" in fails(*given, "--train", train, "--test", unknown, *out)
+    assert "are missing" in fails(*given, "--train", agents, "--test", test, *out)
+    (tmp_path / "file").write_text("")
+    fails(*given, "--train", train, "--test", test, "--out", tmp_path / "file" / "r.json")
+
+
+def test_train_and_eval_llms(ok, scored, tmp_path):
+    shown = ok("train", "llms", "--data", scored, "--out", "pool", "--head", "neighbours")
+    assert "2 LLMs" in shown
+    ok("eval", "llms", "--router", "pool", "--data", scored, "--out", "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report) == LLM_KEYS
+    assert report["n_test"] == 80
+    assert report["best_single"] == "big"
+    assert set(report["preferences"]) == set(report["usage"]) == {"performance", "auto", "cost"}
+    assert set(report["score_at_cost"]) == {"0.25", "0.5", "0.7"}
+
+
+def test_train_and_eval_llms_on_unfit_files(ok, fails, scored, files, tmp_path):
+    assert "score|" in fails("train", "llms", "--data", files[0], "--out", "pool")
+    (tmp_path / "prices.json").write_text("{")
+    given = ("train", "llms", "--data", scored, "--out", "pool")
+    assert "JSON" in fails(*given, "--prices", "prices.json")
+    fails(*given, "--head", "no such head")
+    (tmp_path / "empty").mkdir()
+    assert "moma train llms" in fails(
+        "eval", "llms", "--router", "empty", "--data", scored, "--out", "r.json"
+    )
+
+
+def test_the_program_in_a_process_of_its_own(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", "from moma_core.cli import main; main()", "agents", "list"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert not run.stdout
+    assert run.stderr.startswith("Error: there is no router in .moma yet.")

@@ -1,0 +1,137 @@
+"""The gate: a calibrated yes or no."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moma_core import AgentCard, AgentCatalog, AgentRouter, Deferred, Handled, MemoryRegistry
+from moma_core.agent_routing.gate import Gate, Signals, fit_gate, signals
+from moma_core.agent_routing.negatives import Negatives
+from moma_core.agent_routing.training import train
+from moma_core.testing import HashEncoder
+
+ENCODER = HashEncoder()
+finite = st.floats(-60, 60, width=32)
+weights = st.floats(0, 10)
+gates = st.builds(Gate, weights, weights, st.floats(-10, 10), st.floats(0.01, 0.99))
+
+
+def array(values):
+    return np.array(values, dtype=np.float32)
+
+
+@given(gates, st.lists(finite, min_size=1, max_size=6), st.floats(0, 20, width=32))
+def test_a_higher_best_logit_never_lowers_the_chance(gate, row, more):
+    raised = array(row)
+    raised[raised.argmax()] += more
+    low, high = gate.probabilities(np.stack([array(row), raised]))
+    assert 0 <= low <= high + 1e-6
+    assert high <= 1
+
+
+@given(gates, st.lists(finite, min_size=1, max_size=6))
+def test_the_order_of_agents_does_not_matter(gate, row):
+    forwards, backwards = gate.probabilities(np.stack([array(row), array(row[::-1])]))
+    assert forwards == pytest.approx(backwards, abs=1e-5)
+
+
+def test_signals_are_the_best_logit_and_its_log_share():
+    seen = signals(array([[0.0, 0.0], [9.0, -9.0]]))
+    assert np.allclose(seen.top, [0, 9])
+    assert np.allclose(seen.log_share, [np.log(0.5), 0], atol=1e-5)
+    assert np.allclose(signals(array([[3.0]])).log_share, 0)
+
+
+tops = st.lists(st.tuples(st.floats(-20, 60), st.floats(-9, 0), st.booleans()), max_size=30)
+
+
+def as_signals(rows):
+    return Signals(array([row[0] for row in rows]), array([row[1] for row in rows]))
+
+
+@settings(max_examples=20)
+@given(tops, tops)
+def test_whatever_it_is_fitted_to(examples, foreign):
+    right = np.array([row[2] for row in examples], dtype=bool)
+    lower = [(top - 5, share, yes) for top, share, yes in examples]
+    gate = fit_gate(as_signals(examples), right, as_signals(lower), as_signals(foreign))
+    assert 0 < gate.threshold < 1
+    assert gate.top >= 0
+    assert gate.log_share >= 0
+    assert np.isfinite([gate.top, gate.log_share, gate.intercept]).all()
+
+
+def test_clear_cases_are_told_apart():
+    rng = np.random.default_rng(0)
+    inside = Signals(rng.normal(8, 1, 60).astype(np.float32), np.full(60, -0.1, np.float32))
+    outside = Signals(rng.normal(0, 1, 60).astype(np.float32), np.full(60, -2.0, np.float32))
+    gate = fit_gate(inside, np.ones(60, bool), outside, outside)
+    assert (gate.chances(inside) >= gate.threshold).mean() > 0.9
+    assert (gate.chances(outside) < gate.threshold).mean() > 0.9
+
+
+def topic(name, *words, n=8):
+    rng = np.random.default_rng(len(name))
+    examples = tuple(" ".join(rng.choice(words, 3)) for _ in range(n))
+    return AgentCard(name, " ".join(words[:3]), examples=examples)
+
+
+CARDS = (
+    topic("weather", "rain", "snow", "sun", "forecast", "wind"),
+    topic("maths", "sum", "root", "times", "divide", "number"),
+    topic("travel", "flight", "hotel", "train", "ticket", "trip"),
+)
+
+
+def router_of(cards, negatives=()):
+    catalog = AgentCatalog(ENCODER, MemoryRegistry())
+    catalog.add(*cards)
+    return AgentRouter(catalog, negatives=Negatives.of(negatives, ENCODER, background=False))
+
+
+def outcomes(router, *texts):
+    return router.route_batch(texts, ENCODER.encode(texts))
+
+
+@pytest.mark.parametrize("n_agents", [1, 2, 3])
+@pytest.mark.parametrize("n_examples", [0, 1, 2, 8])
+def test_few_agents_and_few_examples(n_agents, n_examples):
+    cards = [
+        AgentCard(card.name, card.description, examples=card.examples[:n_examples])
+        for card in CARDS[:n_agents]
+    ]
+    for outcome in outcomes(router_of(cards), "rain snow", "zebra", "?"):
+        assert 0 <= outcome.probability <= 1
+        assert isinstance(outcome, Handled | Deferred)
+
+
+def test_hits_are_handled_and_foreign_queries_deferred():
+    found = outcomes(router_of(CARDS), "rain snow wind", "sum root", "zebra okapi", "why")
+    assert [isinstance(outcome, Handled) for outcome in found] == [True, True, False, False]
+    assert found[0].agents == ("weather",)
+    assert "'" in found[2].reason
+
+
+def test_negatives_defer_what_is_like_them():
+    foreign = [f"rain {word}" for word in ("boots", "coat", "song", "dance", "queen", "poetry")] * 5
+    asked = "rain song"
+    (before,) = outcomes(router_of(CARDS), asked)
+    (after,) = outcomes(router_of(CARDS, foreign), asked)
+    assert isinstance(after, Deferred)
+    assert after.probability <= before.probability
+    kept = outcomes(router_of(CARDS, foreign), "snow forecast sun", "flight hotel", "sum times")
+    assert [isinstance(outcome, Handled) for outcome in kept] == [True] * 3
+
+
+def test_negatives_alone_do_not_crash():
+    trained = train(router_of([]).catalog.snapshot, Negatives.of(("x",), ENCODER))
+    assert trained.gate == Gate()
+    bare = [AgentCard("bare", "rain")]
+    assert outcomes(router_of(bare, ["zebra"] * 30), "rain")
+
+
+def test_a_very_sure_catalog_still_handles_its_own_examples():
+    cards = [topic(f"agent{i}", f"only{i}", n=10) for i in range(6)]
+    found = outcomes(router_of(cards), *(f"only{i} only{i} only{i}" for i in range(6)))
+    assert [outcome.agents for outcome in found] == [(f"agent{i}",) for i in range(6)]

@@ -1,0 +1,116 @@
+"""The package from outside: what importing costs, what is public, what is documented."""
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import moma_core
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "chromadb", "transformers", "sklearn", "scipy", "onnxruntime", "pyarrow")
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(moma_core.__path__, moma_core.__name__ + ".")
+)
+
+
+def test_importing_loads_nothing_heavy(python):
+    done = python(
+        "import sys, json, moma_core, moma_core.types, moma_core.errors, moma_core.protocols\n"
+        "moma_core.AgentCard, moma_core.MemoryRegistry, moma_core.StateMachine\n"
+        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+def test_importing_the_parts_loads_no_chroma_and_no_torch(python):
+    done = python(
+        "import sys, json\n"
+        "from moma_core import MoMARouter, LLMRouter, MiniLMEncoder, AgentRouter\n"
+        "print(json.dumps([n for n in ('torch', 'chromadb', 'transformers') if n in sys.modules]))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+def test_importing_is_quick(python):
+    def best(code):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            assert python(code).returncode == 0
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best("import moma_core") - best("pass") < 0.3
+
+
+def test_exported_names():
+    names = moma_core.__all__
+    assert names == sorted(names)
+    assert len(names) == len(set(names))
+    assert dir(moma_core) == names
+    for name in names:
+        assert getattr(moma_core, name).__name__ == name if name != "Preference" else True
+    tree = ast.parse((ROOT / "moma_core" / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.name for node in block.body for alias in node.names}
+    assert typed == set(names), "TYPE_CHECKING imports and __all__ differ"
+
+
+def test_every_error_is_exported():
+    from moma_core import errors
+
+    assert set(errors.__all__) <= set(moma_core.__all__)
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = moma_core.nothing
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_documented_and_list_their_names(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    public = getattr(module, "__all__", None)
+    assert public is not None, f"{name} has no __all__"
+    assert sorted(public) == sorted(set(public))
+    for label in public:
+        thing = getattr(module, label)
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        assert thing.__doc__, f"{name}.{label} has no docstring"
+        assert not thing.__doc__.startswith(f"{label}("), f"{name}.{label} has a generated one"
+        for method, function in vars(thing).items() if inspect.isclass(thing) else ():
+            plain = function.fget if isinstance(function, property) else function
+            if inspect.isfunction(plain) and not method.startswith("_"):
+                assert inspect.getdoc(getattr(thing, method)), f"{name}.{label}.{method}"
+
+
+def test_the_error_tree_is_drawn_in_full():
+    from moma_core import errors
+
+    for name in errors.__all__:
+        assert name in errors.__doc__
+        error = getattr(errors, name)
+        assert issubclass(error, moma_core.MoMAError)
+
+
+def test_floors():
+    program = shutil.which("lint-imports") or str(Path(sys.executable).with_name("lint-imports"))
+    if not Path(program).exists():
+        pytest.skip("import-linter is not installed (pip install --group lint)")
+    done = subprocess.run(  # noqa: S603
+        [program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
