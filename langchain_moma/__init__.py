@@ -1,11 +1,12 @@
-"""MoMA in LangChain and LangGraph: a Runnable that routes, a node, an edge, cards from tools.
+"""MoMA in LangChain and LangGraph: a chat model, middleware, a node, a Runnable, cards.
 
 The core decides, these adapters invoke: nothing here scores, and nothing in `moma_core` calls a
 chat model. Needs ``pip install "moma-router[langchain]"``.
 """
 
 try:
-    import langchain_core  # noqa: F401  # asked for here, so that the error can say what to type
+    import langchain.agents  # noqa: F401  # asked for here, so that the error can say what to type
+    import langchain_core  # noqa: F401
     import langgraph.graph  # noqa: F401
 except ModuleNotFoundError as error:
     from moma_core import MissingExtraError
@@ -15,19 +16,39 @@ except ModuleNotFoundError as error:
         'Type: pip install "moma-router[langchain]"'
     ) from error
 
+from langchain_moma.chat_model import ChatMoMA
 from langchain_moma.decisions import MoMARecord, decision_in
+from langchain_moma.graphs import agent_cards_from_graphs
+from langchain_moma.health import LLMHealth
+from langchain_moma.llm_cards import llm_cards_from_chat_models
+from langchain_moma.mcp import agent_cards_from_mcp
+from langchain_moma.middleware import MoMAAgentState, MoMAMiddleware
 from langchain_moma.node import MoMAState, as_edge, as_node
+from langchain_moma.prebuilt import create_moma_agent
 from langchain_moma.runnable import RunnableRouter
+from langchain_moma.sync import Synced, sync_agents
 from langchain_moma.targets import ToolArgumentsError
+from langchain_moma.telemetry import Telemetry
 from langchain_moma.tools import agent_cards_from_tools
 
 __all__ = [
+    "ChatMoMA",
+    "LLMHealth",
+    "MoMAAgentState",
+    "MoMAMiddleware",
     "MoMARecord",
     "MoMAState",
     "RunnableRouter",
+    "Synced",
+    "Telemetry",
     "ToolArgumentsError",
+    "agent_cards_from_graphs",
+    "agent_cards_from_mcp",
     "agent_cards_from_tools",
     "as_edge",
     "as_node",
+    "create_moma_agent",
     "decision_in",
+    "llm_cards_from_chat_models",
+    "sync_agents",
 ]

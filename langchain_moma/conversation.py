@@ -13,12 +13,13 @@ from langchain_core.prompt_values import PromptValue
 
 from moma_core import InvalidQueryError, Query
 
-__all__ = ["RouterInput", "messages_in", "query_of"]
+__all__ = ["RouterInput", "last_turn", "messages_in", "query_of", "some_query_of"]
 
 RouterInput = str | PromptValue | Sequence[Any] | Mapping[str, Any]
 
 _TEXT_KEYS = ("input", "query")
 _HUMAN_ROLES = ("human", "user")
+_WORDLESS = "What is this?"
 
 
 def query_of(value: RouterInput) -> Query:
@@ -47,6 +48,35 @@ def query_of(value: RouterInput) -> Query:
             "for example ('human', 'will it rain tomorrow?')."
         )
     return Query(texts[-1], history=tuple(text for text in texts[:-1] if text.strip()))
+
+
+def some_query_of(messages: Sequence[BaseMessage]) -> Query:
+    """Return what to route by even where nobody said a word, as beside a lone image.
+
+    Example:
+        >>> from langchain_core.messages import SystemMessage
+        >>> some_query_of([SystemMessage("Write a poem about rain.")]).text
+        'Write a poem about rain.'
+    """
+    try:
+        return query_of(messages)
+    except InvalidQueryError:
+        texts = (str(message.text) for message in reversed(messages))
+        return Query(next((text for text in texts if text.strip()), _WORDLESS))
+
+
+def last_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    """Return the messages from the last human one on; all of them when there is none.
+
+    Example:
+        >>> turn = last_turn(messages_in([("human", "hi"), ("ai", "yes?"), ("human", "rain?")]))
+        >>> [message.text for message in turn]
+        ['rain?']
+    """
+    for i in range(len(messages) - 1, -1, -1):
+        if _human_text(messages[i]) is not None:
+            return messages[i:]
+    return messages
 
 
 def messages_in(value: RouterInput) -> list[AnyMessage]:

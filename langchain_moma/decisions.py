@@ -5,23 +5,28 @@ Own classes in a checkpoint make LangGraph warn and later refuse them, so only p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, TypedDict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields
+from typing import Any, NotRequired
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_callback_manager_for_config
+from typing_extensions import TypedDict  # typing's own gives no schema before Python 3.12
 
-from moma_core import Preference, RoutingDecision, RoutingState
+from moma_core import InvalidInputError, Preference, RoutingDecision, RoutingState
 
 __all__ = [
     "EVENT",
+    "EXCLUDE",
+    "FALLBACK_EVENT",
     "PREFERENCE",
     "MoMARecord",
     "adispatch",
     "decision_in",
     "dispatch",
+    "excluded_in",
+    "plain_state",
     "preference_in",
     "record",
     "state_in",
@@ -29,6 +34,12 @@ __all__ = [
 
 EVENT = "moma.route"
 """Name of the custom event; its data is `RoutingDecision.to_dict`."""
+
+FALLBACK_EVENT = "moma.fallback"
+"""Name of the custom event when an LLM failed and the next one is asked."""
+
+EXCLUDE = "moma_exclude"
+"""Key under ``config["configurable"]`` with names that may not be chosen in one call."""
 
 PREFERENCE = "moma_preference"
 """Key under ``config["configurable"]`` that sets the preference for one call."""
@@ -49,15 +60,26 @@ class MoMARecord(TypedDict):
     ms: float
     """Milliseconds that the route took."""
 
+    turn: NotRequired[str | None]
+    """Several agents in order: the turn that is being worked on."""
+
+    pending: NotRequired[list[str]]
+    """Several agents in order: nodes still to visit."""
+
 
 def record(
     decision: RoutingDecision | None, state: RoutingState | None, reason: str, ms: float
 ) -> MoMARecord:
     """Return plain data for a graph's state."""
     kept = decision.state if decision is not None else state or RoutingState()
-    plain = {**asdict(kept), "active": list(kept.active)}
     decided = decision.to_dict() if decision is not None else None
-    return {"decision": decided, "state": plain, "reason": reason, "ms": ms}
+    return {"decision": decided, "state": plain_state(kept), "reason": reason, "ms": ms}
+
+
+def plain_state(state: RoutingState) -> dict[str, Any]:
+    """Return a conversation's routing state as plain data; `state_in` reads it back."""
+    plain = asdict(state)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
 
 def decision_in(record: Mapping[str, Any] | None) -> RoutingDecision | None:
@@ -80,8 +102,13 @@ def state_in(record: Mapping[str, Any] | None) -> RoutingState | None:
     """Rebuild the conversation's routing state, if a turn left one."""
     if not record or not record.get("state"):
         return None
-    plain = record["state"]
-    return RoutingState(tuple(plain["active"]), plain["turns"], plain["last_target"])
+    known = {field.name for field in fields(RoutingState)}
+    plain: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in record["state"].items()
+        if key in known
+    }
+    return RoutingState(**plain)
 
 
 def preference_in(
@@ -92,16 +119,28 @@ def preference_in(
     return default if chosen is None else chosen
 
 
-def dispatch(data: dict[str, Any], config: RunnableConfig) -> None:
-    """Send the `moma.route` event, once, to whoever listens to this run."""
-    if _inside_run(config):
-        dispatch_custom_event(EVENT, data, config=config)
+def excluded_in(config: RunnableConfig | None) -> frozenset[str]:
+    """Return the names that may not be chosen in this call.
+
+    Raises:
+        InvalidInputError: They are not a list of names.
+    """
+    names: Collection[str] = ((config or {}).get("configurable") or {}).get(EXCLUDE) or ()
+    if isinstance(names, str):
+        raise InvalidInputError(f"{EXCLUDE} is a list of names, got one text. Write [{names!r}].")
+    return frozenset(names)
 
 
-async def adispatch(data: dict[str, Any], config: RunnableConfig) -> None:
-    """Send the `moma.route` event without blocking the loop."""
+def dispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
+    """Send an event, `moma.route` unless told otherwise, to whoever listens to this run."""
     if _inside_run(config):
-        await adispatch_custom_event(EVENT, data, config=config)
+        dispatch_custom_event(event, data, config=config)
+
+
+async def adispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
+    """Send an event without blocking the loop."""
+    if _inside_run(config):
+        await adispatch_custom_event(event, data, config=config)
 
 
 def _inside_run(config: RunnableConfig) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ class _Circuit:
 class LLMHealth:
     """Opens after failures in a row, lets one call probe after a while, closes when it succeeds.
 
-    An LLM whose circuit is open is not forbidden, it goes to the end of the queue: when all others
-    fail as well, it is still better than nothing. Safe to share between threads.
+    An LLM whose circuit is open is not forbidden, it is asked last: when all others fail as well,
+    it is still better than nothing. Safe to share between threads.
 
     Args:
         failures: Calls that must fail in a row to open the circuit.
@@ -40,8 +40,8 @@ class LLMHealth:
         ...     with health.attempt("large"):
         ...         raise TimeoutError
         ... except TimeoutError:
-        ...     health.ordered(["large", "small"])
-        ['small', 'large']
+        ...     health.is_open("large"), health.is_open("small")
+        (True, False)
     """
 
     def __init__(
@@ -60,11 +60,6 @@ class LLMHealth:
         self._clock = clock
         self._circuits: dict[str, _Circuit] = {}
         self._lock = threading.Lock()
-
-    def ordered(self, names: Iterable[str]) -> list[str]:
-        """Return the names in their order, those with an open circuit last."""
-        with self._lock:
-            return sorted(names, key=self._is_open)
 
     def is_open(self, name: str) -> bool:
         """Whether calls should go elsewhere now."""

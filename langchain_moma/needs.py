@@ -47,7 +47,11 @@ class Needs:
 
     @classmethod
     def of(
-        cls, messages: Sequence[BaseMessage], options: Mapping[str, Any], *, structured: bool = False
+        cls,
+        messages: Sequence[BaseMessage],
+        options: Mapping[str, Any],
+        *,
+        structured: bool = False,
     ) -> Needs:
         """Read the needs out of a call's messages and keyword arguments.
 
@@ -56,7 +60,9 @@ class Needs:
             >>> Needs.of([HumanMessage("hi")], {"tools": [{"name": "clock"}]}).features
             frozenset({('tool_calling',)})
         """
-        features = {(key,) for message in messages for key in _media_in(message)}
+        features: set[tuple[str, ...]] = {
+            (key,) for message in messages for key in _media_in(message)
+        }
         tools = options.get("tools") or ()
         if tools:
             features.add(("tool_calling",))

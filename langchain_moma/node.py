@@ -1,36 +1,32 @@
 """MoMA inside a LangGraph graph: a node that decides and goes, or a conditional edge.
 
-A graph ends without a word when a node goes to a name it does not have. Here every name is known
-when the graph is compiled, and a decision for any other name raises.
+The conversation's routing state travels in the graph's state as plain data, so that any
+checkpointer keeps it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.graph import MessagesState
-from langgraph.types import Command
+from langgraph.graph import END, MessagesState
+from langgraph.types import Command, Send
 
-from langchain_moma.conversation import query_of
-from langchain_moma.decisions import MoMARecord, dispatch, preference_in, record, state_in
-from langchain_moma.registered import check_registered, unreachable
-from moma_core import (
-    InvalidInputError,
-    MoMARouter,
-    NoTargetError,
-    Preference,
-    RoutingDecision,
-    UnknownNameError,
-)
+from langchain_moma.conversation import last_turn, messages_in
+from langchain_moma.decisions import MoMARecord
+from langchain_moma.destinations import Destinations, Stop, named_nodes
+from langchain_moma.telemetry import Telemetry
+from moma_core import MoMARouter, Preference
 
-__all__ = ["MoMAState", "RoutingNode", "RoutingPath", "as_edge", "as_node"]
+__all__ = ["MoMAState", "RoutingNode", "RoutingPath", "Several", "as_edge", "as_node"]
 
 _KEY = "moma"
 _NAME = "router"
+
+Several = Literal["first", "parallel", "in_order"]
+"""What to do with a decision for several agents."""
 
 
 class MoMAState(MessagesState):
@@ -49,69 +45,8 @@ class RoutingNode(Protocol):
 class RoutingPath(Protocol):
     """A path for ``add_conditional_edges``."""
 
-    def __call__(self, state: Any, config: RunnableConfig) -> str:
-        """Return the name of the next node."""
-
-
-class _Route(NamedTuple):
-    node: str
-    record: MoMARecord
-
-
-@dataclass(frozen=True)
-class _Destinations:
-    """Target names and the graph nodes that take them."""
-
-    router: MoMARouter
-    nodes: Mapping[str, str]
-    llm: str | None
-    default: str | None
-    preference: str | Preference | None
-
-    def __post_init__(self) -> None:
-        check_registered(self.router, self.nodes)
-        if not self.names:
-            raise InvalidInputError(
-                "a router needs somewhere to go, got no destination. Name the nodes, for example "
-                "as_node(router, ['calculator'], llm='chat')."
-            )
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every node that can be reached, once."""
-        extra = [node for node in (self.llm, self.default) if node is not None]
-        return tuple(dict.fromkeys([*self.nodes.values(), *extra]))
-
-    def route(self, state: Any, config: RunnableConfig) -> _Route:
-        """Decide where the graph goes from ``state``."""
-        before = state_in(_get(state, _KEY))
-        start = time.perf_counter()
-        try:
-            decision = self.router.route(
-                query_of(_conversation(state)),
-                preference_in(config, self.preference),
-                before,
-                exclude=unreachable(self.router, self.nodes, any_llm=self.llm is not None),
-            )
-        except NoTargetError as error:
-            if self.default is None:
-                raise
-            ms = (time.perf_counter() - start) * 1e3
-            return _Route(self.default, record(None, before, str(error), ms))
-        ms = (time.perf_counter() - start) * 1e3
-        dispatch(decision.to_dict(), config)
-        return _Route(self._node_for(decision), record(decision, before, decision.reason, ms))
-
-    def _node_for(self, decision: RoutingDecision) -> str:
-        node = self.nodes.get(decision.target)
-        if node is None and decision.kind == "llm":
-            node = self.llm
-        if node is None:
-            raise UnknownNameError(
-                f"the router chose {decision.target!r}, which has no node; the nodes are "
-                f"{list(self.names)!r}. Add it to the destinations of as_node or as_edge."
-            )
-        return node
+    def __call__(self, state: Any, config: RunnableConfig) -> str | list[Send]:
+        """Return the name of the next node, or one `Send` for each of several."""
 
 
 def as_node(
@@ -121,6 +56,9 @@ def as_node(
     llm: str | None = None,
     default: str | None = None,
     preference: str | Preference | None = None,
+    several: Several = "first",
+    active_agent: str | None = None,
+    telemetry: Telemetry | None = None,
     name: str = _NAME,
 ) -> RoutingNode:
     """Return a LangGraph node that routes and goes to the chosen node.
@@ -138,6 +76,13 @@ def as_node(
         default: Node for what neither an agent nor an LLM can take; else `NoTargetError` is raised.
         preference: As in `MoMARouter.route`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``.
+        several: A decision may name several agents. ``"first"`` goes to the first; ``"parallel"``
+            sends to all at once, each with its own decision; ``"in_order"`` goes to the first, to
+            the next whenever the graph comes back to this node, and at last to the end: draw an
+            edge from each agent back here.
+        active_agent: Key of the graph's state that also gets the node's name; ``"active_agent"``
+            lets a swarm (langgraph-swarm) go on from there.
+        telemetry: Counters.
         name: Name of the node when it is added without one.
 
     Raises:
@@ -158,17 +103,19 @@ def as_node(
         >>> end["messages"][-1].text, end["moma"]["decision"]["targets"]
         ('WRITE HELLO IN CAPITALS', ['shout'])
     """
-    ways = _Destinations(router, _nodes(destinations), llm, default, preference)
+    ways = Destinations(
+        router, named_nodes(destinations), llm, default, preference, telemetry or Telemetry()
+    )
+    node = _Node(ways, several, active_agent)
 
-    def node(state: Any, config: RunnableConfig) -> Command[Any]:
-        where = ways.route(state, config)
-        return Command(goto=where.node, update={_KEY: where.record})
+    def decide(state: Any, config: RunnableConfig) -> Command[Any]:
+        return node.command(state, config)
 
     # LangGraph draws the edges from this annotation, and compile() refuses a name without a node.
-    ends: Any = Literal[ways.names]
-    node.__annotations__["return"] = Command[ends]
-    node.__name__ = node.__qualname__ = name
-    return node
+    ends: Any = Literal[(*ways.names, END)] if several == "in_order" else Literal[ways.names]
+    decide.__annotations__["return"] = Command[ends]
+    decide.__name__ = decide.__qualname__ = name
+    return decide
 
 
 def as_edge(
@@ -178,6 +125,8 @@ def as_edge(
     llm: str | None = None,
     default: str | None = None,
     preference: str | Preference | None = None,
+    several: Literal["first", "parallel"] = "first",
+    telemetry: Telemetry | None = None,
     name: str = _NAME,
 ) -> RoutingPath:
     """Return a path for ``add_conditional_edges``; its path map is in its return annotation.
@@ -191,6 +140,8 @@ def as_edge(
         llm: As in `as_node`.
         default: As in `as_node`.
         preference: As in `as_node`.
+        several: As in `as_node`; an edge cannot come back, so not in order.
+        telemetry: Counters.
         name: Name of the branch; two edges from one node need different ones.
 
     Raises:
@@ -208,24 +159,68 @@ def as_edge(
         >>> builder.compile().invoke({"messages": "write hello in capitals"})["messages"][-1].text
         'WRITE HELLO IN CAPITALS'
     """
-    ways = _Destinations(router, _nodes(destinations), llm, default, preference)
+    ways = Destinations(
+        router, named_nodes(destinations), llm, default, preference, telemetry or Telemetry()
+    )
 
-    def path(state: Any, config: RunnableConfig) -> str:
-        return ways.route(state, config).node
+    def path(state: Any, config: RunnableConfig) -> str | list[Send]:
+        stops, record = ways.route(_conversation(state), _get(state, _KEY), config)
+        if several == "parallel" and len(stops) > 1:
+            return _sends(stops, record, state)
+        return stops[0].node
 
     path.__annotations__["return"] = Literal[ways.names]
     path.__name__ = path.__qualname__ = name
     return path
 
 
-def _nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    if isinstance(destinations, Mapping):
-        return dict(destinations)
-    if isinstance(destinations, str):
-        raise InvalidInputError(
-            f"destinations are a list of names, got one text. Write [{destinations!r}]."
-        )
-    return {name: name for name in destinations}
+@dataclass(frozen=True)
+class _Node:
+    """What `as_node` does with a graph's state."""
+
+    ways: Destinations
+    several: Several
+    active_agent: str | None
+
+    def command(self, state: Any, config: RunnableConfig) -> Command[Any]:
+        before = _get(state, _KEY)
+        turn = _turn(state)
+        if before and self.several == "in_order" and before.get("turn") == turn:
+            return self._next(before)
+        stops, record = self.ways.route(_conversation(state), before, config)
+        if self.several == "parallel" and len(stops) > 1:
+            return Command(goto=_sends(stops, record, state), update=self._update(stops, record))
+        if self.several == "in_order":
+            record = {**record, "turn": turn, "pending": [stop.node for stop in stops[1:]]}
+        return Command(goto=stops[0].node, update=self._update(stops, record))
+
+    def _next(self, before: MoMARecord) -> Command[Any]:
+        """Go to the next agent of the turn, or end it."""
+        pending = before.get("pending") or []
+        if not pending:
+            return Command(goto=END, update={_KEY: {**before, "turn": None}})
+        record: MoMARecord = {**before, "pending": pending[1:]}
+        return Command(goto=pending[0], update=self._update([Stop(pending[0], None)], record))
+
+    def _update(self, stops: Sequence[Stop], record: MoMARecord) -> dict[str, Any]:
+        active = {} if self.active_agent is None else {self.active_agent: stops[0].node}
+        return {_KEY: record, **active}
+
+
+def _sends(stops: Sequence[Stop], record: MoMARecord, state: Any) -> list[Send]:
+    """Return one `Send` an agent, each with the state and a decision for itself alone."""
+    keys = state if isinstance(state, Mapping) else vars(state)
+    whole = {key: _get(state, key) for key in keys}
+    return [Send(stop.node, {**whole, _KEY: _only(record, stop.target)}) for stop in stops]
+
+
+def _only(record: MoMARecord, target: str | None) -> MoMARecord:
+    return {**record, "decision": {**(record["decision"] or {}), "targets": [target]}}
+
+
+def _turn(state: Any) -> str:
+    turn = last_turn(messages_in(_conversation(state)))
+    return str(turn[0].id or turn[0].text)
 
 
 def _get(state: Any, key: str) -> Any:

@@ -35,21 +35,33 @@ def unreachable(
     return frozenset(names.difference(reachable))
 
 
-def check_registered(router: MoMARouter, names: Collection[str]) -> None:
+def check_registered(
+    router: MoMARouter, names: Collection[str], *, agents: bool = True, llms: bool = True
+) -> None:
     """Refuse names that the router can never answer with, most often a slip of the pen.
+
+    Args:
+        router: Knows its agents and LLMs.
+        names: To be checked.
+        agents: Whether they may be agents.
+        llms: Whether they may be LLMs.
 
     Raises:
         UnknownNameError: A name is neither an agent nor an LLM of this router.
     """
-    known = (*router.agents.names, *llm_names(router))
+    known = (*(router.agents.names if agents else ()), *(llm_names(router) if llms else ()))
+    what = " and ".join(["no agent"] * agents + ["no LLM"] * llms)
     for name in sorted(set(names).difference(known)):
         raise UnknownNameError(
-            f"no agent and no LLM is called {name!r}, so it would never be chosen. "
-            f"{''.join(_remedies(name, known))}"
+            f"{what} is called {name!r}, so it would never be chosen. "
+            f"{''.join(_remedies(name, known, agents=agents))}"
         )
 
 
-def _remedies(name: str, known: Collection[str]) -> Iterator[str]:
+def _remedies(name: str, known: Collection[str], *, agents: bool) -> Iterator[str]:
     if close := difflib.get_close_matches(name, known, n=1):
         yield f"Did you mean {close[0]!r}? "
-    yield "Register it first: router.agents.add(AgentCard(...)), or leave it out."
+    if agents:
+        yield "Register it first: router.agents.add(AgentCard(...)), or leave it out."
+    else:
+        yield f"The router's LLMs are {sorted(known)!r}; train a pool with: moma train llms."

@@ -8,6 +8,7 @@ streaming, async and batches reach the target as if it had been called directly.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,9 +19,17 @@ from langchain_core.runnables.utils import get_unique_config_specs
 from pydantic import ConfigDict, Field, SkipValidation
 
 from langchain_moma.conversation import RouterInput, query_of
-from langchain_moma.decisions import PREFERENCE, adispatch, dispatch, preference_in
+from langchain_moma.decisions import (
+    EXCLUDE,
+    PREFERENCE,
+    adispatch,
+    dispatch,
+    excluded_in,
+    preference_in,
+)
 from langchain_moma.registered import check_registered, unreachable
 from langchain_moma.targets import Arguments, Targets, input_for
+from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, NoTargetError, Preference, UnknownNameError
 
 __all__ = ["RunnableRouter"]
@@ -49,7 +58,9 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
             to the dict of arguments.
         default: Takes what neither an agent nor an LLM can take.
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
-            ``config={"configurable": {"moma_preference": "cost"}}``.
+            ``config={"configurable": {"moma_preference": "cost"}}``; likewise ``moma_exclude``, a
+            list of names that may not be chosen in one call.
+        telemetry: Counters.
 
     Raises:
         UnknownNameError: A target's name is not registered with the router.
@@ -71,6 +82,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
     targets: SkipValidation[Targets] = Field(exclude=True)
     default: SkipValidation[Runnable[Any, Any] | None] = Field(default=None, exclude=True)
     preference: SkipValidation[str | Preference | None] = None
+    telemetry: SkipValidation[Telemetry] = Field(exclude=True, repr=False)
 
     def __init__(
         self,
@@ -80,6 +92,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         arguments: Mapping[str, Arguments] | None = None,
         default: Any = None,
         preference: str | Preference | None = None,
+        telemetry: Telemetry | None = None,
         name: str | None = None,
     ) -> None:
         # configurable_fields() builds this class anew at each call: by then agents may have been
@@ -92,22 +105,30 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
             "targets": targets,
             "default": None if default is None else coerce_to_runnable(default),
             "preference": preference,
+            "telemetry": telemetry or Telemetry(),
             "name": name,
         }
         super().__init__(**fields)
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """The preference for one call, and whatever the targets let one configure."""
-        own = ConfigurableFieldSpec(
+        """Preference and exclusions for one call, and whatever the targets let one configure."""
+        wanted = ConfigurableFieldSpec(
             id=PREFERENCE,
             annotation=Any,
             name="Preference",
             description="performance, auto or cost",
             default=self.preference,
         )
+        unwanted = ConfigurableFieldSpec(
+            id=EXCLUDE,
+            annotation=Any,
+            name="Exclude",
+            description="names that may not be chosen",
+            default=(),
+        )
         children = (spec for child in self._children.values() for spec in child.config_specs)
-        return get_unique_config_specs([own, *children])
+        return get_unique_config_specs([wanted, unwanted, *children])
 
     def get_graph(self, config: RunnableConfig | None = None) -> Graph:
         """Draw the router with an edge to each target."""
@@ -166,17 +187,19 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         return {**self.targets, **default}
 
     def _route(self, value: RouterInput, config: RunnableConfig) -> _Call:
+        out = unreachable(self.router, self.targets) | excluded_in(config)
+        preference = preference_in(config, self.preference)
+        start = time.perf_counter()
         try:
-            decision = self.router.route(
-                query_of(value),
-                preference_in(config, self.preference),
-                exclude=unreachable(self.router, self.targets),
-            )
+            decision = self.router.route(query_of(value), preference, exclude=out)
         except NoTargetError as error:
             if self.default is None:
                 raise
+            ms = (time.perf_counter() - start) * 1e3
+            self.telemetry.unrouted(str(error), ms, "runnable")
             event = {"kind": "default", "targets": [], "reason": str(error)}
             return _Call(self.default, input_for(self.default, value), event)
+        self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, "runnable")
         name = decision.target
         if name not in self.targets:
             raise UnknownNameError(

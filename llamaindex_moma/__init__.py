@@ -1,6 +1,6 @@
-"""MoMA in LlamaIndex: a selector that never points past its choices.
+"""MoMA in LlamaIndex: a selector that never points past its choices, an LLM that routes, tools.
 
-Needs ``pip install "moma-router[llamaindex]"``.
+The core decides, these adapters invoke. Needs ``pip install "moma-router[llamaindex]"``.
 """
 
 try:
@@ -12,6 +12,31 @@ except ModuleNotFoundError as error:
         f'llamaindex_moma needs LlamaIndex ({error}). Type: pip install "moma-router[llamaindex]"'
     ) from error
 
+from llamaindex_moma.cards import (
+    MoMAToolMetadata,
+    agent_cards_from_function_tools,
+    agent_cards_from_query_engine_tools,
+    agent_cards_from_workflow,
+    register_cards,
+)
+from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent
+from llamaindex_moma.llm import MoMALLM
 from llamaindex_moma.selector import MoMASelector, ScoredSelection
+from llamaindex_moma.tools import MoMAToolRetriever, MoMAToolRouterQueryEngine
+from llamaindex_moma.workflow import MoMAWorkflowRouter
 
-__all__ = ["MoMASelector", "ScoredSelection"]
+__all__ = [
+    "MoMALLM",
+    "MoMALLMFailureEvent",
+    "MoMARouteEvent",
+    "MoMASelector",
+    "MoMAToolMetadata",
+    "MoMAToolRetriever",
+    "MoMAToolRouterQueryEngine",
+    "MoMAWorkflowRouter",
+    "ScoredSelection",
+    "agent_cards_from_function_tools",
+    "agent_cards_from_query_engine_tools",
+    "agent_cards_from_workflow",
+    "register_cards",
+]

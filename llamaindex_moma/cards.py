@@ -152,9 +152,9 @@ def register_cards(router: MoMARouter, cards: Iterable[AgentCard]) -> None:
             metadata={**old.metadata, **card.metadata},
         )
         # In another order they are the same examples.
-        if dataclasses.replace(merged, examples=old.examples) != old or set(
-            merged.examples
-        ) != set(old.examples):
+        if dataclasses.replace(merged, examples=old.examples) != old or set(merged.examples) != set(
+            old.examples
+        ):
             changed.append(merged)
     router.agents.add(*fresh)
     router.agents.update(*changed)

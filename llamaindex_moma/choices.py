@@ -17,7 +17,7 @@ from llama_index.core.tools import ToolMetadata
 from llamaindex_moma.cards import words_of
 from moma_core import AgentCard, DuplicateNameError, MoMARouter, UnknownNameError
 
-__all__ = ["Choice", "KnownChoices", "cards_of", "fingerprint", "positions_in"]
+__all__ = ["Choice", "KnownChoices", "add_example", "cards_of", "fingerprint", "positions_in"]
 
 # The core's own bounds are wider; these leave room for what is added here.
 _MAX_NAME = 100
@@ -132,10 +132,18 @@ class KnownChoices:
 
     def learn(self, query: str, position: int) -> None:
         """Add an example to the choice at ``position``; the next route knows it."""
-        card = self.router.agents.get(self.names[position])
-        if query not in card.examples:
-            examples = (*card.examples, query)
-            self.router.agents.update(dataclasses.replace(card, examples=examples))
+        add_example(self.router, self.names[position], query)
+
+
+def add_example(router: MoMARouter, name: str, query: str) -> None:
+    """Give a registered agent one more example.
+
+    Raises:
+        UnknownNameError: Nobody registered it.
+    """
+    card = router.agents.get(name)
+    if query not in card.examples:
+        router.agents.update(dataclasses.replace(card, examples=(*card.examples, query)))
 
 
 def positions_in(router: MoMARouter, choices: Sequence[Choice]) -> dict[str, int]:
@@ -176,13 +184,11 @@ def _only(found: Sequence[Choice], called: str) -> None:
 def _free_name(
     name: str, position: int, counts: Mapping[str, int], taken: Mapping[str, AgentCard]
 ) -> str:
-    if not name:
-        name = f"choice {position}"
-    elif counts[name] > 1:
-        name = f"{name} ({position})"
-    while name in taken or (counts.get(name, 0) and name.endswith(")")):
-        if name not in taken and counts[name] == 1:
-            break
+    """Return a name that only one choice gave as it is, or make one of the position."""
+    if name and counts[name] == 1:
+        return name
+    name = f"{name} ({position})" if name else f"choice {position}"
+    while name in taken or name in counts:
         name += "'"
     return name
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index_instrumentation import get_dispatcher
 
 from moma_core import Candidate
 
@@ -41,7 +42,7 @@ class MoMARouteEvent(BaseEvent):
     reason: str
     """Why, in words."""
 
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = Field(default_factory=dict)
     """Scores of the candidates that were considered."""
 
     probability: float | None = None

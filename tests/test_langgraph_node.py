@@ -13,7 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph, add_messages
 from pydantic import BaseModel
 
-from langchain_moma import MoMAState, as_edge, as_node, decision_in
+from langchain_moma import MoMAState, Telemetry, as_edge, as_node, decision_in
 from moma_core import (
     AgentCard,
     InvalidInputError,
@@ -242,6 +242,86 @@ def test_preference_for_one_call(router: MoMARouter) -> None:
     end = ask(graph, ASK_ELSE, {"configurable": {"moma_preference": "cost"}})
     assert [call[1] for call in recorder.calls] == ["performance", "cost"]
     assert decision_in(end["moma"]).preference == "cost"
+
+
+class Both:
+    """Names two agents for every query."""
+
+    def __init__(self, router: MoMARouter) -> None:
+        self.agents, self.llms = router.agents, router.llms
+
+    def route(self, *args: Any, **kwargs: Any) -> RoutingDecision:
+        return RoutingDecision("agent", ("weather", "calculator"), 0.9)
+
+
+def sees_itself(name: str) -> Any:
+    def node(state: dict[str, Any]) -> dict[str, Any]:
+        targets = decision_in(state["moma"]).targets
+        return {"messages": [("ai", f"{name} for {' and '.join(targets)}")]}
+
+    return node
+
+
+def test_several_agents_at_once(agents_only: MoMARouter) -> None:
+    builder = StateGraph(MoMAState)
+    builder.add_node(as_node(Both(agents_only), ["weather", "calculator"], several="parallel"))
+    for name in ("weather", "calculator"):
+        builder.add_node(name, sees_itself(name))
+    end = ask(builder.add_edge(START, "router").compile(), ASK_WEATHER)
+    said = {message.text for message in end["messages"][1:]}
+    assert said == {"weather for weather", "calculator for calculator"}
+    assert decision_in(end["moma"]).targets == ("weather", "calculator")
+
+
+def test_several_agents_by_an_edge(agents_only: MoMARouter) -> None:
+    builder = StateGraph(MoMAState)
+    path = as_edge(Both(agents_only), ["weather", "calculator"], several="parallel")
+    builder.add_conditional_edges(START, path)
+    for name in ("weather", "calculator"):
+        builder.add_node(name, says(name))
+    end = ask(builder.compile(), ASK_WEATHER)
+    assert {message.text for message in end["messages"][1:]} == {"weather", "calculator"}
+
+
+def test_several_agents_in_order_also_after_a_restart(agents_only: MoMARouter) -> None:
+    def graph(saver: InMemorySaver) -> Any:
+        builder = StateGraph(MoMAState)
+        builder.add_node(as_node(Both(agents_only), ["weather", "calculator"], several="in_order"))
+        for name in ("weather", "calculator"):
+            builder.add_node(name, says(name)).add_edge(name, "router")
+        return builder.add_edge(START, "router").compile(saver, interrupt_before=["calculator"])
+
+    saver, config = InMemorySaver(), {"configurable": {"thread_id": "1"}}
+    half = ask(graph(saver), ASK_WEATHER, config)
+    assert [message.text for message in half["messages"]] == [ASK_WEATHER, "weather"]
+    end = graph(saver).invoke(None, config)
+    assert [message.text for message in end["messages"][1:]] == ["weather", "calculator"]
+    ask(graph(saver), ASK_WEATHER, config)
+    again = graph(saver).invoke(None, config)
+    assert len(again["messages"]) == 6
+
+
+def test_the_swarms_active_agent(agents_only: MoMARouter) -> None:
+    class Swarm(MoMAState):
+        active_agent: str
+
+    builder = StateGraph(Swarm)
+    node = as_node(agents_only, ["weather", "calculator"], active_agent="active_agent")
+    builder.add_node(node)
+    for name in ("weather", "calculator"):
+        builder.add_node(name, says(name))
+    end = ask(builder.add_edge(START, "router").compile(), ASK_SUM)
+    assert end["active_agent"] == "calculator"
+
+
+def test_names_excluded_for_one_call_and_counters(router: MoMARouter) -> None:
+    telemetry = Telemetry()
+    graph = build(router, llm="llm", telemetry=telemetry).compile()
+    end = ask(graph, ASK_WEATHER, {"configurable": {"moma_exclude": ["weather"]}})
+    assert decision_in(end["moma"]).target != "weather"
+    ask(graph, ASK_WEATHER)
+    counts = telemetry.counts()
+    assert (counts["routes"], counts["by_target"]["weather"]) == (2, 1)
 
 
 def test_text_under_the_key_query(agents_only: MoMARouter) -> None:

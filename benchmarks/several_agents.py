@@ -1,0 +1,71 @@
+"""Several agents in one query: does the ordered list hold the wanted agents, and only those?
+
+    MOMA_DATA=../shared/data python benchmarks/several_agents.py
+
+MetaTool: fitted on train rows; "multi" rows want two tools, val rows one. Seal-Tools: descriptions
+alone, test_in rows. Reports the share of wanted agents listed, the share listed that was wanted,
+and how often a query that wants one agent is given several. JSON in benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moma_core import Handled, MoMARouter
+from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
+from moma_core.agent_routing.several import join, split
+
+DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
+OUT = Path("benchmarks/results/several_agents.json")
+
+
+def rows(table: str, name: str) -> LabelledQueries:
+    data = pq.read_table(DATA / f"{table}_queries.parquet")
+    data = data.filter(pc.equal(data["split"], name)).to_pydict()
+    return LabelledQueries(tuple(data["query"]), tuple(map(tuple, data["agents"])))
+
+
+def measure(router: MoMARouter, asked: LabelledQueries) -> dict[str, float]:
+    found, wanted_all = [], [set(a) for a in asked.agents]
+    for text in asked.texts:
+        parts = split(text)
+        texts = [text, *parts] if len(parts) > 1 else [text]
+        whole, *rest = router.agent_router.route_batch(texts, router.encoder.encode(texts))
+        outcome = join(whole, rest)
+        # What the gate would refuse still has a best candidate: abstention is measured elsewhere.
+        found.append(
+            set(outcome.agents) if isinstance(outcome, Handled) else {outcome.candidates[0].name}
+        )
+    several = np.array([len(w) > 1 for w in wanted_all])
+    pairs = list(zip(found, wanted_all, strict=True))
+    recall = np.array([len(f & w) / len(w) for f, w in pairs])
+    precision = np.array([len(f & w) / len(f) for f, w in pairs])
+    listed = np.array([len(f) > 1 for f in found])
+    report = {"n": len(asked), "recall": recall.mean(), "precision": precision.mean()}
+    if several.any():
+        report["recall_of_several"] = recall[several].mean()
+        report["several_listed_when_wanted"] = listed[several].mean()
+    if (~several).any():
+        report["several_listed_when_one_wanted"] = listed[~several].mean()
+    return {key: float(value) for key, value in report.items()}
+
+
+def main() -> None:
+    tools = with_examples(read_agents(DATA / "metatool_agents.parquet"), rows("metatool", "train"), 40)
+    router = MoMARouter.from_cards(tools, llms=None)
+    report = {"metatool multi": measure(router, rows("metatool", "multi"))}
+    report["metatool val"] = measure(router, rows("metatool", "val"))
+    router = MoMARouter.from_cards(read_agents(DATA / "sealtools_agents.parquet"), llms=None)
+    report["sealtools test_in"] = measure(router, rows("sealtools", "test_in"))
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""MoMA as a LangChain decision model (langchain-core 1.8 or later), as ModelRouterMiddleware takes.
+
+``MoMADecisionModel`` is made on first use, since its base class is younger than the oldest
+langchain-core that this package works with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from langchain_moma.conversation import messages_in, some_query_of
+from langchain_moma.registered import llm_names
+from moma_core import (
+    AgentCard,
+    InvalidInputError,
+    MissingExtraError,
+    MoMARouter,
+    Preference,
+    Query,
+    RoutingState,
+)
+
+__all__ = ["ranked_labels"]
+
+
+def ranked_labels(
+    router: MoMARouter,
+    query: Query,
+    criteria: Mapping[str, Any],
+    preference: str | Preference | None = None,
+) -> dict[str, float]:
+    """Return labels with probabilities that sum to one, the chosen label first.
+
+    Labels that are all LLMs of the router are ranked by preference, with shares of their expected
+    quality; any others by how well their criteria, or the agents of those names, fit the query.
+
+    Args:
+        router: Decides.
+        query: What is to be decided.
+        criteria: Labels, and what speaks for each.
+        preference: As in `MoMARouter.route`.
+
+    Example:
+        >>> router = MoMARouter.from_cards(llms=None)
+        >>> teams = {"billing": "Invoices and payments", "travel": "Flights and hotels"}
+        >>> next(iter(ranked_labels(router, Query("book a flight to Rome"), teams)))
+        'travel'
+    """
+    if set(criteria).issubset(llm_names(router)):
+        out = {*router.agents.names, *llm_names(router)}.difference(criteria)
+        candidates = router.route(query, preference, exclude=out).candidates
+        scores = {c.name: max(c.score, 1e-9) for c in candidates}
+        return {name: score / sum(scores.values()) for name, score in scores.items()}
+    cards = [_card(router, label, text) for label, text in criteria.items()]
+    small = MoMARouter.from_cards(cards, llms=None, encoder=router.encoder)
+    vector = router.encoder.encode([query.text])[0]
+    found, _ = small.agent_router.route(query, vector, RoutingState())
+    shares = {candidate.name: candidate.score for candidate in found.candidates}
+    left = max(1.0 - sum(shares.values()), 0.0) / max(len(criteria) - len(shares), 1)
+    return {**shares, **{label: left for label in criteria if label not in shares}}
+
+
+def _card(router: MoMARouter, label: str, text: Any) -> AgentCard:
+    if label in router.agents:
+        known = router.agents.get(label)
+        return AgentCard(label, known.description, examples=known.examples)
+    return AgentCard(label, text if isinstance(text, str) and text.strip() else label)
+
+
+def _confidence(probabilities: Mapping[str, float]) -> float:
+    """Return 1 for a sure choice, 0 for an even one: one minus the normalised entropy."""
+    shares = np.array([share for share in probabilities.values() if share > 0])
+    if len(probabilities) < 2:
+        return 1.0
+    entropy = -float((shares * np.log(shares)).sum())
+    return float(np.clip(1.0 - entropy / np.log(len(probabilities)), 0.0, 1.0))
+
+
+@cache
+def _decision_model() -> Any:
+    try:
+        from langchain_core.decisions import (  # type: ignore[import-not-found,unused-ignore]
+            BaseDecisionModel,
+            Choice,
+            ChoiceAnswer,
+            ClassifierResponse,
+        )
+    except ImportError as error:
+        raise MissingExtraError(
+            "MoMADecisionModel needs langchain-core 1.8 or later, which has decision models. "
+            'Type: pip install "langchain-core>=1.8" "langchain>=1.5"'
+        ) from error
+
+    class MoMADecisionModel(BaseDecisionModel):  # type: ignore[misc,unused-ignore]
+        """Answers `Choice` questions by routing; other questions are refused.
+
+        Args:
+            router: Decides.
+            preference: As in `MoMARouter.route`, for choices among LLMs.
+        """
+
+        model: str = "moma"
+        router: Any
+        preference: Any = None
+
+        @property
+        def _provider(self) -> str:
+            return "moma"
+
+        def _classify(self, state: Any, questions: dict[str, Any]) -> Any:
+            query = some_query_of(messages_in(state))
+            answers = {key: self._answer(query, key, asked) for key, asked in questions.items()}
+            return ClassifierResponse(model=self.model, answers=answers)
+
+        def _answer(self, query: Query, key: str, question: Any) -> Any:
+            if not isinstance(question, Choice):
+                raise InvalidInputError(
+                    f"question {key!r} is a {type(question).__name__}; MoMA answers Choice "
+                    "questions. Put the alternatives into Choice(criteria={...})."
+                )
+            shares = ranked_labels(self.router, query, question.criteria, self.preference)
+            chosen, sure = next(iter(shares)), _confidence(shares)
+            return ChoiceAnswer(type="choice", choice=chosen, probabilities=shares, confidence=sure)
+
+    return MoMADecisionModel
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MoMADecisionModel":
+        return _decision_model()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

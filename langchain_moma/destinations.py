@@ -1,0 +1,139 @@
+"""Where a graph can go: target names, the nodes that take them, and the decision between them.
+
+A graph ends without a word when a node goes to a name it does not have. Here every name is known
+when the graph is compiled, and a decision for any other name raises.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from langchain_core.runnables import RunnableConfig
+
+from langchain_moma.conversation import query_of
+from langchain_moma.decisions import (
+    MoMARecord,
+    dispatch,
+    excluded_in,
+    preference_in,
+    record,
+    state_in,
+)
+from langchain_moma.registered import check_registered, unreachable
+from langchain_moma.telemetry import Telemetry
+from moma_core import InvalidInputError, MoMARouter, NoTargetError, Preference, UnknownNameError
+
+__all__ = ["Destinations", "Stop", "named_nodes"]
+
+
+class Stop(NamedTuple):
+    """One node to go to, and the target that it stands for; None for the default node."""
+
+    node: str
+    target: str | None
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Target names and the graph nodes that take them.
+
+    Args:
+        router: Decides.
+        nodes: Node of each target.
+        llm: Node of every LLM without a node of its own.
+        default: Node for what nothing can take.
+        preference: As in `MoMARouter.route`.
+        telemetry: Receives the decisions.
+
+    Raises:
+        UnknownNameError: A name is not registered with the router.
+        InvalidInputError: There is nowhere to go.
+    """
+
+    router: MoMARouter
+    nodes: Mapping[str, str]
+    llm: str | None
+    default: str | None
+    preference: str | Preference | None
+    telemetry: Telemetry
+
+    def __post_init__(self) -> None:
+        check_registered(self.router, self.nodes)
+        if not self.names:
+            raise InvalidInputError(
+                "a router needs somewhere to go, got no destination. Name the nodes, for example "
+                "as_node(router, ['calculator'], llm='chat')."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every node that can be reached, once."""
+        extra = [node for node in (self.llm, self.default) if node is not None]
+        return tuple(dict.fromkeys([*self.nodes.values(), *extra]))
+
+    def route(
+        self, conversation: Any, before: Mapping[str, Any] | None, config: RunnableConfig
+    ) -> tuple[list[Stop], MoMARecord]:
+        """Decide where the graph goes, and return what to keep of it.
+
+        Args:
+            conversation: Text, messages, or a dict with them.
+            before: What the last turn left.
+            config: Of the running node.
+
+        Raises:
+            NoTargetError: Nothing fits and there is no default node.
+            UnknownNameError: The router named something that has no node.
+        """
+        state = state_in(before)
+        reachable = self.router, self.nodes
+        out = unreachable(*reachable, any_llm=self.llm is not None) | excluded_in(config)
+        preference = preference_in(config, self.preference)
+        start = time.perf_counter()
+        try:
+            decision = self.router.route(query_of(conversation), preference, state, exclude=out)
+        except NoTargetError as error:
+            if self.default is None:
+                raise
+            ms = (time.perf_counter() - start) * 1e3
+            self.telemetry.unrouted(str(error), ms, "node")
+            return [Stop(self.default, None)], record(None, state, str(error), ms)
+        ms = (time.perf_counter() - start) * 1e3
+        self.telemetry.decided(decision, ms, "node")
+        dispatch(decision.to_dict(), config)
+        stops = [Stop(self.node_for(name, decision.kind), name) for name in decision.targets]
+        return stops, record(decision, state, decision.reason, ms)
+
+    def node_for(self, target: str, kind: str) -> str:
+        """Return the node that takes ``target``.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        node = self.nodes.get(target)
+        if node is None and kind == "llm":
+            node = self.llm
+        if node is None:
+            raise UnknownNameError(
+                f"the router chose {target!r}, which has no node; the nodes are "
+                f"{list(self.names)!r}. Add it to the destinations of as_node or as_edge."
+            )
+        return node
+
+
+def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Return the node of each target.
+
+    Raises:
+        InvalidInputError: One text is given in place of a list.
+    """
+    if isinstance(destinations, Mapping):
+        return dict(destinations)
+    if isinstance(destinations, str):
+        raise InvalidInputError(
+            f"destinations are a list of names, got one text. Write [{destinations!r}]."
+        )
+    return {name: name for name in destinations}

@@ -1,0 +1,297 @@
+"""One call of `MoMALLM`: which LLM takes it, and who is next when that one fails.
+
+Knows LLMs by name and the core's order of preference; knows nothing of what a call says, and
+nothing of prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata, MessageRole
+from llama_index.core.llms import LLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+
+from llamaindex_moma.choices import nearest
+from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, scores_of, tell
+from llamaindex_moma.ranking import packaged_encoder
+from moma_core import (
+    Candidate,
+    InvalidInputError,
+    LLMRouter,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    UnknownNameError,
+)
+
+__all__ = ["Call", "Delegates", "last_user_text"]
+
+TAG = "moma_llm"
+_NO_WORDS = "(no text)"
+
+
+def last_user_text(
+    messages: Sequence[ChatMessage] | None, user_msg: str | ChatMessage | None = None
+) -> str:
+    """Return the words to route by: the last that the user wrote, else the last at all.
+
+    Example:
+        >>> last_user_text([ChatMessage("hello"), ChatMessage("hi", role="assistant")])
+        'hello'
+    """
+    if user_msg is not None:
+        return user_msg if isinstance(user_msg, str) else user_msg.content or ""
+    texts = [(message.role, message.content or "") for message in messages or ()]
+    asked = [text for role, text in texts if role == MessageRole.USER and text.strip()]
+    return asked[-1] if asked else next((text for _, text in reversed(texts) if text.strip()), "")
+
+
+@dataclass(frozen=True)
+class Delegates:
+    """LLMs by name, and the router that orders them.
+
+    Args:
+        llms: By the names that the router scores.
+        router: Has an LLM pool.
+        preference: For calls that bring none.
+        fallback_on: Errors after which the next LLM is asked.
+    """
+
+    llms: Mapping[str, LLM]
+    router: MoMARouter
+    preference: str | Preference | None
+    fallback_on: tuple[type[Exception], ...]
+
+    @classmethod
+    def of(
+        cls,
+        llms: Mapping[str, LLM],
+        router: MoMARouter | None,
+        preference: str | Preference | None,
+        fallback_on: tuple[type[Exception], ...],
+    ) -> Delegates:
+        """Check names and preference once, so that a slip shows before the first call."""
+        if not llms:
+            raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
+        router = router or MoMARouter.from_cards(encoder=packaged_encoder())
+        known = _pool(router).names
+        for name in llms:
+            if name not in known:
+                raise UnknownNameError(
+                    f"the router scores no LLM called {name!r}. {nearest(name, known)} Use its "
+                    "names, or train a pool of your own: moma train llms."
+                )
+        made = cls(dict(llms), router, preference, fallback_on)
+        made.order("check", preference)
+        return made
+
+    def preferring(self, preference: str | Preference) -> Delegates:
+        """Return the same with another preference."""
+        self.order("check", preference)
+        return replace(self, preference=preference)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The smallest of everything; tool calls if one LLM can, as they go to such LLMs only."""
+        each = [llm.metadata for llm in self.llms.values()]
+        outputs = [item.num_output for item in each if item.num_output > 0]
+        roles = {item.system_role for item in each}
+        return LLMMetadata(
+            context_window=min(item.context_window for item in each),
+            num_output=min(outputs, default=-1),
+            is_chat_model=all(item.is_chat_model for item in each),
+            is_function_calling_model=bool(self._able()),
+            model_name=f"moma({', '.join(self.llms)})",
+            system_role=roles.pop() if len(roles) == 1 else MessageRole.SYSTEM,
+        )
+
+    def order(
+        self, text: str, preference: str | Preference | None, *, tools: bool = False
+    ) -> tuple[Candidate, ...]:
+        """Return the LLMs that may take this call, in order of preference.
+
+        Raises:
+            NoTargetError: Tools are to be called, and no LLM here can.
+        """
+        allowed = self._able() if tools else self.llms
+        if not allowed:
+            raise NoTargetError(
+                f"none of the LLMs {list(self.llms)!r} can call tools. Give MoMALLM one whose "
+                "metadata.is_function_calling_model is true, or use a ReActAgent."
+            )
+        pool, words = _pool(self.router), text if text.strip() else _NO_WORDS
+        table = pool.score(words, self.router.encoder.encode([words])[0])
+        left_out = set(pool.names).difference(allowed)
+        return pool.select(table, self.preference if preference is None else preference, left_out)[
+            1
+        ]
+
+    def call(
+        self, owner: LLM, method: str, text: str, kwargs: dict[str, Any], tools: bool = False
+    ) -> Call:
+        """Decide for one call; takes ``preference`` and the tag of a bound call out of kwargs."""
+        if owner.rate_limiter is not None:
+            owner.rate_limiter.acquire()
+        return self._call(owner, method, text, kwargs, tools=tools)
+
+    async def acall(
+        self, owner: LLM, method: str, text: str, kwargs: dict[str, Any], tools: bool = False
+    ) -> Call:
+        """Decide for one call, off the event loop."""
+        if owner.rate_limiter is not None:
+            await owner.rate_limiter.async_acquire()
+        return await asyncio.to_thread(self._call, owner, method, text, kwargs, tools=tools)
+
+    def author_of(self, response: ChatResponse) -> FunctionCallingLLM:
+        """Return the LLM that wrote a response; any that can call tools if it carries no tag."""
+        able = self._able()
+        name = response.additional_kwargs.get(TAG)
+        if name not in able and not able:
+            raise NoTargetError("none of the LLMs here can call tools.")
+        return able[name] if name in able else next(iter(able.values()))
+
+    def _able(self) -> dict[str, FunctionCallingLLM]:
+        return {
+            name: llm
+            for name, llm in self.llms.items()
+            if isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
+        }
+
+    def _call(
+        self, owner: LLM, method: str, text: str, kwargs: dict[str, Any], *, tools: bool
+    ) -> Call:
+        preference, bound = kwargs.pop("preference", None), kwargs.pop(TAG, None)
+        start = time.perf_counter()
+        if bound in self.llms:
+            names = [cast("str", bound)]
+        else:
+            candidates = self.order(text, preference, tools=tools)
+            names = [candidate.name for candidate in candidates]
+            _announce(text, candidates, preference or self.preference, start)
+        if owner.callback_manager.handlers:
+            for name in names:
+                self.llms[name].callback_manager = owner.callback_manager
+        return Call([(name, self.llms[name]) for name in names], method, kwargs, self.fallback_on)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, ready to be made.
+
+    Args:
+        llms: Names and LLMs, in the order in which they are asked.
+        method: The method to call.
+        kwargs: For the method, beside what `run` and the others are given.
+        fallback_on: Errors after which the next LLM is asked.
+    """
+
+    llms: list[tuple[str, LLM]]
+    method: str
+    kwargs: dict[str, Any]
+    fallback_on: tuple[type[Exception], ...]
+
+    def run(self, *args: Any, **more: Any) -> Any:
+        """Return the answer of the first LLM that gives one."""
+        for i, (name, llm) in enumerate(self.llms):
+            try:
+                return _tagged(getattr(llm, self.method)(*args, **more, **self.kwargs), name)
+            except self.fallback_on as error:
+                self._failed(i, error)
+        raise AssertionError("the last failure was raised")
+
+    async def arun(self, *args: Any, **more: Any) -> Any:
+        """Return the answer of the first LLM that gives one."""
+        for i, (name, llm) in enumerate(self.llms):
+            try:
+                return _tagged(await getattr(llm, self.method)(*args, **more, **self.kwargs), name)
+            except self.fallback_on as error:
+                self._failed(i, error)
+        raise AssertionError("the last failure was raised")
+
+    def stream(self, *args: Any, **more: Any) -> Iterator[Any]:
+        """Return the pieces of the first LLM that gives one; later failures are the caller's."""
+        for i, (name, llm) in enumerate(self.llms):
+            try:
+                pieces = iter(getattr(llm, self.method)(*args, **more, **self.kwargs))
+                first = next(pieces, None)
+            except self.fallback_on as error:
+                self._failed(i, error)
+            else:
+                return _resumed(first, pieces, name)
+        raise AssertionError("the last failure was raised")
+
+    async def astream(self, *args: Any, **more: Any) -> AsyncIterator[Any]:
+        """Return the pieces of the first LLM that gives one; later failures are the caller's."""
+        for i, (name, llm) in enumerate(self.llms):
+            try:
+                pieces = aiter(await getattr(llm, self.method)(*args, **more, **self.kwargs))
+                first = await anext(pieces, None)
+            except self.fallback_on as error:
+                self._failed(i, error)
+            else:
+                return _aresumed(first, pieces, name)
+        raise AssertionError("the last failure was raised")
+
+    def _failed(self, i: int, error: Exception) -> None:
+        """Tell the dispatcher; raise the error when nobody is left."""
+        following = self.llms[i + 1][0] if i + 1 < len(self.llms) else None
+        tell(MoMALLMFailureEvent(llm=self.llms[i][0], error=repr(error), following=following))
+        if following is None:
+            raise error
+
+
+def _resumed(first: Any, rest: Iterator[Any], name: str) -> Iterator[Any]:
+    if first is not None:
+        yield _tagged(first, name)
+        for piece in rest:
+            yield _tagged(piece, name)
+
+
+async def _aresumed(first: Any, rest: AsyncIterator[Any], name: str) -> AsyncIterator[Any]:
+    if first is not None:
+        yield _tagged(first, name)
+        async for piece in rest:
+            yield _tagged(piece, name)
+
+
+def _tagged(response: Any, name: str) -> Any:
+    """Say which LLM wrote a response; what is prepared for it stays bound to it."""
+    if isinstance(response, dict):
+        return {**response, TAG: name}
+    response.additional_kwargs = {**(response.additional_kwargs or {}), TAG: name}
+    return response
+
+
+def _announce(
+    text: str,
+    candidates: Sequence[Candidate],
+    preference: str | Preference | None,
+    start: float,
+) -> None:
+    best = candidates[0]
+    label = preference if isinstance(preference, str) else type(preference or "").__name__.lower()
+    tell(
+        MoMARouteEvent(
+            kind="llm",
+            query=text,
+            targets=[best.name],
+            reason=f"{best.name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}",
+            scores=scores_of(candidates),
+            cost=best.cost,
+            preference="auto" if preference is None else label,
+            ms=(time.perf_counter() - start) * 1e3,
+        )
+    )
+
+
+def _pool(router: MoMARouter) -> LLMRouter:
+    if router.llms is None:
+        raise InvalidInputError(
+            "this router has no LLMs. Give it some: MoMARouter.from_cards(llms='packaged')."
+        )
+    return router.llms

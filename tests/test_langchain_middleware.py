@@ -1,0 +1,290 @@
+"""MoMAMiddleware and create_moma_agent in real agents, with scripted chat models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, ModelRequest
+from langchain.agents.structured_output import ToolStrategy
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.checkpoint.memory import InMemorySaver
+from pydantic import BaseModel
+
+from langchain_moma import (
+    MoMAMiddleware,
+    Telemetry,
+    agent_cards_from_tools,
+    create_moma_agent,
+    decision_in,
+)
+from langchain_moma.testing import ScriptedChat
+from moma_core import InvalidInputError, MoMARouter, UnknownNameError
+
+SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
+ABOUT = {
+    "weather": "Weather forecast for a place",
+    "calculator": "Work out an arithmetic expression",
+    "translator": "Translate text into another language",
+    "jokes": "Tell a joke about anything",
+    "stocks": "Price of a share on the stock exchange",
+    "recipes": "Cooking recipes for a dish",
+    "flights": "Find flights between two airports",
+    "news": "Latest news headlines",
+}
+RAN: list[str] = []
+
+
+def stub(name: str, about: str) -> BaseTool:
+    def run(text: str) -> str:
+        RAN.append(name)
+        return f"{name} did it"
+
+    return StructuredTool.from_function(run, name=name, description=about)
+
+
+TOOLS = [stub(name, about) for name, about in ABOUT.items()]
+EXTRA = stub("audit", "Keep a record")
+ASK = "will it rain in Paris tomorrow? ask the weather"
+
+
+@pytest.fixture(scope="module")
+def built() -> MoMARouter:
+    return MoMARouter.from_cards(agent_cards_from_tools(TOOLS))
+
+
+@pytest.fixture
+def router(built: MoMARouter) -> MoMARouter:
+    built.agents.enable(*built.agents.names)
+    RAN.clear()
+    return built
+
+
+def calls(name: str) -> Any:
+    """Name a tool first, then speak."""
+
+    def reply(messages: Any, tools: Any, choice: Any) -> AIMessage | str:
+        if isinstance(messages[-1], HumanMessage):
+            call = {"name": name, "args": {"text": "x"}, "id": "1", "type": "tool_call"}
+            return AIMessage("", tool_calls=[call])
+        return str(messages[-1].text)
+
+    return reply
+
+
+def ask(agent: Any, text: str = ASK, config: Any = None) -> dict[str, Any]:
+    return agent.invoke({"messages": [("human", text)]}, config)
+
+
+def test_few_tools_are_bound_and_the_decision_is_plain_data(router: MoMARouter) -> None:
+    llm, telemetry = ScriptedChat(), Telemetry()
+    moma = MoMAMiddleware(router, max_tools=2, telemetry=telemetry)
+    end = ask(create_agent(llm, TOOLS, middleware=[moma]))
+    assert RAN == ["weather"]
+    assert [len(call.tools) for call in llm.calls] == [2, 2]
+    turn = end["moma_turn"]
+    assert turn["tools"][0] == "weather"
+    assert decision_in(turn).target == "weather"
+    assert json.loads(json.dumps(turn)) == turn
+    assert telemetry.counts()["routes"] == 1
+
+
+async def test_async_agents_too(router: MoMARouter) -> None:
+    agent = create_agent(ScriptedChat(), TOOLS, middleware=[MoMAMiddleware(router, max_tools=2)])
+    texts = [f"{text}: ask the {name}" for name, text in ABOUT.items()] * 7
+    ends = await asyncio.gather(
+        *(agent.ainvoke({"messages": [("human", text)]}) for text in texts[:50])
+    )
+    assert [end["moma_turn"]["tools"][0] for end in ends] == (list(ABOUT) * 7)[:50]
+    assert all(end["messages"][-1].text.endswith("did it") for end in ends)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_masked_tool_is_never_executed(router: MoMARouter, mode: str) -> None:
+    moma = MoMAMiddleware(router, max_tools=1)
+    agent = create_agent(ScriptedChat(reply=calls("stocks")), TOOLS, middleware=[moma])
+    value = {"messages": [("human", ASK)]}
+    end = agent.invoke(value) if mode == "sync" else await agent.ainvoke(value)
+    assert RAN == []
+    [refusal] = [m for m in end["messages"] if isinstance(m, ToolMessage)]
+    assert refusal.status == "error"
+    assert "weather" in refusal.text
+    assert moma.telemetry.counts()["refused"] == {"stocks": 1}
+
+
+def test_a_thousand_adversarial_calls(router: MoMARouter) -> None:
+    moma, draw = MoMAMiddleware(router, max_tools=2), random.Random(0)
+    wanted: list[str] = []
+
+    def reply(messages: Any, tools: Any, choice: Any) -> AIMessage | str:
+        if not isinstance(messages[-1], HumanMessage):
+            return "done"
+        bound = {tool["function"]["name"] for tool in tools}
+        masked = [name for name in ABOUT if name not in bound]
+        names = [draw.choice(masked) for _ in range(20)]
+        names = [draw.choice([n, n, n.upper(), f" {n}", f"{n}\u0301"]) for n in names]
+        wanted.extend(names)
+        made = [
+            {"name": n, "args": {"text": "x"}, "id": str(i), "type": "tool_call"}
+            for i, n in enumerate(names)
+        ]
+        return AIMessage("", tool_calls=made)
+
+    agent = create_agent(ScriptedChat(reply=reply), TOOLS, middleware=[moma])
+    for name, text in [*ABOUT.items()] * 7:
+        ask(agent, f"{text} {name}")
+    assert len(wanted) >= 1_000
+    assert RAN == []
+
+
+def test_an_invented_tool_gets_the_frameworks_answer(router: MoMARouter) -> None:
+    llm = ScriptedChat(reply=calls("no_such_tool"))
+    end = ask(create_agent(llm, TOOLS, middleware=[MoMAMiddleware(router)]))
+    [answer] = [m for m in end["messages"] if isinstance(m, ToolMessage)]
+    assert "not a valid tool" in answer.text
+
+
+def test_unknown_provider_and_chosen_tools_are_always_bound(router: MoMARouter) -> None:
+    llm = ScriptedChat()
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    moma = MoMAMiddleware(router, max_tools=1, always=["news"])
+    ask(create_agent(llm, [*TOOLS, EXTRA, search], middleware=[moma]))
+    assert set(llm.calls[0].tools) == {"weather", "news", "audit"}
+    assert llm.calls[0].tool_tokens > 0
+
+
+def test_a_disabled_tool_is_masked_at_once_even_within_a_turn(router: MoMARouter) -> None:
+    def reply(messages: Any, tools: Any, choice: Any) -> AIMessage | str:
+        router.agents.disable("weather")
+        return calls("weather")(messages, tools, choice)
+
+    agent = create_agent(
+        ScriptedChat(reply=reply), TOOLS, middleware=[MoMAMiddleware(router, max_tools=2)]
+    )
+    assert "not available" in ask(agent)["messages"][-1].text
+    assert RAN == []
+    router.agents.disable(*ABOUT)
+    end = ask(agent)
+    assert end["moma_turn"]["tools"] == []
+    assert end["moma_turn"]["decision"] is None
+
+
+def test_tools_that_answered_stay_for_the_next_turn(router: MoMARouter) -> None:
+    llm = ScriptedChat()
+    agent = create_agent(
+        llm, TOOLS, middleware=[MoMAMiddleware(router, max_tools=1)], checkpointer=InMemorySaver()
+    )
+    thread = {"configurable": {"thread_id": "1"}}
+    ask(agent, config=thread)
+    end = ask(agent, "tell me jokes about cats", thread)
+    assert end["moma_turn"]["tools"] == ["jokes", "weather"]
+    assert ask(agent, "tell me jokes about dogs", thread)["moma_turn"]["tools"] == ["jokes"]
+
+
+def test_a_refused_tool_is_not_let_in_by_asking_again(router: MoMARouter) -> None:
+    moma = MoMAMiddleware(router, max_tools=1)
+    agent = create_agent(
+        ScriptedChat(reply=calls("stocks")), TOOLS, middleware=[moma], checkpointer=InMemorySaver()
+    )
+    thread = {"configurable": {"thread_id": "1"}}
+    ask(agent, config=thread)
+    assert "stocks" not in ask(agent, config=thread)["moma_turn"]["tools"]
+    assert RAN == []
+
+
+def test_the_state_survives_a_new_process(router: MoMARouter) -> None:
+    saver, thread = InMemorySaver(), {"configurable": {"thread_id": "1"}}
+
+    def agent() -> Any:
+        moma = MoMAMiddleware(router, max_tools=2)
+        return create_agent(
+            ScriptedChat(),
+            TOOLS,
+            middleware=[moma],
+            checkpointer=saver,
+            interrupt_before=["tools"],
+        )
+
+    first = ask(agent(), config=thread)
+    end = agent().invoke(None, thread)
+    assert end["moma_turn"] == first["moma_turn"]
+    assert RAN == ["weather"]
+
+
+def test_llm_and_tools_together(router: MoMARouter) -> None:
+    llms = {SMALL: ScriptedChat(name=SMALL), LARGE: ScriptedChat(name=LARGE, failures=1)}
+    moma = MoMAMiddleware(router, max_tools=2, llms=llms, preference="performance")
+    agent = create_agent(ScriptedChat(name="own"), TOOLS, middleware=[moma])
+    end = ask(agent)
+    said = [m for m in end["messages"] if isinstance(m, AIMessage)]
+    assert [m.response_metadata["moma_llm"] for m in said] == [SMALL, SMALL]
+    end = ask(agent)
+    assert end["messages"][-1].response_metadata["moma_llm"] == LARGE
+    cheap = {"configurable": {"moma_preference": "cost:0"}}
+    assert ask(agent, config=cheap)["messages"][-1].response_metadata["moma_llm"] == SMALL
+
+
+async def test_llms_that_cannot_call_tools_are_left_out(router: MoMARouter) -> None:
+    class Out(BaseModel):
+        """What came out."""
+
+        text: str
+
+    unable = ScriptedChat(name=LARGE, profile={"tool_calling": False}, failures=9)
+    llms = {SMALL: ScriptedChat(name=SMALL, failures=1), LARGE: unable}
+    moma = MoMAMiddleware(router, llms=llms, preference="performance")
+    agent = create_agent(llms[SMALL], TOOLS, middleware=[moma], response_format=ToolStrategy(Out))
+    with pytest.raises(TimeoutError):
+        await agent.ainvoke({"messages": [("human", ASK)]})
+    assert not unable.calls
+
+
+def test_other_middleware_sees_the_bound_tools(router: MoMARouter) -> None:
+    seen: list[int] = []
+
+    class Peek(AgentMiddleware):
+        def wrap_model_call(self, request: ModelRequest, handler: Any) -> Any:
+            seen.append(len(request.tools))
+            return handler(request)
+
+    ask(create_moma_agent(ScriptedChat(), TOOLS, router=router, max_tools=3, middleware=[Peek()]))
+    assert seen == [3, 3]
+
+
+def test_streaming_gives_each_token_once(router: MoMARouter) -> None:
+    llms = {SMALL: ScriptedChat(name=SMALL)}
+    agent = create_moma_agent(llms, TOOLS, router=router, max_tools=2)
+    parts = agent.stream({"messages": [("human", ASK)]}, stream_mode="messages")
+    text = "".join(str(part.text) for part, _ in parts if isinstance(part, AIMessage))
+    assert text == f"{SMALL} heard: weather did it"
+
+
+def test_prebuilt_builds_its_own_router() -> None:
+    agent = create_moma_agent(
+        {SMALL: ScriptedChat(name=SMALL)},
+        TOOLS,
+        max_tools=2,
+        examples={"weather": ["is it sunny?"]},
+        system_prompt="Be brief.",
+    )
+    assert ask(agent, "is it sunny?")["moma_turn"]["tools"][0] == "weather"
+    with pytest.raises(InvalidInputError, match="agent_cards_from_tools"):
+        create_moma_agent(ScriptedChat(), TOOLS, router=MoMARouter.from_cards(), examples={})
+
+
+def test_what_cannot_work_is_refused_when_built(router: MoMARouter) -> None:
+    with pytest.raises(InvalidInputError, match="max_tools"):
+        MoMAMiddleware(router, max_tools=0)
+    with pytest.raises(UnknownNameError):
+        MoMAMiddleware(router, llms={"weather": ScriptedChat()})
+
+
+def test_more_than_a_routes_candidates(router: MoMARouter) -> None:
+    many = [stub(f"tool_{i}", f"Do the thing number {i} in the garden") for i in range(30)]
+    agent = create_moma_agent(ScriptedChat(), many, max_tools=25)
+    assert len(set(ask(agent)["moma_turn"]["tools"])) == 25

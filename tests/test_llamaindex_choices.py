@@ -1,0 +1,139 @@
+"""A thousand random lists of choices: every answer is a valid position, or a typed error."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llama_index.core.tools import ToolMetadata
+
+from llamaindex_moma import MoMASelector, MoMAToolMetadata
+from llamaindex_moma.choices import Choice, cards_of, fingerprint
+from moma_core import DuplicateNameError, MoMAError, NoTargetError, UnknownNameError
+from moma_core.testing import HashEncoder
+
+
+class Remembers:
+    """Hashes every text once: each new router encodes the same background again."""
+
+    def __init__(self, dimension: int) -> None:
+        self._inner = HashEncoder(dimension)
+        self.fingerprint, self.dimension = self._inner.fingerprint, dimension
+        self._rows: dict[str, np.ndarray] = {}
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        for text in texts:
+            if text not in self._rows:
+                self._rows[text] = self._inner.encode([text])[0]
+        rows = [self._rows[text] for text in texts]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), self.dimension)
+
+
+ENCODER = Remembers(32)
+WORDS = ("papers", "soup", "rain", "tax", "chess", "north", "bread", "law", "moon", "tram")
+
+_names = st.one_of(
+    st.none(), st.sampled_from((*WORDS, "", " ", "choice 1", "papers (1)")), st.text()
+)
+_descriptions = st.one_of(
+    st.just(""), st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), st.text(max_size=40)
+)
+_choices = st.builds(ToolMetadata, _descriptions, _names)
+
+
+@st.composite
+def lists_of_choices(draw: st.DrawFn) -> list[ToolMetadata]:
+    size = draw(st.sampled_from(("few", "few", "few", "one", "many")))
+    if size == "many" and draw(st.integers(0, 19)) == 0:  # 500 choices, about ten times
+        dice = random.Random(draw(st.integers()))
+        return [
+            ToolMetadata(" ".join(dice.choices(WORDS, k=3)), dice.choice((None, *WORDS)))
+            for _ in range(500)
+        ]
+    return draw(st.lists(_choices, min_size=1, max_size=1 if size == "one" else 9))
+
+
+@settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    choices=lists_of_choices(),
+    query=st.one_of(
+        st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), st.text()
+    ),
+    many=st.integers(1, 12),
+    fallback=st.one_of(st.none(), st.integers(-2, 12)),
+)
+def test_never_an_invalid_index(
+    choices: list[ToolMetadata], query: str, many: int, fallback: int | None
+) -> None:
+    selector = MoMASelector(max_selections=many, fallback=fallback, encoder=ENCODER)
+    try:
+        result = selector.select(choices, query)
+    except MoMAError:
+        # Nothing fits, a blank query, or a fallback that is no position: said, not guessed.
+        return
+    assert 1 <= len(result.inds) <= many
+    assert len(set(result.inds)) == len(result.inds)
+    assert all(0 <= index < len(choices) for index in result.inds)
+    scores = [selection.score for selection in result.selections]
+    assert scores == sorted(scores, reverse=True)
+    for selection in result.selections:
+        # The name leads back to this very choice.
+        given_name = "".join(
+            c if c.isprintable() else " " for c in choices[selection.index].name or ""
+        )
+        assert selection.name.startswith(given_name[:100].strip()) or not given_name.strip()
+        assert selection.fallback == (selection.score == 0.0 and fallback is not None) or many > 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_choices, min_size=1, max_size=12))
+def test_every_card_has_a_name_of_its_own(choices: list[ToolMetadata]) -> None:
+    assert len({card.name for card in cards_of(fingerprint(choices))}) == len(choices)
+
+
+def test_five_hundred_choices_each_found_by_its_own_words() -> None:
+    choices = [ToolMetadata(f"collection{i} about subject{i}", None) for i in range(500)]
+    selector = MoMASelector(encoder=HashEncoder(256), min_probability=0.0)
+    for i in (0, 7, 250, 499):
+        assert selector.select(choices, f"collection{i} about subject{i}").ind == i
+
+
+def test_several_beyond_the_ten_that_the_core_shows() -> None:
+    choices = [ToolMetadata(f"word{i}", f"tool {i}") for i in range(30)]
+    selector = MoMASelector(max_selections=25, min_share=0.0, min_probability=0, encoder=ENCODER)
+    result = selector.select(choices, "word3")
+    assert result.inds[0] == 3
+    assert len(set(result.inds)) == 25
+    assert sum(selection.score for selection in result.selections) <= 1.0 + 1e-6
+
+
+def test_one_choice_can_still_be_refused() -> None:
+    only = [ToolMetadata("Cooking recipes and baking", "recipes")]
+    selector = MoMASelector()
+    assert selector.select(only, "recipes for baking").ind == 0
+    with pytest.raises(NoTargetError, match="none of the 1 choices"):
+        selector.select(only, "prove that there are infinitely many primes")
+
+
+def test_examples_for_a_doubled_name_are_refused() -> None:
+    choices = [Choice("records", "weather"), Choice("records", "music")]
+    with pytest.raises(DuplicateNameError, match="2 choices are called 'records'"):
+        cards_of(choices, {"records": ["will it rain"]})
+
+
+def test_examples_for_other_choices_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="papers"):
+        cards_of([Choice("paper", "a")], {"papers": ["who proved it"]})
+    # A list may be a part of what there are examples for.
+    [card] = cards_of([Choice("papers", "a")], {"papers": ["who proved it"], "news": ["today"]})
+    assert card.examples == ("who proved it",)
+
+
+def test_examples_come_with_the_metadata_too() -> None:
+    choice = MoMAToolMetadata("Papers", "papers", examples=("who proved it",))
+    [card] = cards_of(fingerprint([choice]), {"papers": ["which theorem"]})
+    assert card.examples == ("who proved it", "which theorem")
