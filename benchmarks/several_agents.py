@@ -57,7 +57,9 @@ def measure(router: MoMARouter, asked: LabelledQueries) -> dict[str, float]:
 
 
 def main() -> None:
-    tools = with_examples(read_agents(DATA / "metatool_agents.parquet"), rows("metatool", "train"), 40)
+    tools = with_examples(
+        read_agents(DATA / "metatool_agents.parquet"), rows("metatool", "train"), 40
+    )
     router = MoMARouter.from_cards(tools, llms=None)
     report = {"metatool multi": measure(router, rows("metatool", "multi"))}
     report["metatool val"] = measure(router, rows("metatool", "val"))

@@ -19,7 +19,6 @@ except ModuleNotFoundError as error:
 from langchain_moma.chat_model import ChatMoMA
 from langchain_moma.decisions import MoMARecord, decision_in
 from langchain_moma.graphs import agent_cards_from_graphs
-from langchain_moma.health import LLMHealth
 from langchain_moma.llm_cards import llm_cards_from_chat_models
 from langchain_moma.mcp import agent_cards_from_mcp
 from langchain_moma.middleware import MoMAAgentState, MoMAMiddleware
@@ -33,7 +32,6 @@ from langchain_moma.tools import agent_cards_from_tools
 
 __all__ = [
     "ChatMoMA",
-    "LLMHealth",
     "MoMAAgentState",
     "MoMAMiddleware",
     "MoMARecord",

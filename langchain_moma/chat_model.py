@@ -28,13 +28,12 @@ from langchain_moma.decisions import PREFERENCE, excluded_in, preference_in
 from langchain_moma.delegating import Delegating, Handed
 from langchain_moma.delegation import Delegation, How
 from langchain_moma.direct import Direct
-from langchain_moma.health import LLMHealth
 from langchain_moma.needs import Needs
 from langchain_moma.pool import Ask, ChatPool
 from langchain_moma.portable import portable_options, portable_tools
 from langchain_moma.structured import StructuredMoMA
 from langchain_moma.telemetry import Telemetry
-from moma_core import MoMARouter, Preference
+from moma_core import Health, MoMARouter, Preference
 
 __all__ = ["ChatMoMA"]
 
@@ -77,7 +76,7 @@ class ChatMoMA(Delegating, BaseChatModel):
     router: SkipValidation[MoMARouter] = Field(exclude=True, repr=False)
     llms: SkipValidation[Mapping[str, BaseChatModel]] = Field(exclude=True, repr=False)
     preference: SkipValidation[str | Preference | None] = None
-    health: SkipValidation[LLMHealth] = Field(default_factory=LLMHealth, exclude=True, repr=False)
+    health: SkipValidation[Health] = Field(default_factory=Health, exclude=True, repr=False)
     telemetry: SkipValidation[Telemetry] = Field(
         default_factory=Telemetry, exclude=True, repr=False
     )

@@ -33,14 +33,13 @@ from langchain_moma.decisions import (
     preference_in,
 )
 from langchain_moma.delegation import Failures, marked
-from langchain_moma.health import LLMHealth
 from langchain_moma.needs import Needs
 from langchain_moma.pool import Ask, ChatPool
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
 from langchain_moma.shortlist import Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.vectors import Vectors
-from moma_core import MoMARouter, Preference
+from moma_core import Health, MoMARouter, Preference
 
 __all__ = ["MoMAAgentState", "MoMAMiddleware"]
 
@@ -101,7 +100,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         llms: Mapping[str, BaseChatModel] | None = None,
         preference: str | Preference | None = None,
         always: Collection[str] = (),
-        health: LLMHealth | None = None,
+        health: Health | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__()
@@ -114,7 +113,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self._pool: ChatPool | None = None
         if llms is not None:
             self._pool = ChatPool(
-                router, llms, health or LLMHealth(), self.telemetry, "agent", vectors
+                router, llms, health or Health(), self.telemetry, "agent", vectors
             )
             self._pool.check()
 

@@ -14,12 +14,18 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
 from langchain_moma.conversation import last_turn, some_query_of
-from langchain_moma.health import LLMHealth
 from langchain_moma.needs import Needs
 from langchain_moma.registered import check_registered, llm_names
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.vectors import Vectors
-from moma_core import InvalidInputError, MoMARouter, NoTargetError, Preference, RoutingDecision
+from moma_core import (
+    Health,
+    InvalidInputError,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    RoutingDecision,
+)
 
 __all__ = ["LLM_KEY", "Ask", "ChatPool", "Try"]
 
@@ -71,7 +77,7 @@ class ChatPool:
 
     router: MoMARouter
     llms: Mapping[str, BaseChatModel]
-    health: LLMHealth = field(default_factory=LLMHealth)
+    health: Health = field(default_factory=Health)
     telemetry: Telemetry = field(default_factory=Telemetry)
     surface: str = "chat"
     vectors: Vectors | None = None

@@ -5,26 +5,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine, checkpoint
+from moma_core import saved
+from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine
 from moma_core.agent_routing.followups import encode_readings
 from moma_core.agent_routing.health import Health
 from moma_core.agent_routing.router import Steps
+from moma_core.agent_routing.several import join, split
 from moma_core.agent_routing.training import Progress
 from moma_core.encoders import MiniLMEncoder
-from moma_core.errors import ArtifactError, InvalidQueryError, NoTargetError
+from moma_core.errors import InvalidQueryError, NoTargetError
 from moma_core.llm_routing import LLMRouter
-from moma_core.protocols import Encoder, Registry
-from moma_core.registry import MemoryRegistry
+from moma_core.protocols import Encoder
 from moma_core.selection import parse_preference, preference_name
 from moma_core.types import (
     AgentCard,
+    AgentOutcome,
     Candidate,
     Deferred,
     FloatArray,
@@ -37,9 +37,6 @@ from moma_core.types import (
 )
 
 __all__ = ["MoMARouter"]
-
-_FORMAT = 1
-_ROUTER, _STATES, _REGISTRY, _LLMS = "router.json", "states.toml", "registry", "llms"
 
 
 class MoMARouter:
@@ -105,7 +102,7 @@ class MoMARouter:
         encoder = encoder or MiniLMEncoder()
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
-        catalog = AgentCatalog(encoder, _registry(path, encoder))
+        catalog = AgentCatalog(encoder, saved.open_registry(path, encoder))
         agent_router = AgentRouter(
             catalog,
             states,
@@ -158,6 +155,7 @@ class MoMARouter:
         state: RoutingState | None = None,
         *,
         exclude: Collection[str] = (),
+        several: bool = False,
     ) -> RoutingDecision:
         """Decide for one query.
 
@@ -167,6 +165,8 @@ class MoMARouter:
                 (USD a query), or a `Preference`.
             state: The ``state`` of the conversation's previous decision.
             exclude: Agents and LLMs that may not be chosen this time.
+            several: Whether a query that asks for several things may go to several agents:
+                ``targets`` then lists them in order.
 
         Raises:
             InvalidQueryError: The query is empty.
@@ -181,6 +181,8 @@ class MoMARouter:
         outcome, following = self._agent_router.route(
             query, vectors.alone[0], state, exclude, steps, vectors.joined
         )
+        if several:
+            outcome = self._several(query, exclude, outcome, steps)
         match outcome:
             case Handled():
                 decision = _to_agent(outcome, wanted)
@@ -237,27 +239,7 @@ class MoMARouter:
             ArtifactError: The directory cannot be written.
             RegistryError: The agents cannot be written.
         """
-        folder = Path(directory)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
-        self._copy_agents(folder)
-        fingerprint = self._encoder.fingerprint
-        learnt = self._agent_router.trained, self._agent_router.negatives
-        checkpoint.write(folder, *learnt, fingerprint)
-        if self._llms is not None:
-            self._llms.save(folder / _LLMS)
-        states = self.states.to_toml().encode()
-        document = {
-            "format": _FORMAT,
-            "encoder": fingerprint,
-            "llms": self._llms is not None,
-            "states": hashlib.sha256(states).hexdigest(),
-        }
-        router = json.dumps(document, indent=1).encode()
-        for name, content in ((_STATES, states), (_ROUTER, router)):
-            checkpoint.write_whole(folder / name, content)
+        saved.write(Path(directory), self._encoder, self._agent_router, self._llms)
 
     @classmethod
     def load(cls, directory: str | Path, *, encoder: Encoder | None = None) -> MoMARouter:
@@ -267,26 +249,22 @@ class MoMARouter:
             ArtifactError: A file is missing, truncated, changed, or of another encoder.
             RegistryError: The agents cannot be read.
         """
-        folder, encoder = Path(directory), encoder or MiniLMEncoder()
-        document = _document(folder)
-        if document["encoder"] != encoder.fingerprint:
-            raise ArtifactError(
-                f"{folder} was saved with encoder {document['encoder']!r}, not "
-                f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
-            )
-        catalog = AgentCatalog(encoder, _registry(folder, encoder))
-        trained, negatives = checkpoint.read(folder, encoder.fingerprint)
-        states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
-        llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
-        return cls(encoder, AgentRouter(catalog, states, negatives, trained), llms)
+        encoder = encoder or MiniLMEncoder()
+        return cls(encoder, *saved.read(Path(directory), encoder))
 
-    def _copy_agents(self, folder: Path) -> None:
-        """Write the agents into the directory's registry; those already there are left alone."""
-        registry = _registry(folder, self._encoder)
-        kept = {record.card.name: record.card for record in registry.load()}
-        records = self.agents.snapshot.records
-        registry.put([r for r in records if kept.get(r.card.name) != r.card])
-        registry.delete([name for name in kept if name not in self.agents])
+    def _several(
+        self, query: Query, exclude: Collection[str], whole: AgentOutcome, steps: Steps
+    ) -> AgentOutcome:
+        """Return the outcome of a query's parts, where they go to different agents."""
+        parts = split(query.text)
+        if len(parts) < 2:
+            return whole
+        with steps.timed("several") as detail:
+            vectors = self._encoder.encode(parts)
+            outcome = join(whole, self._agent_router.route_batch(parts, vectors, exclude))
+            taken = outcome.agents if isinstance(outcome, Handled) else ()
+            detail.append(f"{len(parts)} parts, {len(taken)} agents")
+        return outcome
 
     def _score(
         self, texts: Sequence[str], vectors: FloatArray, *deferred: object
@@ -324,58 +302,17 @@ class MoMARouter:
 
 
 def _to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:
+    verb = "is" if len(outcome.agents) == 1 else "are each"
     return RoutingDecision(
         kind="agent",
         targets=outcome.agents,
         probability=outcome.probability,
         candidates=outcome.candidates,
         preference=preference_name(preference),
-        reason=f"{outcome.agents[0]!r} is right with probability {outcome.probability:.2f}",
+        reason=f"{' then '.join(map(repr, outcome.agents))} {verb} right with probability "
+        f"{outcome.probability:.2f}",
     )
 
 
 def _names(exclude: Collection[str]) -> frozenset[str]:
     return frozenset([exclude] if isinstance(exclude, str) else exclude)
-
-
-def _registry(path: str | Path | None, encoder: Encoder) -> Registry:
-    if path is None:
-        return MemoryRegistry()
-    from moma_core.registry import ChromaRegistry
-
-    is_url = str(path).startswith(("http://", "https://"))
-    location = str(path) if is_url else Path(path) / _REGISTRY
-    return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
-        if document["format"] != _FORMAT:
-            raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
-        return {
-            "encoder": str(document["encoder"]),
-            "llms": bool(document["llms"]),
-            "states": str(document["states"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{folder} is no router that this version can open: {error}. Write one with "
-            "router.save(dir), or restore it from a backup."
-        ) from error
-
-
-def _states(folder: Path, digest: str) -> str:
-    """Return the saved TOML; one cut short at the end of a line would still be valid TOML."""
-    try:
-        content = (folder / _STATES).read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder} has no {_STATES} ({error}). Save the router again."
-        ) from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ArtifactError(
-            f"{folder / _STATES} is truncated or changed. Restore it, or build the router with the "
-            "changed states (MoMARouter.from_cards(..., states=...)) and save it."
-        )
-    return content.decode()

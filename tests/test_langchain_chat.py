@@ -15,9 +15,9 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 
-from langchain_moma import ChatMoMA, LLMHealth
+from langchain_moma import ChatMoMA
 from langchain_moma.testing import ScriptedChat
-from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
+from moma_core import Health, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 ASK = "Prove that there are infinitely many primes."
@@ -163,7 +163,7 @@ async def test_when_all_fail_the_first_error_tells_of_the_others() -> None:
 
 def test_a_circuit_opens_and_closes_by_itself() -> None:
     now = [0.0]
-    health = LLMHealth(failures=2, cooldown=30, clock=lambda: now[0])
+    health = Health(failures=2, cooldown=30, clock=lambda: now[0])
     both = chat(large={"failures": 3}, preference="performance", health=health)
     assert [who(both.invoke(ASK)) for _ in range(3)] == [SMALL] * 3
     assert len(both.llms[LARGE].calls) == 2  # the third call went straight to the other
@@ -179,7 +179,7 @@ def test_a_circuit_opens_and_closes_by_itself() -> None:
 
 def test_only_one_call_probes_and_a_cancelled_one_frees_the_probe() -> None:
     now = [0.0]
-    health = LLMHealth(failures=1, cooldown=1, clock=lambda: now[0])
+    health = Health(failures=1, cooldown=1, clock=lambda: now[0])
     with pytest.raises(ValueError, match="x"), health.attempt("a"):
         raise ValueError("x")
     now[0] = 2.0
@@ -189,11 +189,11 @@ def test_only_one_call_probes_and_a_cancelled_one_frees_the_probe() -> None:
         raise KeyboardInterrupt
     assert not health.is_open("a")
     with pytest.raises(InvalidInputError, match="failures"):
-        LLMHealth(failures=0)
+        Health(failures=0)
 
 
 def test_an_open_circuit_is_better_than_nothing() -> None:
-    health = LLMHealth(failures=1)
+    health = Health(failures=1)
     both = chat({"failures": 9}, {"failures": 1}, preference="performance", health=health)
     with pytest.raises(TimeoutError):
         both.invoke(ASK)
@@ -299,7 +299,7 @@ def test_what_cannot_be_asked_is_refused_when_built() -> None:
 
 
 async def test_cancelling_a_stream_stops_the_llm_and_blames_nobody() -> None:
-    both = chat(preference="cost", health=LLMHealth(failures=1))
+    both = chat(preference="cost", health=Health(failures=1))
     stream = both.astream("a " * 500)
     async for _ in stream:
         break

@@ -17,7 +17,7 @@ from moma_core.agent_routing.ranker import LinearRanker
 from moma_core.agent_routing.training import Trained
 from moma_core.errors import ArtifactError
 
-__all__ = ["read", "write", "write_whole"]
+__all__ = ["exists", "read", "write", "write_whole"]
 
 _VERSION = 1
 _JSON, _ARRAYS = "ranker.json", "ranker.safetensors"
@@ -49,6 +49,11 @@ def write(directory: Path, trained: Trained, negatives: Negatives, encoder: str)
     write_whole(directory / _JSON, json.dumps(document, indent=1).encode())
 
 
+def exists(directory: Path) -> bool:
+    """Say whether any part of a saved ranker is there."""
+    return (directory / _JSON).exists() or (directory / _ARRAYS).exists()
+
+
 def read(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
     """Read what `write` wrote.
 
@@ -78,7 +83,8 @@ def read(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"the agents' ranker in {directory} cannot be used: {error}. Delete {_JSON} and "
-            f"{_ARRAYS} there: it is fitted again from the registered agents."
+            f"{_ARRAYS} there: it is fitted again from the registered agents, "
+            "and your own negatives are to be given again."
         ) from error
 
 

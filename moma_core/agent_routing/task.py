@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot
-from moma_core.agent_routing.fitting import fit_columns
+from moma_core.agent_routing.fitting import fit_columns, logsumexp
 from moma_core.agent_routing.ranker import Columns, Features, stack_columns, stack_features
 from moma_core.types import FloatArray
 
@@ -42,6 +42,7 @@ class Task:
         described: Features,
         prior: Columns,
     ) -> Task:
+        """Lay out a snapshot whose descriptions and examples are features already."""
         counts = np.array([len(r.card.examples) for r in snapshot.records])
         active = np.flatnonzero(counts)
         vectors = np.concatenate([r.example_vectors for r in snapshot.records])
@@ -63,8 +64,12 @@ class Task:
         features = self.features.rows(rows)
         n = self.prior.bias.size
         idle = np.setdiff1d(np.arange(n), self.active)
-        fitted = fit_columns(features, self.owners[rows], self.prior.rows(self.active))
+        # One agent alone has nothing to be told apart from: there the idle ones are its rivals.
+        alone = self.active.size == 1 and idle.size > 0
+        frozen = logsumexp(self.prior.rows(idle).logits(features)) if alone else None
+        fitted = fit_columns(features, self.owners[rows], self.prior.rows(self.active), frozen)
         # A softmax leaves the common level of its biases open: those without examples sit at 0.
-        fitted.bias[:] -= fitted.bias.mean()
+        if not alone:
+            fitted.bias[:] -= fitted.bias.mean()
         order = np.argsort(np.concatenate([self.active, idle]), kind="stable")
         return stack_columns([fitted, self.prior.rows(idle)]).rows(order)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import console, progress_bar, write_json
+from moma_core.cli.train import Strategy
 
 __all__ = ["app"]
 
@@ -36,6 +37,12 @@ def agents(
         int | None, typer.Option(min=1, help="Examples an agent; default all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of examples.")] = 0,
+    diagram: Annotated[
+        Path | None, typer.Option(help="Draw the gate's reliability there (PNG or SVG).")
+    ] = None,
+    max_wrong_agent_rate: Annotated[
+        float | None, typer.Option(help="Promise, say 0.05: more queries go to LLMs instead.")
+    ] = None,
 ) -> None:
     """Fit on --train alone, route --test, and write accuracy, abstention and times."""
     from moma_core.agent_routing.dataset import read_agents, read_queries
@@ -43,7 +50,16 @@ def agents(
 
     cards, known, asked = read_agents(agents), read_queries(train), read_queries(test)
     with progress_bar() as tell:
-        report = evaluate_agents(cards, known, asked, shots=shots, seed=seed, progress=tell)
+        report = evaluate_agents(
+            cards,
+            known,
+            asked,
+            shots=shots,
+            seed=seed,
+            progress=tell,
+            diagram=diagram,
+            max_wrong_agent_rate=max_wrong_agent_rate,
+        )
     write_json(out, report)
     _show(report, out)
 
@@ -55,17 +71,24 @@ def llms(
     ],
     data: Annotated[Path, _parquet("Scored queries: query, score|LLM, cost|LLM.")],
     out: _Out,
+    strategy: Annotated[
+        Strategy, typer.Option(help="One LLM a query, or a cascade; as it was trained.")
+    ] = Strategy.SINGLE,
 ) -> None:
     """Route scored queries to LLMs and write score and cost at each preference."""
     from moma_core.encoders import MiniLMEncoder
+    from moma_core.evaluation.cascades import evaluate_cascade
     from moma_core.evaluation.llms import evaluate_llms
-    from moma_core.llm_routing import LLMDataset, LLMRouter
+    from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter
 
-    inner = router / "llms"
-    pool = LLMRouter.load(inner if inner.is_dir() else router)
+    folder = router / "llms" if (router / "llms").is_dir() else router
     with progress_bar() as tell:
         tell("encoding and scoring", 0, 1)
-        report = evaluate_llms(pool, LLMDataset.read(data), MiniLMEncoder())
+        scored, encoder = LLMDataset.read(data), MiniLMEncoder()
+        if strategy is Strategy.CASCADE:
+            report = evaluate_cascade(CascadeRouter.load(folder), scored, encoder)
+        else:
+            report = evaluate_llms(LLMRouter.load(folder), scored, encoder)
     write_json(out, report)
     shown = {key: value for key, value in report.items() if not isinstance(value, dict | list)}
     for name, figures in report["preferences"].items():

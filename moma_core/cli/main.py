@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli import agents, evaluate, train
+from moma_core.cli import agents, evaluate, llms, plot, states, train
 from moma_core.cli.terminal import RouterOption, console, open_router, router_exists
 from moma_core.errors import MissingExtraError, MoMAError
 from moma_core.types import RoutingDecision
@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 app.add_typer(agents.app, name="agents")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(llms.app, name="llms")
+app.add_typer(plot.app, name="plot")
+app.add_typer(states.app, name="states")
 app.add_typer(train.app, name="train")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ def evaluate_agents(
     seed: int = 0,
     encoder: Encoder | None = None,
     progress: Progress | None = None,
+    diagram: Path | None = None,
+    max_wrong_agent_rate: float | None = None,
 ) -> dict[str, Any]:
     """Fit on ``train`` alone, route ``test``, and return the report.
 
@@ -42,6 +45,8 @@ def evaluate_agents(
         seed: Of the draw of examples.
         encoder: By default the packaged MiniLM.
         progress: Called with a label, steps done, steps in all.
+        diagram: Where to draw the gate's reliability diagram, if anywhere.
+        max_wrong_agent_rate: Promise that the gate must keep; see `MoMARouter.from_cards`.
 
     Returns:
         ``in_scope_top1``, ``top5`` (share with a wanted agent among the first five),
@@ -61,11 +66,14 @@ def evaluate_agents(
         llms=None,
         encoder=encoder,
         negatives=train.negatives(),
+        max_wrong_agent_rate=max_wrong_agent_rate,
     )
     router.fit(tell)
     vectors = encoder.encode(test.texts)
     outcomes = router.agent_router.route_batch(test.texts, vectors)
     with_examples(cards, test)  # an unknown agent in the test file is an error, not a miss
+    if diagram is not None:
+        _draw(test, outcomes, router.agent_router.trained.gate.threshold, diagram)
     report = {"n_agents": len(cards), "n_test": len(test)}
     return {**report, **_quality(test, outcomes), **_times(router, encoder, test.texts)}
 
@@ -109,6 +117,19 @@ def _quality(test: LabelledQueries, outcomes: Sequence[AgentOutcome]) -> dict[st
         "kept_in_scope_top1": _mean((first & accepted)[inside]),
         "oos_recall": _mean(~accepted[~inside]),
     }
+
+
+def _draw(
+    test: LabelledQueries, outcomes: Sequence[AgentOutcome], threshold: float, path: Path
+) -> None:
+    from moma_core.evaluation.reliability import draw_reliability, reliability
+
+    right = [
+        bool(outcome.candidates) and outcome.candidates[0].name in wanted
+        for outcome, wanted in zip(outcomes, test.agents, strict=True)
+    ]
+    chances = np.array([outcome.probability for outcome in outcomes])
+    draw_reliability(reliability(chances, np.array(right)), threshold, path)
 
 
 def _mean(values: Any) -> float | None:

@@ -86,8 +86,11 @@ class ChromaRegistry:
                     settings=settings,
                 )
             else:
-                Path(location).mkdir(parents=True, exist_ok=True)
-                client = chromadb.PersistentClient(path=str(location), settings=settings)
+                # Absolute: Chroma keeps one client a path for the life of the process, and a
+                # relative path means another directory after os.chdir.
+                path = Path(location).absolute()
+                path.mkdir(parents=True, exist_ok=True)
+                client = chromadb.PersistentClient(path=str(path), settings=settings)
         return cls(client, fingerprint, dimension)
 
     def put(self, records: Sequence[AgentRecord]) -> None:

@@ -1,0 +1,66 @@
+"""Is the promised wrong-agent rate kept on real queries, and what does it cost?
+
+    MOMA_DATA=../shared/data python benchmarks/conformal.py
+
+CLINC150: fitted on 20 train examples an agent; the val rows are split 200 times at random into a
+calibration half and a fresh half. Prints, for each rate: mean realised rate, the share of splits
+that exceed it by more than their standard error, and the share of in-scope queries still kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moma_core import MoMARouter
+from moma_core.agent_routing.conformal import conformal_threshold
+from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
+
+DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
+OUT = Path("benchmarks/results/conformal.json")
+SPLITS, SEED = 200, 0
+
+
+def rows(name: str) -> LabelledQueries:
+    data = pq.read_table(DATA / "clinc150_queries.parquet")
+    data = data.filter(pc.equal(data["split"], name)).to_pydict()
+    return LabelledQueries(tuple(data["query"]), tuple(map(tuple, data["agents"])))
+
+
+def main() -> None:
+    train, val = rows("train"), rows("val")
+    cards = with_examples(read_agents(DATA / "clinc150_agents.parquet"), train, 20, SEED)
+    router = MoMARouter.from_cards(cards, llms=None, negatives=train.negatives())
+    outcomes = router.agent_router.route_batch(val.texts, router.encoder.encode(val.texts))
+    chances = np.array([outcome.probability for outcome in outcomes])
+    right = np.array(
+        [o.candidates[0].name in wanted for o, wanted in zip(outcomes, val.agents, strict=True)]
+    )
+    inside = np.array([bool(wanted) for wanted in val.agents])
+    generator = np.random.default_rng(SEED)
+    halves = [np.array_split(generator.permutation(len(val)), 2) for _ in range(SPLITS)]
+    report = {}
+    for rate in (0.01, 0.02, 0.03, 0.05):
+        realised, kept = [], []
+        for calibration, fresh in halves:
+            threshold = conformal_threshold(chances[calibration], right[calibration], rate)
+            taken = chances[fresh] >= threshold
+            realised.append((taken & ~right[fresh]).mean())
+            kept.append((taken & right[fresh])[inside[fresh]].mean())
+        error = np.sqrt(rate * (1 - rate) / len(halves[0][1]))
+        report[str(rate)] = {
+            "mean_realised": float(np.mean(realised)),
+            "splits_over_by_a_standard_error": float((np.array(realised) > rate + error).mean()),
+            "in_scope_kept_and_right": float(np.mean(kept)),
+        }
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The saved form of a router: one directory of JSON, TOML, safetensors and Chroma.
+
+Each file is written whole or not at all and checked when it is read. Knows what a router is made
+of; never how it decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from moma_core.agent_routing import (
+    AgentCatalog,
+    AgentRouter,
+    Negatives,
+    StateMachine,
+    checkpoint,
+)
+from moma_core.errors import ArtifactError
+from moma_core.llm_routing import LLMRouter
+from moma_core.protocols import Encoder, Registry
+from moma_core.registry import MemoryRegistry
+
+__all__ = ["open_registry", "read", "write"]
+
+_FORMAT = 1
+_ROUTER, _STATES, _REGISTRY, _LLMS = "router.json", "states.toml", "registry", "llms"
+
+
+def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
+    """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
+
+    Raises:
+        RegistryError: Chroma does not answer or cannot write.
+    """
+    if path is None:
+        return MemoryRegistry()
+    from moma_core.registry import ChromaRegistry
+
+    is_url = str(path).startswith(("http://", "https://"))
+    location = str(path) if is_url else Path(path) / _REGISTRY
+    return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
+
+
+def write(folder: Path, encoder: Encoder, agents: AgentRouter, llms: LLMRouter | None) -> None:
+    """Write a router's parts.
+
+    Raises:
+        ArtifactError: The directory cannot be written.
+        RegistryError: The agents cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
+    _copy_agents(agents.catalog, open_registry(folder, encoder))
+    checkpoint.write(folder, agents.trained, agents.negatives, encoder.fingerprint)
+    if llms is not None:
+        llms.save(folder / _LLMS)
+    states = agents.states.to_toml().encode()
+    document = {
+        "format": _FORMAT,
+        "encoder": encoder.fingerprint,
+        "llms": llms is not None,
+        "states": hashlib.sha256(states).hexdigest(),
+    }
+    checkpoint.write_whole(folder / _STATES, states)
+    checkpoint.write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
+
+
+def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None]:
+    """Read what `write` wrote.
+
+    Raises:
+        ArtifactError: A file is missing, truncated, changed, or of another encoder.
+        RegistryError: The agents cannot be read.
+    """
+    document = _document(folder)
+    if document["encoder"] != encoder.fingerprint:
+        raise ArtifactError(
+            f"{folder} was saved with encoder {document['encoder']!r}, not "
+            f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
+        )
+    catalog = AgentCatalog(encoder, open_registry(folder, encoder))
+    if checkpoint.exists(folder):
+        trained, negatives = checkpoint.read(folder, encoder.fingerprint)
+    else:  # deleted after damage, as the error says: fitted again on the first route
+        trained, negatives = None, Negatives.of((), encoder)
+    states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
+    llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
+    return AgentRouter(catalog, states, negatives, trained), llms
+
+
+def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:
+    """Write the agents into a registry; those already there are left alone."""
+    kept = {record.card.name: record.card for record in registry.load()}
+    registry.put([r for r in catalog.snapshot.records if kept.get(r.card.name) != r.card])
+    registry.delete([name for name in kept if name not in catalog])
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
+        if document["format"] != _FORMAT:
+            raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
+        return {
+            "encoder": str(document["encoder"]),
+            "llms": bool(document["llms"]),
+            "states": str(document["states"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{folder} is no router that this version can open: {error}. Write one with "
+            "router.save(dir), or restore it from a backup."
+        ) from error
+
+
+def _states(folder: Path, digest: str) -> str:
+    """Return the saved TOML; one cut short at the end of a line would still be valid TOML."""
+    try:
+        content = (folder / _STATES).read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} has no {_STATES} ({error}). Save the router again."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ArtifactError(
+            f"{folder / _STATES} is truncated or changed. Restore it, or build the router with the "
+            "changed states (MoMARouter.from_cards(..., states=...)) and save it."
+        )
+    return content.decode()
