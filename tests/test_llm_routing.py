@@ -144,7 +144,7 @@ def test_one_llm_and_constant_scores_train():
 
 
 def test_training_refuses():
-    with pytest.raises(InvalidInputError, match=r"auto, clusters"):
+    with pytest.raises(InvalidInputError, match=r"auto, classifier, clusters"):
         train(pool(20), WordEncoder(), head="magic")
     with pytest.raises(InvalidDataError, match="too few"):
         train(pool(7), WordEncoder())

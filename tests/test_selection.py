@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError, ScoreError
 from moma_core.selection import (
+    StreamBudget,
     choose,
     choose_at_rate,
     front_mask,
@@ -206,3 +207,30 @@ def test_tables_refuse_what_is_not_finite(bad):
 
 def test_front_mask_shape():
     assert front_mask(np.ones((3, 2)), np.ones((3, 2))).all()
+
+
+@given(st.lists(pools, min_size=1, max_size=20), st.floats(0, 10))
+@settings(max_examples=40)
+def test_a_stream_spends_what_it_was_given(stream, total):
+    budget = StreamBudget(total, len(stream))
+    cheapest = 0.0
+    for costs, scores in stream:
+        picked = select(table(costs, scores), budget.preference())
+        if costs[picked] > budget.left + 1e-12:  # nothing is affordable: the cheapest answers
+            assert costs[picked] == costs.min()
+            cheapest += costs[picked]
+        budget = budget.after(float(costs[picked]))
+    assert budget.spent <= total + cheapest + 1e-9
+
+
+@given(st.floats(0, 10), st.floats(0, 10), st.integers(1, 50))
+def test_having_spent_more_never_allows_more(first, second, queries):
+    low, high = sorted((first, second))
+    allowed = [StreamBudget(5.0, queries, spent=spent).preference().budget for spent in (low, high)]
+    assert allowed[0] >= allowed[1]
+
+
+def test_stream_budgets_refuse_nonsense():
+    for bad in ({"total": -1.0, "queries": 3}, {"total": 1.0, "queries": 0}):
+        with pytest.raises(InvalidPreferenceError, match="budget"):
+            StreamBudget(**bad)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moma_core.agent_routing.coarse import Directions, rare_terms, refined, term_sums
 from moma_core.agent_routing.lexical import N_FEATURES, lexical_rows, warm_up
 from moma_core.types import FloatArray
 
@@ -34,6 +36,10 @@ __all__ = [
 _DENSE_SCALE = 4.0
 _LEXICAL_SCALE = 3.0
 _PRIOR = 0.25
+
+_COARSE_FROM = 20_000  # agents, above which one query scores all roughly and the best exactly
+_EXACT = 512  # agents scored exactly then
+_FEW = 0.1  # share of agents up to which the eligible ones are picked out and scored alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,18 +135,60 @@ class LinearRanker:
         self.names = tuple(names)
         self.columns = columns
         self.idf = idf
-        # By term: a query has some hundred n-grams, so only their rows are touched.
-        self._by_term = columns.lexical.T.tocsr()
         warm_up()
-        self._dense_t = np.ascontiguousarray(columns.dense.T)
 
-    def logits(self, texts: Sequence[str], vectors: FloatArray) -> FloatArray:
-        """Return logits, shape (n_texts, n_agents), from texts and their unit vectors (n, d)."""
+    @cached_property
+    def _by_term(self) -> csr_matrix:
+        """By term: a query has some hundred n-grams, so only their rows are touched."""
+        return self.columns.lexical.T.tocsr()
+
+    @cached_property
+    def _directions(self) -> Directions:
+        return Directions.of(self.columns.dense)
+
+    def logits(
+        self,
+        texts: Sequence[str],
+        vectors: FloatArray,
+        rows: npt.NDArray[np.intp] | None = None,
+    ) -> FloatArray:
+        """Return logits, shape (n_texts, n_agents), from texts and their unit vectors (n, d).
+
+        A single text among very many agents gets exact logits for the best of them, and rough ones
+        for the others (`moma_core.agent_routing.coarse`).
+
+        Args:
+            texts: n texts.
+            vectors: Theirs, shape (n, d).
+            rows: Agents that matter, where not all do; the logits of others may be -inf.
+        """
         features = Features.of(texts, vectors, self.idf)
-        logits: FloatArray = features.dense @ self._dense_t
-        logits += (features.lexical @ self._by_term).toarray()
+        n = len(self.names)
+        if rows is not None and rows.size <= _FEW * n:
+            logits = np.full((len(texts), n), -np.inf, dtype=np.float32)
+            logits[:, rows] = self.columns.rows(rows).logits(features)
+            return logits
+        if len(texts) == 1 and n >= _COARSE_FROM:
+            return self._refined(features, rows)[None]
+        return self._exact(features)
+
+    def _exact(self, features: Features) -> FloatArray:
+        logits: FloatArray = features.dense @ self.columns.dense.T
+        if features.dense.shape[0] == 1:
+            logits += term_sums(self._by_term, features.lexical)
+        else:
+            logits += (features.lexical @ self._by_term).toarray()
         logits += self.columns.bias
         return logits
+
+    def _refined(self, features: Features, rows: npt.NDArray[np.intp] | None) -> FloatArray:
+        """Return the logits of one text, exact for the best of the agents that matter, (n,)."""
+        rough = self._directions.products(features.dense[0]) + self.columns.bias
+        rough += term_sums(self._by_term, rare_terms(self._by_term, features.lexical))
+        pool = rough if rows is None else rough[rows]
+        chosen = np.argpartition(pool, pool.size - _EXACT)[pool.size - _EXACT :]
+        chosen = chosen if rows is None else rows[chosen]
+        return refined(rough, chosen, self.columns.rows(chosen).logits(features)[0])
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return everything but the names as plain arrays, for safetensors."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core.agent_routing.catalog import AgentCatalog, Snapshot
-from moma_core.agent_routing.categories import Categories
+from moma_core.agent_routing.categories import Categories, Taxonomy
+from moma_core.agent_routing.categorising import collect, follow
 from moma_core.agent_routing.eligible import Eligible, eligible_agents
 from moma_core.agent_routing.followups import Reading, in_context
 from moma_core.agent_routing.health import Health
@@ -80,6 +81,7 @@ class AgentRouter:
         max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, promised
             by conformal risk control; None, or what ``trained`` was fitted to, balances instead.
         health: Agents that fail are not chosen until they recover; told by whoever invokes them.
+        taxonomy: The user's list of categories and what they are for; by default what cards name.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class AgentRouter:
         trained: Trained | None = None,
         health: Health | None = None,
         max_wrong_agent_rate: float | None = None,
+        taxonomy: Taxonomy | None = None,
     ) -> None:
         self.catalog = catalog
         if trained is not None and max_wrong_agent_rate is None:
             max_wrong_agent_rate = trained.gate.max_wrong_agent_rate
         self.max_wrong_agent_rate = max_wrong_agent_rate
         self.health = health or Health()
+        self.taxonomy = taxonomy or Taxonomy()
         self.states = states or StateMachine()
         empty = np.zeros((0, catalog.snapshot.dimension), dtype=np.float32)
         self.negatives = negatives or Negatives((), empty, 0)
@@ -109,7 +113,12 @@ class AgentRouter:
         with self._lock:
             snapshot = self.catalog.snapshot
             trained = train(snapshot, self.negatives, progress, self.max_wrong_agent_rate)
-            self._current = snapshot, trained, Categories.of(snapshot)
+            self._current = snapshot, trained, collect(snapshot, self.taxonomy)
+
+    @property
+    def categories(self) -> Categories:
+        """The categories of the agents as they are now."""
+        return self._up_to_date()[2]
 
     @property
     def trained(self) -> Trained:
@@ -151,12 +160,16 @@ class AgentRouter:
         with steps.timed("eligible") as detail:
             allowed = self._eligible(snapshot, following, exclude)
             rows = allowed.rows
+            if not reading.follows:
+                rows = categories.narrowed(vector, rows)
             detail.append(str(allowed))
+            if rows.size < allowed.rows.size:
+                detail.append(f"of which {rows.size} in the nearest categories")
         if rows.size == 0:
             return Deferred(allowed.why_nobody), following
         with steps.timed("rank") as detail:
-            logits = _logits(trained, snapshot, [reading], vector[None], joined, state)
-            outcome = _outcomes(logits[:, rows], vector[None], rows, snapshot, trained)[0]
+            logits = _logits(trained, snapshot, [reading], vector[None], joined, state, rows)
+            outcome = _outcomes(logits, vector[None], rows, snapshot, trained)[0]
             detail.append(f"best {outcome.candidates[0].name}")
         with steps.timed("gate") as detail:
             needed = trained.gate.threshold
@@ -175,7 +188,7 @@ class AgentRouter:
         Each query starts a conversation of its own: the states it enters restrict its agents. Of
         the m follow-ups (by their history), ``joined`` holds the vectors as in `route`, (m, d).
         """
-        snapshot, trained, _ = self._up_to_date()
+        snapshot, trained, categories = self._up_to_date()
         asked = [Query.of(query) for query in queries]
         readings = [self.states.read(query, _FRESH) for query in asked]
         leaning = [i for i, reading in enumerate(readings) if reading.joined is not None]
@@ -190,11 +203,15 @@ class AgentRouter:
             if rows.size == 0:
                 outcomes |= dict.fromkeys(members, Deferred(allowed.why_nobody))
                 continue
-            for start in range(0, len(members), _BATCH):
-                chunk = members[start : start + _BATCH]
+            size = _BATCH if categories.retrieval is None else 1  # then each has rows of its own
+            for start in range(0, len(members), size):
+                chunk = members[start : start + size]
                 chosen = [readings[i] for i in chunk]
+                rows = allowed.rows
+                if not chosen[0].follows:
+                    rows = categories.narrowed(vectors[chunk[0]], rows)
                 also = None if joined is None else joined[[place[i] for i in chunk if i in place]]
-                logits = _logits(trained, snapshot, chosen, vectors[chunk], also, _FRESH)[:, rows]
+                logits = _logits(trained, snapshot, chosen, vectors[chunk], also, _FRESH, rows)
                 found = _outcomes(logits, vectors[chunk], rows, snapshot, trained)
                 outcomes |= dict(zip(chunk, found, strict=True))
         return [outcomes[i] for i in range(len(asked))]
@@ -212,7 +229,7 @@ class AgentRouter:
             snapshot = self.catalog.snapshot  # it may have moved on while others held the lock
             if self._current is None:
                 trained = train(snapshot, self.negatives, None, self.max_wrong_agent_rate)
-                self._current = snapshot, trained, Categories.of(snapshot)
+                self._current = snapshot, trained, collect(snapshot, self.taxonomy)
             elif self._current[0] is not snapshot:
                 self._follow(self._current[1], snapshot)
             return self._current
@@ -221,11 +238,18 @@ class AgentRouter:
         """Bring a ranker up to date: nothing, single columns, or everything, as much as changed."""
         sources = {r.card.name: fingerprint(r) for r in snapshot.records}
         changed = sum(trained.sources.get(name) != source for name, source in sources.items())
-        if changed + trained.changes > _REFIT_SHARE * max(len(sources), 1):
+        refit = changed + trained.changes > _REFIT_SHARE * max(len(sources), 1)
+        if refit:
             trained = train(snapshot, self.negatives, None, self.max_wrong_agent_rate)
         elif snapshot.names != trained.ranker.names or changed:
             trained = extend(trained, snapshot)
-        self._current = snapshot, trained, Categories.of(snapshot)
+        self._current = snapshot, trained, self._categories(snapshot, afresh=refit)
+
+    def _categories(self, snapshot: Snapshot, *, afresh: bool) -> Categories:
+        if afresh or self._current is None or not self._current[2].discovered:
+            return collect(snapshot, self.taxonomy)
+        before, _, known = self._current
+        return follow(known, before, snapshot)
 
 
 _BATCH = 256
@@ -239,20 +263,22 @@ def _logits(
     vectors: FloatArray,
     joined: FloatArray | None,
     state: RoutingState,
+    eligible: npt.NDArray[np.intp],
 ) -> FloatArray:
-    """Return logits (n, n_agents); follow-ups also by ``joined``, one row a joined reading."""
-    logits = trained.ranker.logits([reading.text for reading in readings], vectors)
+    """Return logits (n, n_eligible); follow-ups also by ``joined``, one row a joined reading."""
+    ranker = trained.ranker
+    logits = ranker.logits([reading.text for reading in readings], vectors, eligible)
     leaning = [i for i, reading in enumerate(readings) if reading.follows]
     if not leaning:
-        return logits
+        return logits if eligible.size == logits.shape[1] else logits[:, eligible]
     after = [reading.joined for reading in readings if reading.joined is not None]
-    rows = iter(() if joined is None else trained.ranker.logits(after, joined))
+    rows = iter(() if joined is None else ranker.logits(after, joined, eligible))
     previous = snapshot.position.get(state.last_target or "")
     by_llm = state.last_target is not None and previous is None
     for i in leaning:
         row = next(rows, None) if readings[i].joined is not None else None
         logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
-    return logits
+    return logits[:, eligible]
 
 
 def _outcomes(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,9 +13,19 @@ from rich.markup import escape
 from moma_core.cli.terminal import console, progress_bar
 from moma_core.errors import InvalidDataError
 
-__all__ = ["app"]
+if TYPE_CHECKING:
+    from moma_core.llm_routing import LLMRouter
+
+__all__ = ["Strategy", "app"]
 
 app = typer.Typer(no_args_is_help=True, help="Fit routers to your own data.")
+
+
+class Strategy(StrEnum):
+    """How many LLMs one query may cost."""
+
+    SINGLE = "single"
+    CASCADE = "cascade"
 
 
 @app.callback()
@@ -39,14 +50,19 @@ def llms(
         Path | None,
         typer.Option(help="JSON of USD per million tokens: {LLM: [input, output]}.", exists=True),
     ] = None,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(help="One LLM a query, or a cascade (needs answer|LLM columns)."),
+    ] = Strategy.SINGLE,
 ) -> None:
     """Train on every row of --data and write a router that moma eval llms can measure."""
     from moma_core.encoders import MiniLMEncoder
-    from moma_core.llm_routing import LLMDataset, train
+    from moma_core.llm_routing import CascadeRouter, LLMDataset, train, train_cascade
 
+    fit = train_cascade if strategy is Strategy.CASCADE else train
     with progress_bar() as tell:
         tell("reading and encoding", 0, 1)
-        router = train(
+        router = fit(
             LLMDataset.read(data),
             MiniLMEncoder(),
             head,
@@ -55,11 +71,15 @@ def llms(
             progress=tell,
         )
     router.save(out)
+    _tell(router.base if isinstance(router, CascadeRouter) else router, type(router), strategy, out)
+
+
+def _tell(pool: LLMRouter, kind: type, strategy: Strategy, out: Path) -> None:
+    best, where = escape(repr(pool.best_single)), escape(str(out))
     console.print(
-        f"Trained on {len(router.cards)} LLMs; the best single one is "
-        f"{escape(repr(router.best_single))}.\n"
-        f"Use it: LLMRouter.load({escape(repr(str(out)))}), or measure it: "
-        f"moma eval llms --router {escape(str(out))} --data TEST.parquet --out report.json",
+        f"Trained on {len(pool.cards)} LLMs; the best single one is {best}.\n"
+        f"Use it: {kind.__name__}.load({where!r}), or measure it: moma eval llms "
+        f"--strategy {strategy} --router {where} --data TEST.parquet --out report.json",
         highlight=False,
     )
 

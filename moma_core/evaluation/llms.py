@@ -12,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
-from moma_core.evaluation.metrics import cost_of_score, score_at_cost, upper_hull
+from moma_core.evaluation.metrics import (
+    COST_SHARES,
+    cost_of_score,
+    score_at_cost,
+    share_of,
+    upper_hull,
+)
 from moma_core.llm_routing.dataset import LLMDataset
 from moma_core.llm_routing.router import LLMRouter
 from moma_core.protocols import Encoder
@@ -21,7 +27,6 @@ from moma_core.types import Auto, Cost, FloatArray, Performance, Preference
 
 __all__ = ["COST_SHARES", "evaluate_llms", "trade_off_curve"]
 
-COST_SHARES = (0.25, 0.5, 0.7)
 _RATES = (0.0, *np.logspace(-3, 2, 63).tolist())
 _PREFERENCES: dict[str, Preference] = {
     "performance": Performance(),
@@ -97,7 +102,7 @@ def _report(scores: _Array, costs: _Array, data: LLMDataset, single: int) -> dic
         },
         "curve": curve.tolist(),
         "score_at_cost": {str(s): score_at_cost(hull, s * best_cost) for s in COST_SHARES},
-        "cost_to_match_best_single": _share(match, best_cost),
+        "cost_to_match_best_single": share_of(match, best_cost),
         "usage": {name: _usage(picks, data.llms) for name, picks in chosen.items()},
     }
 
@@ -124,10 +129,6 @@ def trade_off_curve(
         [[true_costs[rows, p].mean(), true_scores[rows, p].mean()] for p in (*picks, cheapest)]
     )
     return points[np.lexsort((points[:, 1], points[:, 0]))]
-
-
-def _share(cost: float | None, whole: float) -> float | None:
-    return None if cost is None or whole <= 0 else cost / whole
 
 
 def _usage(picks: npt.NDArray[np.intp], llms: tuple[str, ...]) -> dict[str, float]:

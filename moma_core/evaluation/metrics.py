@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["cost_of_score", "score_at_cost", "upper_hull"]
+__all__ = ["COST_SHARES", "cost_of_score", "score_at_cost", "share_of", "upper_hull"]
+
+COST_SHARES = (0.25, 0.5, 0.7)
+"""Shares of the best single LLM's cost at which scores are reported."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -54,3 +57,8 @@ def cost_of_score(hull: _Array, score: float) -> float | None:
     if score <= hull[0, 1]:
         return float(hull[0, 0])
     return float(np.interp(score, hull[:, 1], hull[:, 0]))
+
+
+def share_of(cost: float | None, whole: float) -> float | None:
+    """Return the cost as a share of another one; None where either has no meaning."""
+    return None if cost is None or whole <= 0 else float(cost / whole)

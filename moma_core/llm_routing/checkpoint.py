@@ -27,7 +27,15 @@ from moma_core.types import LLMCard
 if TYPE_CHECKING:
     from moma_core.llm_routing.router import LLMRouter
 
-__all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "read", "write"]
+__all__ = [
+    "CONFIG_FILE",
+    "FORMAT",
+    "WEIGHTS_FILE",
+    "read",
+    "read_pair",
+    "write",
+    "write_pair",
+]
 
 FORMAT = 1
 CONFIG_FILE = "head.json"
@@ -41,32 +49,65 @@ def write(router: LLMRouter, directory: str | Path) -> None:
     Raises:
         ArtifactError: The directory cannot be written.
     """
-    from safetensors.numpy import save
-
     arrays = {
         **_prefixed("head.", router.head.arrays()),
         **_prefixed("costs.", router.costs.arrays()),
         **_prefixed("features.", router.features.arrays()),
     }
-    weights = save(arrays)
     config = {
-        "format": FORMAT,
         "encoder": {"fingerprint": router.encoder_fingerprint, "dimension": router.dimension},
         "llms": [dataclasses.asdict(_plain(card)) for card in router.cards],
         "best_single": router.best_single,
         "head": {"kind": router.head.kind, **router.head.config()},
         "costs": {"kind": router.costs.kind, **router.costs.config()},
         "features": {"names": list(FEATURES), "weight": router.features.weight},
-        "weights": {"file": WEIGHTS_FILE, "sha256": hashlib.sha256(weights).hexdigest()},
         "training": dict(router.metadata),
     }
-    target = Path(directory)
+    write_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE), config, arrays)
+
+
+def write_pair(
+    target: Path,
+    files: tuple[str, str],
+    config: Mapping[str, Any],
+    arrays: Mapping[str, npt.NDArray[Any]],
+) -> None:
+    """Write weights, then the config that names their hash, each by rename.
+
+    Args:
+        target: Directory, made if absent.
+        files: Names of the config and of the weights.
+        config: JSON-like; ``format`` and ``weights`` are added.
+        arrays: What safetensors keeps.
+
+    Raises:
+        ArtifactError: The directory cannot be written.
+    """
+    from safetensors.numpy import save
+
+    weights = save({name: np.ascontiguousarray(values) for name, values in arrays.items()})
+    digest = {"file": files[1], "sha256": hashlib.sha256(weights).hexdigest()}
+    document = {"format": FORMAT, **config, "weights": digest}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _replace(target / WEIGHTS_FILE, weights)
-        _replace(target / CONFIG_FILE, (json.dumps(config, indent=1) + "\n").encode())
+        _replace(target / files[1], weights)
+        _replace(target / files[0], (json.dumps(document, indent=1) + "\n").encode())
     except OSError as error:
         raise ArtifactError(f"cannot save the LLM router to {str(target)!r} ({error}).") from error
+
+
+def read_pair(source: Path, files: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config and the arrays that `write_pair` wrote.
+
+    Raises:
+        ArtifactError: A file is missing, truncated, changed, or of another version.
+    """
+    config = _read_config(source / files[0])
+    try:
+        digest = str(config["weights"]["sha256"])
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{str(source / files[0])!r} names no weights. {_REMEDY}") from error
+    return config, _read_weights(source / files[1], digest)
 
 
 def read(directory: str | Path) -> dict[str, Any]:
@@ -76,9 +117,8 @@ def read(directory: str | Path) -> dict[str, Any]:
         ArtifactError: A file is missing, truncated, changed, or of another version.
     """
     source = Path(directory)
-    config = _read_config(source / CONFIG_FILE)
+    config, arrays = read_pair(source, (CONFIG_FILE, WEIGHTS_FILE))
     try:
-        arrays = _read_weights(source / WEIGHTS_FILE, config["weights"]["sha256"])
         llms = tuple(LLMCard(**card) for card in config["llms"])
         parts = {
             "head": build_head(config["head"], llms, _under("head.", arrays)),
@@ -92,8 +132,6 @@ def read(directory: str | Path) -> dict[str, Any]:
             "metadata": config["training"],
         }
         _probe(parts, config["features"]["names"], len(llms))
-    except ArtifactError:
-        raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:
         raise ArtifactError(
             f"{str(source)!r} does not hold together ({error!r}). {_REMEDY}"
@@ -168,7 +206,7 @@ def _plain(card: LLMCard) -> LLMCard:
 
 
 def _prefixed(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    return {prefix + name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    return {prefix + name: values for name, values in arrays.items()}
 
 
 def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from moma_core.types import FloatArray, LLMCard
 
 __all__ = [
     "CHARS_PER_TOKEN",
+    "TYPICAL_INPUT_TOKENS",
     "TYPICAL_OUTPUT_TOKENS",
-    "CostModel",
+    "AdaptedCosts",
+    "CostEstimator",
     "FittedCosts",
     "PricedCosts",
     "build_costs",
@@ -27,12 +29,13 @@ __all__ = [
 ]
 
 CHARS_PER_TOKEN = 4.0
+TYPICAL_INPUT_TOKENS = 100.0
 TYPICAL_OUTPUT_TOKENS = 300.0
 _FLOOR = 1e-9
 _Array = npt.NDArray[np.float64]
 
 
-class CostModel(Protocol):
+class CostEstimator(Protocol):
     """Expects the cost of queries on each LLM."""
 
     @property
@@ -135,14 +138,64 @@ class PricedCosts:
         return {}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptedCosts:
+    """Log costs as blends of another estimator's, for LLMs added, removed or repriced later.
+
+    Args:
+        base: The estimator that was trained, over m LLMs.
+        weights: Shape (m, m'); a kept LLM has a single 1.
+        bias: Shape (m',); a new price adds the log of its ratio to the old one.
+    """
+
+    kind: ClassVar[str] = "adapted"
+    base: CostEstimator
+    weights: _Array
+    bias: _Array
+
+    def predict(self, texts: Sequence[str], inputs: FloatArray) -> _Array:
+        """Return USD, shape (n, m')."""
+        expected: _Array = np.exp(self._logs(texts, inputs) @ self.weights + self.bias)
+        return np.where(expected > 2.0 * _FLOOR, expected, 0.0)
+
+    def fit_column(
+        self, texts: Sequence[str], inputs: FloatArray, costs: _Array
+    ) -> tuple[_Array, float]:
+        """Return weights (m,) and bias of a new LLM from its measured USD, shape (n,).
+
+        Its cost follows the mean log cost of the others at a ratio that keeps the mean.
+        """
+        others = self._logs(texts, inputs).mean(axis=1)
+        weights = np.full(len(self.weights), 1.0 / len(self.weights))
+        ratio = max(float(costs.mean()), _FLOOR) / float(np.exp(others).mean())
+        return weights, float(np.log(ratio))
+
+    def _logs(self, texts: Sequence[str], inputs: FloatArray) -> _Array:
+        logs: _Array = np.log(np.maximum(self.base.predict(texts, inputs), _FLOOR))
+        return logs
+
+    def config(self) -> dict[str, Any]:
+        """Return what JSON keeps beside `arrays`."""
+        return {"base": {"kind": self.base.kind, **self.base.config()}}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what safetensors keeps; the base's names are prefixed."""
+        inner = {f"base.{name}": values for name, values in self.base.arrays().items()}
+        return {"weights": self.weights, "bias": self.bias, **inner}
+
+
 def build_costs(
     config: Mapping[str, Any], llms: tuple[LLMCard, ...], arrays: Mapping[str, Any]
-) -> CostModel:
-    """Rebuild a cost model from its config, with ``kind``, and its arrays.
+) -> CostEstimator:
+    """Rebuild a cost estimator from its config, with ``kind``, and its arrays.
 
     Raises:
         KeyError: The kind or an array is unknown; a checkpoint turns it into an `ArtifactError`.
     """
+    if config["kind"] == AdaptedCosts.kind:
+        inner = {n.removeprefix("base."): v for n, v in arrays.items() if n.startswith("base.")}
+        base = build_costs(config["base"], llms, inner)
+        return AdaptedCosts(base, arrays["weights"], arrays["bias"])
     if config["kind"] == PricedCosts.kind:
         return PricedCosts(llms, config["output_tokens"])
     return FittedCosts(**{name: arrays[name] for name in FittedCosts.__slots__})

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
+from moma_core.llm_routing.answers import Normaliser, answer_ids, normalise_answer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +25,7 @@ __all__ = ["SCHEMA", "LLMDataset"]
 SCHEMA = (
     "a table of scored queries has a text column 'query' and, for each LLM, 'score|<llm>' in "
     "[0, 1] (empty where it was not asked) and 'cost|<llm>' in USD for that query; optional: "
-    "'task', 'split'"
+    "'task', 'split', and for cascades 'answer|<llm>', the final answer (empty if unreadable)"
 )
 _Array = npt.NDArray[np.float64]
 
@@ -41,6 +42,8 @@ class LLMDataset:
         tasks: Task of each query, empty when the table has none.
         splits: Split of each query, empty when the table has none. Training uses every row it is
             given: filter first (`only`).
+        answers: Which LLMs gave the same answer: equal numbers within a row (`answer_ids`), -1
+            where none could be read, shape (n, m); None when the table has no answers.
 
     Raises:
         InvalidDataError: A value is out of bounds, or there is no query or no LLM.
@@ -57,6 +60,7 @@ class LLMDataset:
     costs: _Array
     tasks: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+    answers: npt.NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", np.asarray(self.scores, np.float64))
@@ -71,6 +75,8 @@ class LLMDataset:
                 f"expected scores and costs of shape {(n, m)}, got {self.scores.shape} and "
                 f"{self.costs.shape}."
             )
+        if self.answers is not None and self.answers.shape != (n, m):
+            raise InvalidDataError(f"expected answers of shape {(n, m)}, got {self.answers.shape}.")
         if len(set(self.llms)) != m:
             raise InvalidDataError(f"an LLM is named twice among {list(self.llms)}.")
         for row, query in enumerate(self.queries):
@@ -84,8 +90,8 @@ class LLMDataset:
         return len(self.queries)
 
     @classmethod
-    def read(cls, path: str | Path) -> LLMDataset:
-        """Read a parquet file.
+    def read(cls, path: str | Path, normalise: Normaliser = normalise_answer) -> LLMDataset:
+        """Read a parquet file; ``normalise`` says when two answers are the same.
 
         Raises:
             InvalidDataError: The file cannot be read, lacks a column, or holds a bad value.
@@ -99,10 +105,15 @@ class LLMDataset:
             raise InvalidDataError(
                 f"cannot read {str(path)!r} as parquet ({error}): {SCHEMA}."
             ) from error
-        return cls.from_table(table, str(path))
+        return cls.from_table(table, str(path), normalise)
 
     @classmethod
-    def from_table(cls, table: pa.Table, source: str = "the table") -> LLMDataset:
+    def from_table(
+        cls,
+        table: pa.Table,
+        source: str = "the table",
+        normalise: Normaliser = normalise_answer,
+    ) -> LLMDataset:
         """Read an Arrow table; ``source`` names it in errors.
 
         Raises:
@@ -124,6 +135,7 @@ class LLMDataset:
             costs=np.stack([_numbers(table, f"cost|{llm}") for llm in llms], axis=1),
             tasks=_texts(table, "task"),
             splits=_texts(table, "split"),
+            answers=_answers(table, llms, normalise),
         ).check_measured()
 
     def check_measured(self) -> LLMDataset:
@@ -150,6 +162,7 @@ class LLMDataset:
             costs=self.costs[kept],
             tasks=tuple(self.tasks[row] for row in kept) if self.tasks else (),
             splits=tuple(self.splits[row] for row in kept) if self.splits else (),
+            answers=None if self.answers is None else self.answers[kept],
         )
 
     def only(self, split: str) -> LLMDataset:
@@ -184,6 +197,7 @@ class LLMDataset:
             self.costs[:, columns],
             self.tasks,
             self.splits,
+            None if self.answers is None else self.answers[:, columns],
         )
 
     def order(self) -> npt.NDArray[np.intp]:
@@ -227,6 +241,17 @@ def _numbers(table: pa.Table, name: str) -> _Array:
             f"the column {name!r} must hold numbers ({error}): {SCHEMA}."
         ) from error
     return np.asarray(values.to_numpy(), np.float64)
+
+
+def _answers(
+    table: pa.Table, llms: Sequence[str], normalise: Normaliser
+) -> npt.NDArray[np.int32] | None:
+    names = [f"answer|{llm}" for llm in llms]
+    if not any(name in table.column_names for name in names):
+        return None
+    blank: list[Any] = [None] * table.num_rows
+    columns = [table[n].to_pylist() if n in table.column_names else blank for n in names]
+    return answer_ids(list(zip(*columns, strict=True)), normalise)
 
 
 def _texts(table: pa.Table, name: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from moma_core.errors import ArtifactError, NoTargetError, ScoreError, UnknownNameError
 from moma_core.llm_routing import checkpoint
-from moma_core.llm_routing.costs import CostModel
+from moma_core.llm_routing.costs import CostEstimator
 from moma_core.llm_routing.features import QueryFeatures
 from moma_core.llm_routing.heads.contract import Head
 from moma_core.selection import parse_preference, rank
@@ -49,7 +49,7 @@ class LLMRouter:
     """
 
     head: Head
-    costs: CostModel
+    costs: CostEstimator
     features: QueryFeatures
     encoder_fingerprint: str
     dimension: int

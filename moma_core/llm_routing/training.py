@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from moma_core.llm_routing.router import LLMRouter
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["FOLDS", "MIN_QUERIES", "Progress", "train"]
+__all__ = ["FOLDS", "MIN_QUERIES", "Progress", "Trained", "train", "train_pool"]
 
 FOLDS = 4
 MIN_QUERIES = 8
@@ -38,6 +39,25 @@ Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
 
 _Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A router with what training learnt on the way; rows are in the order of ``data``.
+
+    Args:
+        router: The result.
+        data: The dataset, in its own order of rows and LLMs.
+        held_out: Quality predicted by heads that did not see the query, shape (n, m).
+        expected: Predicted USD, shape (n, m).
+        costs: Measured USD, filled in where unknown, shape (n, m).
+    """
+
+    router: LLMRouter
+    data: LLMDataset
+    held_out: _Array
+    expected: _Array
+    costs: _Array
 
 
 def train(
@@ -59,8 +79,7 @@ def train(
     Args:
         dataset: Scored queries, at least 8.
         encoder: Turns queries into vectors; the router remembers its fingerprint.
-        head: ``"auto"`` (a blend of kernel, MoE and clusters, its weights learnt by
-            cross-validation) or one kind of head.
+        head: ``"auto"`` (a blend of `STACKED`, its weights learnt by cross-validation) or one kind.
         seed: Of every random choice.
         prices: USD per million tokens by LLM, as ``{name: [input, output]}`` or one number; where
             absent, an indicative price is derived from the costs.
@@ -75,6 +94,20 @@ def train(
         InvalidInputError: No such head.
         InvalidDataError: Too few queries, or vectors of another length.
     """
+    return train_pool(dataset, encoder, head, seed, prices, progress, vectors, notes).router
+
+
+def train_pool(
+    dataset: LLMDataset,
+    encoder: Encoder,
+    head: str = "auto",
+    seed: int = 0,
+    prices: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    vectors: FloatArray | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Train as `train` does and keep the held-out predictions too; same arguments and errors."""
     _check(dataset, head, vectors, encoder.dimension)
     report = progress or (lambda *_: None)
     total = 3 + (FOLDS + 1) * (len(STACKED) if head == "auto" else 1)
@@ -84,28 +117,32 @@ def train(
     report("encode", 1, total)
     features = QueryFeatures.fit(data.queries)
     inputs = features.join(data.queries, vectors)
-    scores = fill_scores(data.scores, inputs, seed)
+    scores, spent = fill_scores(data.scores, inputs, seed), fill_costs(data.costs)
     llms = tuple(_card(data, name, prices or {}) for name in data.llms)
-    fitted, errors = _fit(head, inputs, scores, ~np.isnan(data.scores), llms, seed, report, total)
-    costs = FittedCosts.fit(inputs, fill_costs(data.costs))
+    observed = ~np.isnan(data.scores)
+    fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
+    costs = FittedCosts.fit(inputs, spent)
     report("costs", total, total)
-    return LLMRouter(
+    router = LLMRouter(
         head=fitted,
         costs=costs,
         features=features,
         encoder_fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
-        best_single=_best_single(llms, scores, fill_costs(data.costs)),
-        metadata={
-            "seed": seed,
-            "queries": len(data),
-            "data_sha256": dataset.fingerprint(),
-            "held_out_squared_error": errors,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            **(notes or {}),
-        },
+        best_single=_best_single(llms, scores, spent),
+        metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
+    return Trained(router, data, held_out, costs.predict((), inputs), spent)
+
+
+def _facts(dataset: LLMDataset, seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "queries": len(dataset),
+        "data_sha256": dataset.fingerprint(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _check(dataset: LLMDataset, head: str, vectors: FloatArray | None, dimension: int) -> None:
@@ -134,7 +171,7 @@ def _fit(
     seed: int,
     report: Progress,
     total: int,
-) -> tuple[Head, dict[str, float]]:
+) -> tuple[Head, dict[str, float], _Array]:
     """Fit on all rows, with the held-out error of each kind over `FOLDS` folds of the rows."""
     kinds = STACKED if kind == "auto" else (kind,)
     folds = np.random.default_rng(seed).permutation(len(inputs)) % FOLDS
@@ -151,15 +188,16 @@ def _fit(
         each: _error(held_out[position], scores, observed) for position, each in enumerate(kinds)
     }
     weights = fit_weights(held_out, scores, observed)
-    errors["stack"] = _error(weights.blend(held_out), scores, observed)
+    blended = weights.blend(held_out)
+    errors["stack"] = _error(blended, scores, observed)
     heads = []
     for each in kinds:
         heads.append(fit_head(each, inputs, scores, llms, seed))
         done += 1
         report(f"fit {each}", done, total)
     if kind != "auto":
-        return heads[0], {kind: errors[kind]}
-    return StackedHead(llms, heads, weights), errors
+        return heads[0], {kind: errors[kind]}, held_out[0]
+    return StackedHead(llms, heads, weights), errors, blended
 
 
 def _error(predicted: _Array, scores: _Array, observed: npt.NDArray[np.bool_]) -> float:

@@ -10,10 +10,12 @@ from moma_core.selection.preference import (
     rank,
     select,
 )
+from moma_core.selection.stream import StreamBudget
 from moma_core.selection.topsis import topsis
 
 __all__ = [
     "PREFERENCES",
+    "StreamBudget",
     "choose",
     "choose_at_rate",
     "front_mask",

@@ -14,8 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidInputError
+from moma_core.llm_routing.heads.adapted import AdaptedHead, fit_blend
 from moma_core.llm_routing.heads.clusters import ClustersConfig, ClustersHead, fit_clusters
 from moma_core.llm_routing.heads.contract import Head
+from moma_core.llm_routing.heads.judged import (
+    JudgedConfig,
+    JudgedHead,
+    fit_classifier,
+    fit_contrastive,
+    fit_preference,
+)
 from moma_core.llm_routing.heads.kernel import KernelConfig, KernelHead, fit_kernel
 from moma_core.llm_routing.heads.linear import LinearConfig, LinearHead, fit_linear
 from moma_core.llm_routing.heads.moe import MoEConfig, MoEHead, fit_moe
@@ -26,9 +34,12 @@ from moma_core.types import FloatArray, LLMCard
 __all__ = [
     "HEADS",
     "STACKED",
+    "AdaptedHead",
     "ClustersConfig",
     "ClustersHead",
     "Head",
+    "JudgedConfig",
+    "JudgedHead",
     "KernelConfig",
     "KernelHead",
     "LinearConfig",
@@ -40,6 +51,7 @@ __all__ = [
     "StackWeights",
     "StackedHead",
     "build_head",
+    "fit_blend",
     "fit_head",
     "fit_weights",
     "head_choices",
@@ -62,15 +74,21 @@ class HeadKind:
 
 
 HEADS: Mapping[str, HeadKind] = {
+    "classifier": HeadKind(JudgedConfig(), fit_classifier, JudgedHead.from_parts),
     "clusters": HeadKind(ClustersConfig(), fit_clusters, ClustersHead.from_parts),
+    "contrastive": HeadKind(JudgedConfig(), fit_contrastive, JudgedHead.from_parts),
     "kernel": HeadKind(KernelConfig(), fit_kernel, KernelHead.from_parts),
     "linear": HeadKind(LinearConfig(), fit_linear, LinearHead.from_parts),
+    "mlp": HeadKind(MoEConfig(experts=1, top=1, width=64), fit_moe, MoEHead.from_parts),
     "moe": HeadKind(MoEConfig(), fit_moe, MoEHead.from_parts),
     "neighbours": HeadKind(NeighboursConfig(), fit_neighbours, NeighboursHead.from_parts),
+    "preference": HeadKind(
+        JudgedConfig(MoEConfig(experts=4, top=2, width=32)), fit_preference, JudgedHead.from_parts
+    ),
 }
 """Every head that is fitted on its own."""
 
-STACKED = ("kernel", "moe", "clusters")
+STACKED = ("kernel", "moe", "mlp", "clusters")
 """Members of the stacked head, which is what ``auto`` trains."""
 
 
@@ -118,6 +136,10 @@ def build_head(
     Raises:
         KeyError: The kind or an array is unknown; a checkpoint turns it into an `ArtifactError`.
     """
+    if config["kind"] == AdaptedHead.kind:
+        cards = tuple(LLMCard(name, 0.0, 0.0) for name in config["base_llms"])
+        base = build_head(config["base"], cards, _under("base.", arrays))
+        return AdaptedHead(llms, base, arrays["weights"], arrays["bias"])
     if config["kind"] != StackedHead.kind:
         return HEADS[config["kind"]].build(llms, config, arrays)
     members = [

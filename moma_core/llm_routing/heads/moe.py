@@ -6,7 +6,7 @@ per-query scores by cross-entropy in numpy: the base install needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["MoEConfig", "MoEHead", "fit_moe"]
+__all__ = ["MoEConfig", "MoEHead", "fit_moe", "train_mixture"]
 
 _Floats = npt.NDArray[np.float32]
 _Weights = dict[str, _Floats]
@@ -66,9 +66,13 @@ class MoEHead:
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
+        return _sigmoid(self.outputs(embeddings))
+
+    def outputs(self, embeddings: FloatArray) -> FloatArray:
+        """Return the blended outputs of the experts before the sigmoid, shape (n, outputs)."""
         weights = self.weights
         inputs = (embeddings - weights["centre"]) / weights["spread"]
-        return _sigmoid(_forward(inputs, weights, self.top)[0])
+        return _forward(inputs, weights, self.top)[0]
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps beside `arrays`."""
@@ -94,37 +98,67 @@ def fit_moe(
     rng: np.random.Generator,
 ) -> MoEHead:
     """Fit on inputs (n, d) and complete scores (n, m) by Adam on the cross-entropy."""
+    targets = scores.astype(np.float32)
+
+    def slope(rows: npt.NDArray[np.intp], logits: _Floats) -> _Floats:
+        return _sigmoid(logits) - targets[rows]
+
+    level = np.clip(scores.mean(axis=0), 0.02, 0.98)
+    return train_mixture(inputs, np.log(level / (1.0 - level)), slope, llms, config, rng)
+
+
+def train_mixture(
+    inputs: FloatArray,
+    start: npt.NDArray[np.float64],
+    slope: Callable[[npt.NDArray[np.intp], _Floats], _Floats],
+    llms: tuple[LLMCard, ...],
+    config: MoEConfig,
+    rng: np.random.Generator,
+) -> MoEHead:
+    """Return a mixture trained by Adam on whatever loss ``slope`` is the gradient of.
+
+    Args:
+        inputs: Shape (n, d).
+        start: First output of every expert, shape (outputs,).
+        slope: Gradient of a query's loss by the mixture's outputs, from rows (B,) of ``inputs``
+            and outputs (B, outputs), shape (B, outputs).
+        llms: Cards of the first outputs.
+        config: How to build and train.
+        rng: Source of every random choice.
+    """
     centre, spread = inputs.mean(axis=0), inputs.std(axis=0)
     spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
-    points, targets = (inputs - centre) / spread, scores.astype(np.float32)
-    weights = _initial(points.shape[1], scores, config, rng)
+    points = (inputs - centre) / spread
+    weights = _initial(points.shape[1], start, config, rng)
     batch = min(config.batch, max(16, len(points) // 6))
     optimiser = _Adam(weights, config, steps=config.epochs * -(-len(points) // batch))
     for _ in range(config.epochs):
         order = rng.permutation(len(points))
-        for start in range(0, len(points), batch):
-            rows = order[start : start + batch]
+        for first in range(0, len(points), batch):
+            rows = order[first : first + batch]
             keep = rng.random((len(rows), points.shape[1]), dtype=np.float32) > config.dropout
             dropped = points[rows] * keep / np.float32(1.0 - config.dropout)
-            optimiser.step(weights, _gradients(dropped, targets[rows], weights, config))
+            forward = _forward(dropped, weights, config.top)
+            optimiser.step(
+                weights, _gradients(dropped, forward, slope(rows, forward[0]), weights, config)
+            )
     return MoEHead(
         llms, {**weights, "centre": centre, "spread": spread}, min(config.top, config.experts)
     )
 
 
 def _initial(
-    d: int, scores: npt.NDArray[np.float64], config: MoEConfig, rng: np.random.Generator
+    d: int, start: npt.NDArray[np.float64], config: MoEConfig, rng: np.random.Generator
 ) -> _Weights:
-    experts, width, m = config.experts, config.width, scores.shape[1]
-    level = np.clip(scores.mean(axis=0), 0.02, 0.98)
-    start = {
+    experts, width, m = config.experts, config.width, len(start)
+    weights = {
         "gating": rng.normal(size=(d, experts)) * 0.5 / np.sqrt(d),
         "hidden": rng.normal(size=(d, experts * width)) / np.sqrt(d),
         "hidden_bias": np.zeros(experts * width),
         "output": rng.normal(size=(experts, width, m)) * 0.01,
-        "output_bias": np.tile(np.log(level / (1.0 - level)), (experts, 1)),
+        "output_bias": np.tile(start, (experts, 1)),
     }
-    return {name: values.astype(np.float32) for name, values in start.items()}
+    return {name: values.astype(np.float32) for name, values in weights.items()}
 
 
 def _forward(
@@ -140,11 +174,17 @@ def _forward(
     return (gate[:, None, :] @ outputs)[:, 0, :], gate, hidden, outputs
 
 
-def _gradients(inputs: _Floats, targets: _Floats, weights: _Weights, config: MoEConfig) -> _Weights:
-    """Gradients of the mean cross-entropy, plus the pull towards balanced experts."""
-    logits, gate, hidden, outputs = _forward(inputs, weights, config.top)
+def _gradients(
+    inputs: _Floats,
+    forward: tuple[_Floats, _Floats, _Floats, _Floats],
+    slope: _Floats,
+    weights: _Weights,
+    config: MoEConfig,
+) -> _Weights:
+    """Gradients of the mean loss of slope (B, m), plus the pull towards balanced experts."""
+    _, gate, hidden, outputs = forward
     size, experts, width = hidden.shape
-    slope = (_sigmoid(logits) - targets) / np.float32(size)  # (B, m)
+    slope = slope / np.float32(size)
     to_outputs = gate[:, :, None] * slope[:, None, :]  # (B, K, m)
     crowding = np.float32(config.balance * experts / size) * gate.mean(axis=0)  # (K,)
     to_gate = (outputs @ slope[:, :, None])[:, :, 0] + crowding  # (B, K)

@@ -1,0 +1,64 @@
+"""A trained cascade on disk: ``cascade.json``, ``cascade.safetensors`` beside the head's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import ArtifactError
+from moma_core.llm_routing.cascades.difficulty import SharedDifficulty
+from moma_core.llm_routing.checkpoint import read_pair, write_pair
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "read", "write"]
+
+CONFIG_FILE = "cascade.json"
+WEIGHTS_FILE = "cascade.safetensors"
+
+
+def write(
+    directory: str | Path, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """Save config and weights.
+
+    Raises:
+        ArtifactError: The directory cannot be written.
+    """
+    write_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE), config, arrays)
+
+
+def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return the keyword arguments of `CascadeRouter` beside its base.
+
+    Args:
+        directory: Where it was saved.
+        names: LLMs of the base router.
+
+    Raises:
+        ArtifactError: A file is missing, truncated, changed, or does not fit the base router.
+    """
+    config, arrays = read_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE))
+    try:
+        difficulty = SharedDifficulty.from_arrays(arrays)
+        shortlist = tuple(config["shortlist"])
+        if not shortlist or not set(shortlist) <= set(names):
+            raise ValueError(f"expected a shortlist among {list(names)}, got {list(shortlist)}")
+        for name, values in difficulty.arrays().items():
+            expected = (2,) if name == "mistake" else (len(names),)
+            if values.shape != expected or not np.isfinite(values).all():
+                raise ValueError(f"{name} has shape {values.shape}, expected {expected}, finite")
+        return {
+            "difficulty": difficulty,
+            "shortlist": shortlist,
+            "depth": int(config["depth"]),
+            "unit": float(config["unit"]),
+            "metadata": dict(config["training"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{str(directory)!r} does not hold together ({error!r}). Train it anew: moma train "
+            "llms --strategy cascade."
+        ) from error

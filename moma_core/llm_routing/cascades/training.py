@@ -1,0 +1,133 @@
+"""From scored queries with answers to a `CascadeRouter`: head, hidden difficulty, shortlist.
+
+The difficulty is fitted on held-out predictions, so it knows how far the head can be trusted. The
+shortlist holds LLMs worth their money; of many, those whose cascades are expected to earn most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import InvalidDataError, InvalidInputError
+from moma_core.llm_routing.cascades.difficulty import SharedDifficulty
+from moma_core.llm_routing.cascades.router import RATES, CascadeRouter
+from moma_core.llm_routing.dataset import LLMDataset
+from moma_core.llm_routing.training import Progress, Trained, train_pool
+from moma_core.protocols import Encoder
+from moma_core.types import FloatArray
+
+__all__ = ["MAX_DEPTH", "MAX_SHORTLIST", "check_answers", "train_cascade"]
+
+MAX_DEPTH = 4
+MAX_SHORTLIST = 5
+_JUDGED = 300
+_TOLERANCE = 0.02
+_WEAKEST = 0.6
+_CHEAP = 0.3
+_WITNESS = 0.55
+_JUDGED_RATES = (2, 4, 6, 8)
+"""Columns of `RATES` at which shortlists are compared."""
+
+_Array = npt.NDArray[np.float64]
+
+
+def train_cascade(
+    dataset: LLMDataset,
+    encoder: Encoder,
+    head: str = "auto",
+    seed: int = 0,
+    prices: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    vectors: FloatArray | None = None,
+    depth: int = MAX_DEPTH,
+) -> CascadeRouter:
+    """Train a router that plans cascades for the dataset's pool of LLMs.
+
+    Args:
+        dataset: Scored queries with answers (columns ``answer|<llm>``).
+        encoder: Turns queries into vectors.
+        head: As for `training.train`.
+        seed: Of every random choice.
+        prices: As for `training.train`.
+        progress: Called after each step.
+        vectors: The queries' vectors when already encoded, shape (n, d).
+        depth: Most calls of a plan, 1 to 4; 1 is a plain choice.
+
+    Raises:
+        InvalidInputError: No such head, or a depth out of bounds.
+        InvalidDataError: The table has no answers, or too few queries.
+    """
+    if not 1 <= depth <= MAX_DEPTH:
+        raise InvalidInputError(f"a cascade asks 1 to {MAX_DEPTH} LLMs, got depth={depth!r}.")
+    check_answers(dataset)
+    trained = train_pool(dataset, encoder, head, seed, prices, progress, vectors)
+    answers = trained.data.answers
+    assert answers is not None  # noqa: S101 - checked above
+    difficulty = SharedDifficulty.fit(
+        trained.held_out, trained.expected, trained.data.scores, trained.costs, answers
+    )
+    names = trained.router.names
+    single = names.index(trained.router.best_single)
+    unit = float(trained.costs[:, single].mean())
+    router = CascadeRouter(trained.router, difficulty, (names[single],), depth, unit)
+    facts = {"strategy": "cascade", "seed": seed, "rates": list(RATES)}
+    return replace(router, shortlist=_shortlist(router, trained, single), metadata=facts)
+
+
+def check_answers(dataset: LLMDataset) -> None:
+    """Refuse a dataset without answers.
+
+    Raises:
+        InvalidDataError: It has none.
+    """
+    if dataset.answers is None or (dataset.answers < 0).all():
+        raise InvalidDataError(
+            "a cascade looks at answers, but the table has no readable column 'answer|<llm>'. Add "
+            "the final answer of each LLM, or choose one LLM a query: --strategy single."
+        )
+
+
+def _shortlist(router: CascadeRouter, trained: Trained, single: int) -> tuple[str, ...]:
+    """Return the LLMs that cascades may ask, cheapest first.
+
+    Worth asking is what scores at least 0.6 of the best and at most 0.02 below every LLM that costs
+    no more (a strict front would leave out an equal, whose second opinion counts). Free places go
+    to LLMs of at most 0.3 of the best single LLM's cost and 0.55 of its score: weak, but whether
+    they agree tells much for little. Where there are too many, the best are picked greedily by
+    expected score - rate * cost.
+    """
+    names, cost = router.base.names, trained.costs.mean(axis=0)
+    score = np.nanmean(trained.data.scores, axis=0)
+    best_for_less = np.array([score[cost <= each].max() for each in cost])
+    worth = (score >= best_for_less - _TOLERANCE) & (score >= _WEAKEST * score.max())
+    cheap = (cost <= _CHEAP * cost[single]) & (score >= _WITNESS * score.max())
+    chosen = [single]
+    for tier in (worth, cheap):
+        rest = [llm for llm in np.flatnonzero(tier).tolist() if llm not in chosen]
+        if len(chosen) + len(rest) <= MAX_SHORTLIST:
+            chosen, rest = [*chosen, *rest], []
+        while rest and len(chosen) < MAX_SHORTLIST:
+            llm = max(rest, key=lambda e: _value(router, trained, _by_cost([*chosen, e], cost)))
+            chosen.append(llm)
+            rest.remove(llm)
+    return tuple(names[llm] for llm in _by_cost(chosen, cost))
+
+
+def _by_cost(llms: Sequence[int], level: _Array) -> list[int]:
+    return sorted(llms, key=lambda llm: (level[llm], llm))
+
+
+def _value(router: CascadeRouter, trained: Trained, columns: list[int]) -> float:
+    """Return the mean expected score - rate * cost over some rates, with this shortlist."""
+    names = tuple(router.base.names[column] for column in columns)
+    planned = replace(router, shortlist=names).plan_predicted(
+        trained.held_out[:_JUDGED], trained.expected[:_JUDGED]
+    )
+    rates = np.array([RATES[column] for column in _JUDGED_RATES]) / max(router.unit, 1e-12)
+    kept = list(_JUDGED_RATES)
+    return float((planned.scores[:, kept] - rates * planned.costs[:, kept]).mean())

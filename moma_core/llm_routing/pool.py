@@ -1,0 +1,203 @@
+"""Changing a trained pool without retraining: add an LLM, remove one, change a price.
+
+Each function returns a new router that holds from the next query on; no other LLM's predictions
+change. Knows no file and no preference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import DuplicateNameError, InvalidDataError, NoTargetError
+from moma_core.llm_routing.costs import (
+    TYPICAL_INPUT_TOKENS,
+    TYPICAL_OUTPUT_TOKENS,
+    AdaptedCosts,
+)
+from moma_core.llm_routing.dataset import LLMDataset
+from moma_core.llm_routing.heads.adapted import AdaptedHead, fit_blend
+from moma_core.llm_routing.router import LLMRouter
+from moma_core.protocols import Encoder
+from moma_core.types import FloatArray, LLMCard
+
+__all__ = ["MIN_SCORED", "add_llm", "remove_llm", "reprice_llm"]
+
+MIN_SCORED = 10
+_CAUTION = 0.05
+"""How far below its likes an LLM is put of which nothing was measured."""
+
+_DOUBT = 0.5
+"""Standard errors by which a level measured on few queries is lowered: the best of many LLMs on a
+small sample is the luckiest one."""
+
+_Array = npt.NDArray[np.float64]
+
+
+def add_llm(
+    router: LLMRouter,
+    card: LLMCard,
+    scored: LLMDataset | None = None,
+    encoder: Encoder | None = None,
+    vectors: FloatArray | None = None,
+) -> LLMRouter:
+    """Return the router with one LLM more.
+
+    With scored queries, quality and cost are blends of the other LLMs' predictions, fitted to them
+    in milliseconds. From a card alone, the LLM of the nearest price stands in: a little below its
+    quality (or at ``card.metadata["quality"]``, a published mean score in [0, 1], taken with the
+    same caution), at its cost times the ratio of prices.
+
+    Args:
+        router: Trained on other LLMs.
+        card: The new LLM.
+        scored: Some 50 to 200 queries with ``score|<name>`` and ``cost|<name>``. Columns of LLMs
+            of the pool sharpen the comparison: draw the queries from those it was trained on.
+        encoder: Encodes ``scored``; the one that the router was trained with.
+        vectors: The queries' vectors when already encoded, shape (n, d).
+
+    Raises:
+        DuplicateNameError: The name is in the pool.
+        InvalidDataError: Too few queries are scored, or neither encoder nor vectors are given.
+        ArtifactError: The encoder is another one than in training.
+    """
+    if card.name in router.names:
+        raise DuplicateNameError(
+            f"LLM {card.name!r} is in the pool. Remove it first, or give another name."
+        )
+    head, costs = _adapted(router)
+    if scored is None:
+        weights, bias, by_cost, cost_bias = _from_card(router, head, costs, card)
+    else:
+        data, known = _measured(scored, card.name, router, encoder, vectors)
+        inputs = router.features.join(data.queries, known)
+        own = data.pool([card.name])
+        predicted = head.base.predict(inputs).astype(np.float64)
+        measured = _of_others(head, data, predicted)
+        weights, bias = fit_blend(predicted, own.scores[:, 0], measured)
+        bias -= _DOUBT * float(own.scores.std()) / np.sqrt(len(own))
+        by_cost, cost_bias = costs.fit_column(data.queries, inputs, own.costs[:, 0])
+    return _changed(
+        router,
+        (*router.cards, card),
+        (np.column_stack([head.weights, weights]), np.append(head.bias, bias)),
+        (np.column_stack([costs.weights, by_cost]), np.append(costs.bias, cost_bias)),
+    )
+
+
+def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
+    """Return the router without one LLM.
+
+    Raises:
+        UnknownNameError: It is not in the pool.
+        NoTargetError: It is the last one.
+    """
+    router.card(name)
+    if len(router.names) == 1:
+        raise NoTargetError(f"{name!r} is the last LLM of the pool. Add another one first.")
+    head, costs = _adapted(router)
+    kept = [column for column, each in enumerate(router.names) if each != name]
+    changed = _changed(
+        router,
+        tuple(router.cards[column] for column in kept),
+        (head.weights[:, kept], head.bias[kept]),
+        (costs.weights[:, kept], costs.bias[kept]),
+    )
+    if name != router.best_single:
+        return changed
+    dearest = max(changed.cards, key=lambda card: (card.output_price, card.name))
+    return replace(changed, best_single=dearest.name)
+
+
+def reprice_llm(router: LLMRouter, name: str, input_price: float, output_price: float) -> LLMRouter:
+    """Return the router with other prices of one LLM, in USD per million tokens.
+
+    Raises:
+        UnknownNameError: It is not in the pool.
+        InvalidCardError: A price is negative or not finite.
+    """
+    old = router.card(name)
+    new = dataclasses.replace(old, input_price=input_price, output_price=output_price)
+    head, costs = _adapted(router)
+    column = router.names.index(name)
+    bias = costs.bias.copy()
+    bias[column] += np.log(_price(new)) - np.log(_price(old))
+    cards = tuple(new if card.name == name else card for card in router.cards)
+    return _changed(router, cards, (head.weights, head.bias), (costs.weights, bias))
+
+
+def _adapted(router: LLMRouter) -> tuple[AdaptedHead, AdaptedCosts]:
+    m = len(router.cards)
+    head, costs = router.head, router.costs
+    if not isinstance(head, AdaptedHead):
+        head = AdaptedHead(router.cards, head, np.eye(m), np.zeros(m))
+    if not isinstance(costs, AdaptedCosts):
+        costs = AdaptedCosts(costs, np.eye(m), np.zeros(m))
+    return head, costs
+
+
+def _changed(
+    router: LLMRouter,
+    cards: tuple[LLMCard, ...],
+    quality: tuple[_Array, _Array],
+    spending: tuple[_Array, _Array],
+) -> LLMRouter:
+    head, costs = _adapted(router)
+    return replace(
+        router,
+        head=AdaptedHead(cards, head.base, *quality),
+        costs=AdaptedCosts(costs.base, *spending),
+    )
+
+
+def _measured(
+    scored: LLMDataset,
+    name: str,
+    router: LLMRouter,
+    encoder: Encoder | None,
+    vectors: FloatArray | None,
+) -> tuple[LLMDataset, FloatArray]:
+    own = scored.pool([name])
+    rows = ~(np.isnan(own.scores) | np.isnan(own.costs))[:, 0]
+    if rows.sum() < MIN_SCORED:
+        raise InvalidDataError(
+            f"{int(rows.sum())} scored queries of LLM {name!r} are too few; give {MIN_SCORED} or "
+            "more (100 are good), or add it from its card alone."
+        )
+    if vectors is not None:
+        return scored.take(rows), vectors[rows]
+    if encoder is None:
+        raise InvalidDataError("give the encoder, or the vectors of the scored queries.")
+    router.check_encoder(encoder.fingerprint)
+    return scored.take(rows), encoder.encode(scored.take(rows).queries)
+
+
+def _of_others(head: AdaptedHead, data: LLMDataset, predicted: _Array) -> _Array:
+    """Return how good the base's LLMs were there: measured where known, else as predicted."""
+    quality = predicted.copy()
+    for column, card in enumerate(head.base.llms):
+        if card.name in data.llms:
+            measured = data.scores[:, data.llms.index(card.name)]
+            quality[:, column] = np.where(np.isnan(measured), quality[:, column], measured)
+    return quality
+
+
+def _from_card(
+    router: LLMRouter, head: AdaptedHead, costs: AdaptedCosts, card: LLMCard
+) -> tuple[_Array, float, _Array, float]:
+    gaps = [abs(np.log(_price(card)) - np.log(_price(other))) for other in router.cards]
+    like = int(np.argmin(gaps))
+    cost_bias = costs.bias[like] + np.log(_price(card)) - np.log(_price(router.cards[like]))
+    weights, bias = head.weights[:, like], head.bias[like] - _CAUTION
+    published = card.metadata.get("quality")
+    if published is not None:
+        weights, bias = np.zeros(len(weights)), float(published) - _CAUTION
+    return weights, float(bias), costs.weights[:, like], float(cost_bias)
+
+
+def _price(card: LLMCard) -> float:
+    usd = card.input_price * TYPICAL_INPUT_TOKENS + card.output_price * TYPICAL_OUTPUT_TOKENS
+    return max(usd / 1e6, 1e-9)

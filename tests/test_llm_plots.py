@@ -1,0 +1,47 @@
+"""The pictures: files of the right kind, and errors in words."""
+
+import numpy as np
+import pytest
+
+from moma_core.errors import ArtifactError, InvalidDataError
+from moma_core.evaluation.plots import draw_capability, draw_front, draw_usage
+from moma_core.llm_routing import LLMDataset
+
+REPORT = {
+    "curve": [[1e-4, 0.5], [1e-3, 0.8], [2e-3, 0.9]],
+    "preferences": {n: {"score": 0.8, "cost": 1e-3} for n in ("performance", "auto", "cost")},
+    "best_single": "large",
+    "best_single_score": 0.85,
+    "best_single_cost": 2e-3,
+    "oracle_score": 0.95,
+    "usage": {n: {"small": 0.4, "large": 0.6, "idle": 0.0} for n in ("performance", "auto")},
+}
+
+
+def data(tasks=("sums", "laws")):
+    scores, costs = np.array([[1.0, 0.5], [0.0, np.nan]]), np.array([[1e-3, 1e-4]] * 2)
+    return LLMDataset(("a?", "b?"), ("large", "small"), scores, costs, tasks=tasks)
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
+def test_pictures_are_written(tmp_path):
+    draw_front(REPORT, data(), tmp_path / "front.svg")
+    draw_usage(REPORT, tmp_path / "deep" / "usage.png")
+    draw_capability(data(), tmp_path / "heat.png")
+    assert "svg" in (tmp_path / "front.svg").read_text()[:400]
+    for name in ("deep/usage.png", "heat.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_refuse(tmp_path):
+    with pytest.raises(ArtifactError, match="png or"):
+        draw_usage(REPORT, tmp_path / "usage.doc")
+    with pytest.raises(InvalidDataError, match="moma eval llms"):
+        draw_front({"curve": [[1, 1]]}, None, tmp_path / "front.svg")
+    with pytest.raises(InvalidDataError, match="usage"):
+        draw_usage({}, tmp_path / "usage.png")
+    with pytest.raises(InvalidDataError, match="task"):
+        draw_capability(data(tasks=()), tmp_path / "heat.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot write"):
+        draw_usage(REPORT, tmp_path / "file" / "usage.png")

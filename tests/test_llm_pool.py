@@ -1,0 +1,111 @@
+"""Adding, removing and repricing LLMs of a trained pool, without retraining."""
+
+import time
+
+import numpy as np
+import pytest
+
+from moma_core.errors import (
+    DuplicateNameError,
+    InvalidCardError,
+    InvalidDataError,
+    NoTargetError,
+    UnknownNameError,
+)
+from moma_core.llm_routing import LLMDataset, LLMRouter, train
+from moma_core.llm_routing.pool import add_llm, remove_llm, reprice_llm
+from moma_core.types import LLMCard
+
+
+class TopicEncoder:
+    fingerprint, dimension = "topics-2", 2
+
+    def encode(self, texts):
+        return np.array([[1, 0] if "sum" in t else [0, 1] for t in texts], np.float32)
+
+
+def pool(n=200, seed=0):
+    """s is right on sums, l on laws; new is right on laws too."""
+    rng = np.random.default_rng(seed)
+    law = rng.integers(0, 2, n)
+    chance = np.where(law[:, None] == 0, [0.9, 0.2, 0.2], [0.2, 0.9, 0.8])
+    queries = tuple(("law" if each else "sum") + f" {i}?" for i, each in enumerate(law))
+    costs = 1e-4 * np.array([1.0, 4.0, 2.0]) * rng.uniform(0.9, 1.1, (n, 3))
+    scores = (rng.random((n, 3)) < chance).astype(float)
+    return LLMDataset(queries, ("s", "l", "new"), scores, costs)
+
+
+@pytest.fixture(scope="module")
+def router():
+    prices = {"s": [1, 1], "l": [4, 4]}
+    return train(pool().pool(["s", "l"]), TopicEncoder(), head="clusters", prices=prices)
+
+
+CARD = LLMCard("new", 2.0, 2.0)
+TEXTS = ["sum 1?", "law 1?"]
+
+
+def predict(router):
+    return router.predict(TEXTS, TopicEncoder().encode(TEXTS))
+
+
+def test_a_new_llm_learns_from_a_few_queries(router):
+    start = time.perf_counter()
+    grown = add_llm(router, CARD, pool(80, seed=3), TopicEncoder())
+    assert time.perf_counter() - start < 1.0
+    assert grown.names == (*router.names, "new")
+    quality, costs = predict(grown)
+    assert quality[1, 2] > quality[0, 2] + 0.3
+    assert costs[:, 2] == pytest.approx([2e-4] * 2, rel=0.2)
+    for before, after in zip(predict(router), (quality, costs), strict=True):
+        assert after[:, :2] == pytest.approx(before, rel=1e-5)
+
+
+def test_a_card_alone_gives_a_cautious_guess(router):
+    quality, costs = predict(add_llm(router, LLMCard("twin", 4.0, 4.0)))
+    base = predict(router)
+    like = router.names.index("l")
+    assert (quality[:, 2] < base[0][:, like]).all()
+    assert costs[:, 2] == pytest.approx(base[1][:, like], rel=1e-6)
+    published = add_llm(router, LLMCard("pub", 1.0, 1.0, metadata={"quality": 0.7}))
+    assert predict(published)[0][:, 2] == pytest.approx([0.65] * 2, abs=1e-6)
+
+
+def test_removing_and_repricing_hold_at_once(router):
+    left = remove_llm(router, "s")
+    assert left.names == ("l",)
+    assert left.best_single == "l"
+    assert predict(left)[0][:, 0] == pytest.approx(predict(router)[0][:, 0])
+    cheap = reprice_llm(router, "l", 0.4, 0.4)
+    assert predict(cheap)[1][:, 0] == pytest.approx(predict(router)[1][:, 0] / 10)
+    assert cheap.card("l").output_price == 0.4
+    free = reprice_llm(router, "l", 0.0, 0.0)
+    assert predict(free)[1][:, 0] == pytest.approx([0, 0], abs=1e-8)
+    again = remove_llm(add_llm(reprice_llm(router, "s", 2, 2), CARD), "l")
+    assert again.names == ("s", "new")
+
+
+def test_a_changed_pool_survives_a_restart(router, tmp_path):
+    grown = remove_llm(add_llm(router, CARD, pool(50, seed=3), TopicEncoder()), "s")
+    grown.save(tmp_path)
+    loaded = LLMRouter.load(tmp_path)
+    assert loaded.names == ("l", "new")
+    for before, after in zip(predict(grown), predict(loaded), strict=True):
+        assert np.array_equal(before, after)
+
+
+def test_refusals(router):
+    with pytest.raises(DuplicateNameError, match="in the pool"):
+        add_llm(router, LLMCard("s", 1, 1))
+    with pytest.raises(InvalidDataError, match="too few"):
+        add_llm(router, CARD, pool(5), TopicEncoder())
+    with pytest.raises(InvalidDataError, match="encoder"):
+        add_llm(router, CARD, pool(50))
+    with pytest.raises(InvalidDataError, match=r"score\|other"):
+        add_llm(router, LLMCard("other", 1, 1), pool(50), TopicEncoder())
+    with pytest.raises(UnknownNameError):
+        remove_llm(router, "gone")
+    with pytest.raises(NoTargetError, match="last"):
+        remove_llm(remove_llm(router, "s"), "l")
+    with pytest.raises(InvalidCardError):
+        reprice_llm(router, "s", -1, 1)
