@@ -8,6 +8,7 @@ pick some hundred agents, whose logits are then worked out in full. Knows the ra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from scipy.sparse import csr_matrix
 
-__all__ = ["Directions", "rare_terms", "refined", "term_sums"]
+__all__ = ["Directions", "Index", "rare_terms", "refined", "term_sums"]
 
 _DIRECTIONS = 64
 _SAMPLE = 4_096
@@ -49,6 +50,43 @@ class Directions:
     def products(self, vector: FloatArray) -> FloatArray:
         """Return about ``dense @ vector`` for a vector (d,), shape (n,)."""
         products: FloatArray = self.columns @ (vector @ self.basis)
+        return products
+
+
+class Index:
+    """The columns of n agents laid out for a quick look, made when first looked at.
+
+    Args:
+        dense: Shape (n, d).
+        lexical: Sparse, shape (n, t).
+    """
+
+    def __init__(self, dense: FloatArray, lexical: csr_matrix) -> None:
+        self._dense = dense
+        self._lexical = lexical
+
+    def __len__(self) -> int:
+        return len(self._dense)
+
+    @cached_property
+    def by_term(self) -> csr_matrix:
+        """The n-grams' weights, shape (t, n): a query has some hundred, so few rows are touched."""
+        return self._lexical.T.tocsr()
+
+    @cached_property
+    def directions(self) -> Directions:
+        """The dense columns along their main directions."""
+        return Directions.of(self._dense)
+
+    def rough(self, vector: FloatArray, terms: csr_matrix) -> FloatArray:
+        """Return about the logits of one text, less the biases, shape (n,).
+
+        Args:
+            vector: Shape (d,).
+            terms: Shape (1, t).
+        """
+        products = self.directions.products(vector)
+        products += term_sums(self.by_term, rare_terms(self.by_term, terms))
         return products
 
 

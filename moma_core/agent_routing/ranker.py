@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agent_routing.coarse import Directions, rare_terms, refined, term_sums
+from moma_core.agent_routing.coarse import Index, refined, term_sums
 from moma_core.agent_routing.lexical import N_FEATURES, lexical_rows, warm_up
 from moma_core.types import FloatArray
 
@@ -39,6 +39,7 @@ _PRIOR = 0.25
 
 _COARSE_FROM = 20_000  # agents, above which one query scores all roughly and the best exactly
 _EXACT = 512  # agents scored exactly then
+_UNINDEXED = 500  # agents that may come before all are indexed anew
 _FEW = 0.1  # share of agents up to which the eligible ones are picked out and scored alone
 
 
@@ -129,22 +130,29 @@ class LinearRanker:
         names: The agents, in the order of the columns.
         columns: Their parameters.
         idf: Inverse document frequencies of the n-grams, shape (N_FEATURES,).
+        index: Of the first of the columns, where one was made; by default all are indexed.
     """
 
-    def __init__(self, names: Sequence[str], columns: Columns, idf: FloatArray) -> None:
+    def __init__(
+        self, names: Sequence[str], columns: Columns, idf: FloatArray, index: Index | None = None
+    ) -> None:
+        warm_up()
         self.names = tuple(names)
         self.columns = columns
         self.idf = idf
-        warm_up()
+        self._index = index or Index(columns.dense, columns.lexical)
 
     @cached_property
-    def _by_term(self) -> csr_matrix:
-        """By term: a query has some hundred n-grams, so only their rows are touched."""
-        return self.columns.lexical.T.tocsr()
+    def _newest(self) -> Columns:
+        """The agents that came after the index was made."""
+        return self.columns.rows(np.arange(len(self._index), len(self.names)))
 
-    @cached_property
-    def _directions(self) -> Directions:
-        return Directions.of(self.columns.dense)
+    def extended(self, names: Sequence[str], columns: Columns) -> LinearRanker:
+        """Return the ranker with a few agents more, whose columns come after all others."""
+        stacked = stack_columns([self.columns, columns])
+        grown = len(self.names) + len(names) - len(self._index)
+        index = self._index if grown <= _UNINDEXED else None
+        return LinearRanker((*self.names, *names), stacked, self.idf, index)
 
     def logits(
         self,
@@ -174,17 +182,22 @@ class LinearRanker:
 
     def _exact(self, features: Features) -> FloatArray:
         logits: FloatArray = features.dense @ self.columns.dense.T
-        if features.dense.shape[0] == 1:
-            logits += term_sums(self._by_term, features.lexical)
-        else:
-            logits += (features.lexical @ self._by_term).toarray()
         logits += self.columns.bias
+        indexed, by_term = len(self._index), self._index.by_term
+        if features.dense.shape[0] == 1:
+            logits[0, :indexed] += term_sums(by_term, features.lexical)
+        else:
+            logits[:, :indexed] += (features.lexical @ by_term).toarray()
+        if indexed < len(self.names):
+            logits[:, indexed:] += (features.lexical @ self._newest.lexical.T).toarray()
         return logits
 
     def _refined(self, features: Features, rows: npt.NDArray[np.intp] | None) -> FloatArray:
         """Return the logits of one text, exact for the best of the agents that matter, (n,)."""
-        rough = self._directions.products(features.dense[0]) + self.columns.bias
-        rough += term_sums(self._by_term, rare_terms(self._by_term, features.lexical))
+        rough = self._index.rough(features.dense[0], features.lexical)
+        rough += self.columns.bias[: len(self._index)]
+        if len(rough) < len(self.names):
+            rough = np.concatenate([rough, self._newest.logits(features)[0]])
         pool = rough if rows is None else rough[rows]
         chosen = np.argpartition(pool, pool.size - _EXACT)[pool.size - _EXACT :]
         chosen = chosen if rows is None else rows[chosen]

@@ -27,7 +27,7 @@ from moma_core.agent_routing.training import (
     Progress,
     Trained,
     extend,
-    fingerprint,
+    sources_of,
     train,
 )
 from moma_core.errors import ScoreError
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["AgentRouter", "Steps"]
 
 _REFIT_SHARE = 0.2  # of agents changed since the last full fit, above which all are fitted again
+_FOLLOW_FROM = 300  # agents, from which categories are kept when single agents come or go
 _SHOWN = 10  # candidates kept in a decision
 
 
@@ -236,17 +237,18 @@ class AgentRouter:
 
     def _follow(self, trained: Trained, snapshot: Snapshot) -> None:
         """Bring a ranker up to date: nothing, single columns, or everything, as much as changed."""
-        sources = {r.card.name: fingerprint(r) for r in snapshot.records}
+        before = self._current[0] if self._current else None
+        sources = sources_of(snapshot, before, trained.sources)
         changed = sum(trained.sources.get(name) != source for name, source in sources.items())
         refit = changed + trained.changes > _REFIT_SHARE * max(len(sources), 1)
         if refit:
             trained = train(snapshot, self.negatives, None, self.max_wrong_agent_rate)
         elif snapshot.names != trained.ranker.names or changed:
-            trained = extend(trained, snapshot)
+            trained = extend(trained, snapshot, sources)
         self._current = snapshot, trained, self._categories(snapshot, afresh=refit)
 
     def _categories(self, snapshot: Snapshot, *, afresh: bool) -> Categories:
-        if afresh or self._current is None or not self._current[2].discovered:
+        if afresh or self._current is None or len(snapshot.records) < _FOLLOW_FROM:
             return collect(snapshot, self.taxonomy)
         before, _, known = self._current
         return follow(known, before, snapshot)

@@ -31,12 +31,14 @@ from moma_core.agent_routing.task import Task
 from moma_core.protocols import AgentRecord
 from moma_core.types import FloatArray
 
-__all__ = ["Progress", "Trained", "extend", "fingerprint", "train"]
+__all__ = ["Progress", "Trained", "extend", "fingerprint", "sources_of", "train"]
 
 Progress = Callable[[str, int, int], None]  # label, done, total
 
 _MIN_EXAMPLES_FOR_GATE = 10
 _NEAREST_NEGATIVES = 1_000  # examples of other agents that a new agent is told apart from
+_NEAREST_AGENTS = 2_000  # agents whose examples these can be
+_PRODUCTS = 2_000_000  # of an example and an agent, that a new agent may cost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,25 +107,58 @@ def train(
     return Trained(ranker, gate, sources, exemplar_weight=weight)
 
 
-def extend(trained: Trained, snapshot: Snapshot) -> Trained:
-    """Return a ranker for the changed catalog in which unchanged agents keep their columns."""
+def sources_of(
+    snapshot: Snapshot, before: Snapshot | None = None, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the fingerprint of each agent; ``known`` are those of the agents of ``before``."""
+    known = known or {}
+    same = {id(r) for r in before.records} if before else set()  # both are alive: ids are unique
+    return {
+        name: known[name] if id(record) in same and name in known else fingerprint(record)
+        for name, record in zip(snapshot.names, snapshot.records, strict=True)
+    }
+
+
+def extend(
+    trained: Trained, snapshot: Snapshot, sources: Mapping[str, str] | None = None
+) -> Trained:
+    """Return a ranker for the changed catalog in which unchanged agents keep their columns.
+
+    Args:
+        trained: Of the catalog as it was.
+        snapshot: The catalog as it is.
+        sources: `sources_of` the snapshot, where they are known.
+    """
     old = trained.ranker
+    sources = sources_of(snapshot) if sources is None else sources
     row = {name: i for i, name in enumerate(old.names)}
-    sources = {r.card.name: fingerprint(r) for r in snapshot.records}
     kept = [n for n in snapshot.names if n in row and trained.sources.get(n) == sources[n]]
-    fresh = [n for n in snapshot.names if n not in set(kept)]
-    columns = [old.columns.rows(np.array([row[n] for n in kept], dtype=np.intp))]
+    known = set(kept)
+    fresh = [n for n in snapshot.names if n not in known]
+    appended = snapshot.names == (*old.names, *fresh)  # as catalogs mostly change
+    if appended:
+        columns = [old.columns]
+    else:
+        columns = [old.columns.rows(np.array([row[n] for n in kept], dtype=np.intp))]
     for name in fresh:
-        columns.append(_one_column(snapshot, name, stack_columns(columns), kept, old.idf))
+        columns.append(_one_column(snapshot, name, columns, kept, old.idf))
+    changes = trained.changes + len(fresh)
+    if appended:
+        ranker = old.extended(fresh, stack_columns(columns[1:])) if fresh else old
+        return replace(trained, ranker=ranker, sources=sources, changes=changes)
     stacked = stack_columns(columns)
     place = {name: i for i, name in enumerate([*kept, *fresh])}
     order = np.array([place[name] for name in snapshot.names], dtype=np.intp)
     ranker = LinearRanker(snapshot.names, stacked.rows(order), old.idf)
-    return replace(trained, ranker=ranker, sources=sources, changes=trained.changes + len(fresh))
+    return replace(trained, ranker=ranker, sources=sources, changes=changes)
 
 
 def _one_column(
-    snapshot: Snapshot, name: str, others: Columns, kept: Sequence[str], idf: FloatArray
+    snapshot: Snapshot,
+    name: str,
+    others: Sequence[Columns],
+    kept: Sequence[str],
+    idf: FloatArray,
 ) -> Columns:
     """Fit one agent against the frozen others and the examples nearest to its description."""
     record = snapshot.records[snapshot.position[name]]
@@ -136,15 +171,25 @@ def _one_column(
     texts, vectors = _near(snapshot, kept, record.description_vector)
     features = stack_features(own, Features.of(texts, vectors, idf)) if texts else own
     owners = np.repeat(np.array([0, 1]), [len(own_texts), len(texts)])
-    return fit_columns(features, owners, prior, logsumexp(others.logits(features)))
+    parts = [logsumexp(part.logits(features)) for part in others]
+    return fit_columns(features, owners, prior, np.logaddexp.reduce(parts))
 
 
 def _near(
     snapshot: Snapshot, kept: Sequence[str], vector: FloatArray
 ) -> tuple[list[str], FloatArray]:
-    """Return the examples of kept agents that are nearest to a description."""
-    records = [snapshot.records[snapshot.position[name]] for name in kept]
+    """Return the examples of kept agents that are nearest to a description.
+
+    Among thousands of agents only the nearest ones are asked, and for fewer examples: every
+    example costs one product with every agent.
+    """
+    rows = np.array([snapshot.position[name] for name in kept], dtype=np.intp)
+    if rows.size > _NEAREST_AGENTS:
+        cosines = snapshot.descriptions[rows] @ vector
+        rows = rows[np.sort(np.argpartition(-cosines, _NEAREST_AGENTS)[:_NEAREST_AGENTS])]
+    records = [snapshot.records[row] for row in rows]
     texts = [text for record in records for text in record.card.examples]
     vectors = np.concatenate([record.example_vectors for record in records])
-    nearest = np.argsort(-(vectors @ vector), kind="stable")[:_NEAREST_NEGATIVES]
+    count = min(_NEAREST_NEGATIVES, max(_PRODUCTS // len(kept), 1))
+    nearest = np.argsort(-(vectors @ vector), kind="stable")[:count]
     return [texts[i] for i in nearest], vectors[nearest]
