@@ -26,7 +26,13 @@ if TYPE_CHECKING:
         ScoreError,
         UnknownNameError,
     )
-    from moma_core.llm_routing import LLMRouter
+    from moma_core.llm_routing import (
+        Accept,
+        Ask,
+        CascadePlan,
+        CascadeRouter,
+        LLMRouter,
+    )
     from moma_core.protocols import AgentRecord, Encoder, QualityHead, Registry, Router
     from moma_core.registry import ChromaRegistry, MemoryRegistry
     from moma_core.router import MoMARouter
@@ -72,7 +78,7 @@ _HOMES = {
         "ScoreError",
         "UnknownNameError",
     ),
-    "moma_core.llm_routing": ("LLMRouter",),
+    "moma_core.llm_routing": ("Accept", "Ask", "CascadePlan", "CascadeRouter", "LLMRouter"),
     "moma_core.protocols": ("AgentRecord", "Encoder", "QualityHead", "Registry", "Router"),
     "moma_core.registry": ("ChromaRegistry", "MemoryRegistry"),
     "moma_core.router": ("MoMARouter",),
@@ -96,13 +102,17 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Accept",
     "AgentCard",
     "AgentCatalog",
     "AgentRecord",
     "AgentRouter",
     "ArtifactError",
+    "Ask",
     "Auto",
     "Candidate",
+    "CascadePlan",
+    "CascadeRouter",
     "ChromaRegistry",
     "Cost",
     "Deferred",

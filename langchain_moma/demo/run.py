@@ -45,8 +45,8 @@ def run(path: Path | None = None, console: Console | None = None, plot: Path | N
     if path is not None:
         _show(path, console, plot or path / _PICTURE)
         console.print(
-            f'Ask it yourself: [bold]moma route "how far is 5 km in miles?" --router {escape(str(path))}'
-            " --explain[/]"
+            'Ask it yourself: [bold]moma route "how far is 5 km in miles?" --explain '
+            f"--router {escape(str(path))}[/]"
         )
     else:
         # Chroma keeps its files open until the process ends, which must not spoil the clean-up.

@@ -82,6 +82,8 @@ def follow(known: Categories, before: Snapshot, snapshot: Snapshot) -> Categorie
         before: The catalog as it was.
         snapshot: The catalog as it is.
     """
+    if known.names == (CATCH_ALL,):
+        return collect(snapshot)
     place, fresh = _moved(before, snapshot)
     category = np.repeat(np.arange(len(known.names)), known.sizes)
     stays = place[known.agents] >= 0

@@ -1,6 +1,7 @@
 """Losses over judged pairs and their gradients by the scores (eq. 5-6, 29, 33); arrays only.
 
-Gradients are taken in closed form, so that heads train in numpy. Every loss is a mean over the
+Gradients are plain numpy: closed form, and central differences where the outcome probabilities have
+five coupled terms. Every loss is a mean over the
 pairs that count; swapping the two LLMs of a pair together with its outcome changes nothing.
 """
 
