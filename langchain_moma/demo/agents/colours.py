@@ -119,7 +119,7 @@ AGENTS = (
             "WCAG ratio for black on yellow",
             "can people read grey on beige",
             "is red writing legible on a black poster",
-            "could anybody make out pale green words on a cream page",
+            "could anybody make out green words on a beige page",
             "check accessibility of #003366 text against #ffcc00",
         ),
     ),
