@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-DATA ?= ../shared/data
+DATA := $(or $(MOMA_DATA),../shared/data)
 
 .PHONY: install demo test lint format bench clean
 

@@ -4,7 +4,10 @@
 
 The ranker knows descriptions alone. k and threshold are fitted on val rows (or on made-up queries:
 the mean of two tools' vectors), figures are of test_in rows. "Work" is categories compared plus
-agents scored, over all agents. Writes benchmarks/results/categories.json.
+agents left to score, over all agents; the ranker makes use of it only below a tenth of them, since
+picking rows out of a matrix costs more than multiplying it whole (rank_ms_p50).
+
+Writes benchmarks/results/categories.json.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from moma_core import saved
 from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine
@@ -63,6 +63,7 @@ class MoMARouter:
     def __init__(self, encoder: Encoder, agents: AgentRouter, llms: LLMRouter | None) -> None:
         if llms is not None:
             llms.check_encoder(encoder.fingerprint)
+            agents.catalog.reserve(llms.names)
         self._encoder = encoder
         self._agent_router = agents
         self._llms = llms
@@ -152,7 +153,7 @@ class MoMARouter:
         self,
         query: str | Query,
         preference: str | Preference | None = None,
-        state: RoutingState | None = None,
+        state: RoutingState | Mapping[str, Any] | None = None,
         *,
         exclude: Collection[str] = (),
         several: bool = False,
@@ -163,7 +164,7 @@ class MoMARouter:
             query: The user's words, or a `Query` with history and events.
             preference: ``"performance"``, ``"auto"`` (default), ``"cost"`` or ``"cost:0.002"``
                 (USD a query), or a `Preference`.
-            state: The ``state`` of the conversation's previous decision.
+            state: The ``state`` of the conversation's previous decision, or its plain dict.
             exclude: Agents and LLMs that may not be chosen this time.
             several: Whether a query that asks for several things may go to several agents:
                 ``targets`` then lists them in order.
@@ -174,7 +175,7 @@ class MoMARouter:
             NoTargetError: No agent fits and no LLM may be chosen.
         """
         query, wanted, steps = Query.of(query), parse_preference(preference), Steps()
-        exclude, state = _names(exclude), state or RoutingState()
+        exclude, state = _names(exclude), RoutingState.of(state)
         reading = self.states.read(query, state)
         with steps.timed("encode"):
             vectors = encode_readings([reading], self._encoder)

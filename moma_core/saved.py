@@ -55,7 +55,10 @@ def write(folder: Path, encoder: Encoder, agents: AgentRouter, llms: LLMRouter |
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
-    _copy_agents(agents.catalog, open_registry(folder, encoder))
+    here = open_registry(folder, encoder)
+    if getattr(here, "location", "") != getattr(agents.catalog.registry, "location", None):
+        # The router's own directory has every change already, and perhaps other processes' too.
+        _copy_agents(agents.catalog, here)
     checkpoint.write(folder, agents.trained, agents.negatives, encoder.fingerprint)
     if llms is not None:
         llms.save(folder / _LLMS)
@@ -82,6 +85,11 @@ def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None]
         raise ArtifactError(
             f"{folder} was saved with encoder {document['encoder']!r}, not "
             f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
+        )
+    if not (folder / _REGISTRY / "chroma.sqlite3").exists():
+        raise ArtifactError(
+            f"{folder} has lost its agents: {_REGISTRY}/chroma.sqlite3 is missing. Restore it "
+            "from a backup, or register them in a new directory."
         )
     catalog = AgentCatalog(encoder, open_registry(folder, encoder))
     if checkpoint.exists(folder):

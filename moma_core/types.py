@@ -17,7 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError, ScoreError
+from moma_core.errors import (
+    InvalidCardError,
+    InvalidInputError,
+    InvalidPreferenceError,
+    InvalidQueryError,
+    ScoreError,
+)
 
 __all__ = [
     "MAX_DESCRIPTION_CHARS",
@@ -263,6 +269,30 @@ class RoutingState:
     topic: str = ""
     ages: tuple[int, ...] = ()
 
+    @classmethod
+    def of(cls, state: RoutingState | Mapping[str, Any] | None) -> RoutingState:
+        """Return a state itself, one rebuilt from its plain dict, or for None a fresh one.
+
+        Raises:
+            InvalidInputError: It is neither.
+        """
+        if isinstance(state, RoutingState):
+            return state
+        try:
+            plain = dict(state or {})
+            return cls(
+                active=tuple(plain.get("active", ())),
+                turns=int(plain.get("turns", 0)),
+                last_target=plain.get("last_target"),
+                topic=str(plain.get("topic", "")),
+                ages=tuple(plain.get("ages", ())),
+            )
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"state is the previous decision's state or its plain dict, got {state!r:.60}. "
+                "Write router.route(text, state=decision.state)."
+            ) from error
+
 
 @dataclass(frozen=True, slots=True)
 class Performance:
@@ -438,7 +468,6 @@ class RoutingDecision:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RoutingDecision:
         """Rebuild a decision from `to_dict`, also after a trip through JSON."""
-        state = data["state"]
         return cls(
             kind=data["kind"],
             targets=tuple(data["targets"]),
@@ -446,13 +475,7 @@ class RoutingDecision:
             candidates=tuple(Candidate(**c) for c in data["candidates"]),
             preference=data["preference"],
             reason=data["reason"],
-            state=RoutingState(
-                tuple(state["active"]),
-                state["turns"],
-                state["last_target"],
-                state.get("topic", ""),
-                tuple(state.get("ages", ())),
-            ),
+            state=RoutingState.of(data["state"]),
             steps=tuple(Step(**s) for s in data["steps"]),
             cost=data["cost"],
         )

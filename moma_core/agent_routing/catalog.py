@@ -85,12 +85,36 @@ class AgentCatalog:
         self._encoder = encoder
         self._registry = registry
         self._lock = threading.RLock()
+        self._reserved: frozenset[str] = frozenset()
         self._snapshot = Snapshot(tuple(registry.load()), encoder.dimension)
 
     @property
     def snapshot(self) -> Snapshot:
         """The agents as they are now."""
         return self._snapshot
+
+    @property
+    def registry(self) -> Registry:
+        """Where the records are kept."""
+        return self._registry
+
+    def refresh(self) -> None:
+        """Read the registry again, to see what other processes changed.
+
+        Raises:
+            RegistryError: It cannot be read; the agents stay as they were.
+        """
+        with self._lock:
+            self._snapshot = Snapshot(tuple(self._registry.load()), self._encoder.dimension)
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Refuse these names to agents from now on; LLMs have them.
+
+        Raises:
+            DuplicateNameError: An agent has one of them already.
+        """
+        self._reserved = frozenset(names)
+        self._refuse_reserved(self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,11 +226,20 @@ class AgentCatalog:
 
     def _store(self, records: Iterable[AgentRecord]) -> None:
         changed = {record.card.name: record for record in records}
+        self._refuse_reserved(changed)
         if not changed:
             return
         self._registry.put(list(changed.values()))
         kept = [changed.pop(r.card.name, r) for r in self._snapshot.records]
         self._snapshot = Snapshot((*kept, *changed.values()), self._encoder.dimension)
+
+    def _refuse_reserved(self, names: Iterable[str]) -> None:
+        taken = sorted(self._reserved.intersection(names))
+        if taken:
+            raise DuplicateNameError(
+                f"{taken[0]!r} is the name of an LLM, so a decision for it would be ambiguous. "
+                "Choose another name for the agent."
+            )
 
     def _encoded(self, cards: Sequence[AgentCard]) -> list[AgentRecord]:
         texts = [_sentence(card) for card in cards]

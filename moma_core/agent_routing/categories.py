@@ -53,7 +53,7 @@ class Taxonomy:
         discover_from: So many agents and more are grouped bottom-up too; None leaves it at what is
             named.
         restrict: Whether only agents of the retrieved categories are scored, once examples have
-            fitted which those are. Costs a little accuracy; see docs.
+            fitted which those are. Costs a little accuracy (benchmarks/categories.py).
 
     Example:
         >>> from moma_core.testing import HashEncoder

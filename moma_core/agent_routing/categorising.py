@@ -92,7 +92,7 @@ def follow(known: Categories, before: Snapshot, snapshot: Snapshot) -> Categorie
     vectors, new = list(known.vectors), []
     for row in fresh:
         record = snapshot.records[row]
-        vector = snapshot.descriptions[row]
+        vector = record.description_vector
         for name in record.card.categories:
             if name not in aliases:
                 _open(name, vector, names, vectors, aliases)

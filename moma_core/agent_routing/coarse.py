@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Directions", "Index", "rare_terms", "refined", "term_sums"]
 
-_DIRECTIONS = 64
+_DIRECTIONS = 48
 _SAMPLE = 4_096
 _COMMON = 0.05  # share of agents from which an n-gram is left out of the rough score
 _TOP = 32  # exact logits that no rough one may pass

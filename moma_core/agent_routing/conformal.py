@@ -20,9 +20,17 @@ from moma_core.errors import InvalidInputError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["conformal_threshold"]
+__all__ = ["check_rate", "conformal_threshold"]
 
 _NEVER = 1.0  # no chance reaches it: every query goes to an LLM
+
+
+def check_rate(rate: float) -> None:
+    """Raise InvalidInputError unless ``rate`` is a number inside (0, 1)."""
+    if not isinstance(rate, int | float) or not 0.0 < rate < 1.0:
+        raise InvalidInputError(
+            f"max_wrong_agent_rate must lie between 0 and 1, got {rate!r}. Write 0.05 for 5 %."
+        )
 
 
 def conformal_threshold(
@@ -46,10 +54,7 @@ def conformal_threshold(
         >>> conformal_threshold(chances, chances > 0.3, rate=0.05) < 0.3
         True
     """
-    if not 0.0 < rate < 1.0:
-        raise InvalidInputError(
-            f"max_wrong_agent_rate must lie between 0 and 1, got {rate!r}. Write 0.05 for 5 %."
-        )
+    check_rate(rate)
     n = len(chances)
     allowed = int(np.floor(rate * (n + 1) - 1.0 + 1e-9))  # wrong ones that may be accepted
     if allowed < 0:

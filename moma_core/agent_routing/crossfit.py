@@ -22,7 +22,7 @@ from moma_core.types import FloatArray
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["FOLDS", "cross_fit"]
+__all__ = ["FOLDS", "cold_gate", "cross_fit"]
 
 _WEIGHTS = (0.0, 3.0, 6.0, 10.0, 15.0, 20.0)
 
@@ -71,6 +71,30 @@ def cross_fit(
         max_wrong_agent_rate=max_wrong_agent_rate,
     )
     return gate, weight
+
+
+def cold_gate(
+    ranker: LinearRanker,
+    snapshot: Snapshot,
+    negatives: Negatives,
+    max_wrong_agent_rate: float | None = None,
+) -> Gate:
+    """Return the gate for agents with too few examples to hold any out.
+
+    The default curve, its threshold raised until nearly all foreign negatives stay below it. So
+    few examples cannot promise a rate: asked for one, the gate accepts nothing.
+    """
+    if max_wrong_agent_rate is not None:
+        return Gate(threshold=1.0, coverage=0.0, max_wrong_agent_rate=max_wrong_agent_rate)
+    vectors = [record.example_vectors for record in snapshot.records]
+    foreign = negatives.foreign_to(snapshot.descriptions, *vectors)
+    if not snapshot.records or not foreign.texts:
+        return Gate()
+    chances = Gate().probabilities(ranker.logits(foreign.texts, foreign.vectors))
+    return Gate(threshold=float(max(Gate().threshold, np.quantile(chances, _CAUGHT))))
+
+
+_CAUGHT = 0.95  # share of foreign queries that a gate without examples refuses
 
 
 def _held_out(task: Task, snapshot: Snapshot, fold: int, held: npt.NDArray[np.intp]) -> Shortlist:

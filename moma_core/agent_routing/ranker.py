@@ -123,6 +123,14 @@ def stack_features(first: Features, second: Features) -> Features:
     )
 
 
+def _one_text(columns: Columns, features: Features) -> FloatArray:
+    """Return ``columns.logits`` of a single text, shape (n_agents,), without a sparse product."""
+    terms = np.zeros(N_FEATURES, dtype=np.float32)
+    terms[features.lexical.indices] = features.lexical.data
+    logits: FloatArray = columns.dense @ features.dense[0] + columns.lexical @ terms + columns.bias
+    return logits
+
+
 class LinearRanker:
     """Scores every agent of a catalog for a query with one product.
 
@@ -174,7 +182,9 @@ class LinearRanker:
         n = len(self.names)
         if rows is not None and rows.size <= _FEW * n:
             logits = np.full((len(texts), n), -np.inf, dtype=np.float32)
-            logits[:, rows] = self.columns.rows(rows).logits(features)
+            columns = self.columns.rows(rows)
+            one = len(texts) == 1
+            logits[:, rows] = _one_text(columns, features) if one else columns.logits(features)
             return logits
         if len(texts) == 1 and n >= _COARSE_FROM:
             return self._refined(features, rows)[None]
@@ -201,7 +211,7 @@ class LinearRanker:
         pool = rough if rows is None else rough[rows]
         chosen = np.argpartition(pool, pool.size - _EXACT)[pool.size - _EXACT :]
         chosen = chosen if rows is None else rows[chosen]
-        return refined(rough, chosen, self.columns.rows(chosen).logits(features)[0])
+        return refined(rough, chosen, _one_text(self.columns.rows(chosen), features))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return everything but the names as plain arrays, for safetensors."""

@@ -17,6 +17,7 @@ import numpy as np
 from moma_core.agent_routing.catalog import AgentCatalog, Snapshot
 from moma_core.agent_routing.categories import Categories, Taxonomy
 from moma_core.agent_routing.categorising import collect, follow
+from moma_core.agent_routing.conformal import check_rate
 from moma_core.agent_routing.eligible import Eligible, eligible_agents
 from moma_core.agent_routing.followups import Reading, in_context
 from moma_core.agent_routing.health import Health
@@ -99,6 +100,8 @@ class AgentRouter:
         if trained is not None and max_wrong_agent_rate is None:
             max_wrong_agent_rate = trained.gate.max_wrong_agent_rate
         self.max_wrong_agent_rate = max_wrong_agent_rate
+        if max_wrong_agent_rate is not None:
+            check_rate(max_wrong_agent_rate)
         self.health = health or Health()
         self.taxonomy = taxonomy or Taxonomy()
         self.states = states or StateMachine()
@@ -297,7 +300,9 @@ def _outcomes(
             "vectors, then fit again with router.fit()."
         )
     weight = trained.exemplar_weight
-    best = shortlist(logits, vectors, lambda i: exemplars(snapshot.records[rows[i]]))
+    best = shortlist(
+        logits, vectors, (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
+    )
     chances = trained.gate.chances(best.signals(weight))
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])

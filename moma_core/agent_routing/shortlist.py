@@ -73,14 +73,17 @@ class Shortlist:
 
 
 def shortlist(
-    logits: FloatArray, vectors: FloatArray, exemplars_of: Callable[[int], FloatArray]
+    logits: FloatArray,
+    vectors: FloatArray,
+    exemplars_of: Callable[[int], FloatArray] | None,
 ) -> Shortlist:
     """Return the best agents of each query with their closeness.
 
     Args:
         logits: Shape (n, c), c at least 1.
         vectors: The queries' unit vectors, shape (n, d).
-        exemplars_of: Column -> the agent's exemplars, shape (m, d).
+        exemplars_of: Column -> the agent's exemplars, shape (m, d); None where closeness has no
+            say: it is 0 then.
     """
     n, c = logits.shape
     k = min(_LENGTH, c)
@@ -91,6 +94,8 @@ def shortlist(
         remaining = logits.copy()
         np.put_along_axis(remaining, agents, -np.inf, axis=1)
         others = logsumexp(remaining)
+    if exemplars_of is None:
+        return Shortlist(agents, chosen, np.zeros((n, k), dtype=np.float32), others)
     close = [
         [closeness(exemplars_of(int(agent)), vector) for agent in row]
         for row, vector in zip(agents, vectors, strict=True)

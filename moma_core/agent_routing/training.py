@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot, card_text
-from moma_core.agent_routing.crossfit import FOLDS, cross_fit
+from moma_core.agent_routing.crossfit import FOLDS, cold_gate, cross_fit
 from moma_core.agent_routing.fitting import fit_columns, logsumexp
 from moma_core.agent_routing.gate import Gate
 from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
@@ -93,13 +93,16 @@ def train(
     prior = description_columns(described)
     sources = {name: fingerprint(r) for name, r in zip(names, records, strict=True)}
     if not examples:
-        return Trained(LinearRanker(names, prior, idf), Gate(), sources)
+        cold = LinearRanker(names, prior, idf)
+        return Trained(cold, cold_gate(cold, snapshot, negatives, max_wrong_agent_rate), sources)
     task = Task.of(snapshot, examples, idf, described, prior)
     total = 1 + (FOLDS if len(examples) >= _MIN_EXAMPLES_FOR_GATE else 0)
     tell("fitting the ranker", 0, total)
     ranker = LinearRanker(names, task.fit(np.ones(len(examples), dtype=bool)), idf)
     if total == 1:
-        return Trained(ranker, Gate(), sources)
+        return Trained(
+            ranker, cold_gate(ranker, snapshot, negatives, max_wrong_agent_rate), sources
+        )
     shown = np.concatenate([record.example_vectors for record in records])
     foreign = negatives.foreign_to(snapshot.descriptions, shown)
     gate, weight = cross_fit(task, snapshot, ranker, foreign, tell, max_wrong_agent_rate)

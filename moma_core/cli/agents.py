@@ -15,7 +15,7 @@ from moma_core.types import AgentCard
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="List, add, change and switch agents.")
+app = typer.Typer(no_args_is_help=True, help="List, add, remove and switch agents.")
 _HERE = Path(".moma")
 
 
@@ -80,12 +80,18 @@ def add(
 ) -> None:
     """Register one agent, or all agents of a file; the next route knows them."""
     from moma_core.agent_routing.dataset import read_agents, read_queries, with_examples
+    from moma_core.llm_routing import LLMRouter
     from moma_core.router import MoMARouter
 
+    if source is not None and (name or description):
+        raise typer.BadParameter("give either NAME and DESCRIPTION or --from FILE, not both.")
     if source is not None:
+        known = read_queries(queries) if queries else None
         cards = read_agents(source)
-        cards = with_examples(cards, read_queries(queries)) if queries else cards
+        cards = with_examples(cards, known) if known else cards
+        negatives = known.negatives() if known else ()
     elif name and description:
+        negatives = ()
         cards = [
             AgentCard(
                 name, description, examples=tuple(example or ()), categories=tuple(category or ())
@@ -99,7 +105,9 @@ def add(
             opened = open_router(router)
             opened.agents.add(*cards)
         else:
-            opened = MoMARouter.from_cards(cards, path=router)
+            own = (router / "head.json").exists()  # what moma train llms wrote
+            pool = LLMRouter.load(router) if own else LLMRouter.packaged()
+            opened = MoMARouter.from_cards(cards, path=router, llms=pool, negatives=negatives)
         tell("fitting", len(cards), len(cards))
         opened.save(router)
     console.print(

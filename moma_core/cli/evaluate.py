@@ -36,7 +36,7 @@ def agents(
     shots: Annotated[
         int | None, typer.Option(min=1, help="Examples an agent; default all.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw of examples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of examples.")] = 0,
     diagram: Annotated[
         Path | None, typer.Option(help="Draw the gate's reliability there (PNG or SVG).")
     ] = None,

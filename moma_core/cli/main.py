@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from importlib.metadata import entry_points, version
@@ -36,6 +37,9 @@ app.add_typer(train.app, name="train")
 
 def main() -> None:
     """Run the program; a MoMAError becomes one line on standard error and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name the terminal cannot show is no error
     try:
         app()
     except MoMAError as error:
@@ -58,7 +62,7 @@ def demo(
         Path, typer.Option(help="Where the agents and the picture are kept.", file_okay=False)
     ] = Path("moma-demo"),
 ) -> None:
-    """Route and run 24 offline agents through LangGraph in under a minute; no API key."""
+    """Route and run offline agents through a LangGraph in under a minute; no API key."""
     found = entry_points(group="moma.demo")
     try:
         run = next(iter(found)).load()
@@ -84,7 +88,7 @@ def route(
     """Decide where one query goes; nothing is invoked."""
     from moma_core.router import MoMARouter
 
-    known = router_exists(router)
+    known = router != Path(".moma") or router_exists(router)
     decision = (open_router(router) if known else MoMARouter.from_cards()).route(query, preference)
     if as_json:
         sys.stdout.write(json.dumps(decision.to_dict()) + "\n")

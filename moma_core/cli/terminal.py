@@ -44,8 +44,14 @@ def open_router(directory: Path) -> MoMARouter:
     Raises:
         ArtifactError: There is none yet.
     """
+    from moma_core.llm_routing import LLMRouter
     from moma_core.router import MoMARouter
 
+    pool = directory / "head.json"
+    if not router_exists(directory) and pool.exists():  # what moma train llms wrote: no agents
+        return MoMARouter.from_cards(llms=LLMRouter.load(directory))
+    if not router_exists(directory) and (directory / "registry").is_dir():
+        return MoMARouter.from_cards(path=directory)
     if not router_exists(directory):
         raise ArtifactError(
             f"there is no router in {directory} yet. Register a first agent with\n"

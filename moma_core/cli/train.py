@@ -45,10 +45,10 @@ def llms(
     ],
     out: Annotated[Path, typer.Option(help="Directory of the trained router.", file_okay=False)],
     head: Annotated[str, typer.Option(help="A head's name, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
     prices: Annotated[
         Path | None,
-        typer.Option(help="JSON of USD per million tokens: {LLM: [input, output]}.", exists=True),
+        typer.Option(help="JSON of USD per million tokens: {LLM: \\[input, output]}.", exists=True),
     ] = None,
     strategy: Annotated[
         Strategy,
@@ -91,4 +91,6 @@ def _prices(path: Path | None) -> dict[str, Any] | None:
         table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidDataError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(table, dict):
+        raise InvalidDataError(f"{path} must hold an object, {{LLM: [input, output]}}.")
     return table

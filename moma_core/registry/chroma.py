@@ -33,6 +33,8 @@ _PAGE = 1_000
 class ChromaRegistry:
     """Keeps agent records in two Chroma collections.
 
+    ``location`` is the directory or URL it was opened at, if by `open`.
+
     Args:
         client: A Chroma client; `open` makes one from a path or URL.
         fingerprint: The encoder's; vectors of another encoder are refused.
@@ -47,6 +49,7 @@ class ChromaRegistry:
     def __init__(
         self, client: ClientAPI, fingerprint: str, dimension: int, prefix: str = "moma"
     ) -> None:
+        self.location = ""
         self._dimension = dimension
         with _as_registry_errors("open"):
             self._batch = client.get_max_batch_size()
@@ -91,7 +94,9 @@ class ChromaRegistry:
                 path = Path(location).absolute()
                 path.mkdir(parents=True, exist_ok=True)
                 client = chromadb.PersistentClient(path=str(path), settings=settings)
-        return cls(client, fingerprint, dimension)
+        registry = cls(client, fingerprint, dimension)
+        registry.location = str(location)
+        return registry
 
     def put(self, records: Sequence[AgentRecord]) -> None:
         """Store records, replacing those of the same name; all of a card or nothing of it."""

