@@ -93,7 +93,19 @@ def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
 
     word, char = _counts(texts)
     parts = [_weighted(word, idf[:N_WORD_FEATURES]), _weighted(char, idf[N_WORD_FEATURES:])]
+    if len(texts) == 1:  # the hot path: a quarter of what the general one takes
+        return _beside(*parts)
     return hstack(parts, format="csr", dtype=np.float32)
+
+
+def _beside(word: csr_matrix, char: csr_matrix) -> csr_matrix:
+    """Return one row's two parts as one row."""
+    from scipy.sparse import csr_matrix
+
+    data = np.concatenate([word.data, char.data])
+    terms = np.concatenate([word.indices, char.indices + N_WORD_FEATURES])
+    ends = np.array([0, data.size], dtype=terms.dtype)
+    return csr_matrix((data, terms, ends), shape=(1, N_FEATURES))
 
 
 def _weighted(counts: csr_matrix, idf: FloatArray) -> csr_matrix:

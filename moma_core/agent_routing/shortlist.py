@@ -7,6 +7,7 @@ held-out examples choose, how close the query is to the agent's examples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,8 +111,8 @@ def closeness(exemplars: FloatArray, vector: FloatArray) -> float:
         >>> bool(closeness(np.eye(2, dtype=np.float32), np.array([1.0, 0.0])) > 0.9)
         True
     """
-    cosines = exemplars @ vector
-    return float(np.log(np.exp(_SHARPNESS * cosines).mean()) / _SHARPNESS)
+    weights = np.exp(_SHARPNESS * (exemplars @ vector))
+    return math.log(float(np.add.reduce(weights)) / len(weights)) / _SHARPNESS
 
 
 def exemplars(record: AgentRecord) -> FloatArray:
