@@ -32,7 +32,7 @@ AGENTS = [
 def main() -> None:
     router = MoMARouter.from_cards(AGENTS)
 
-    decision = router.route("do I need an umbrella in Lisbon tomorrow?")
+    decision = router.route("is it going to rain in Lisbon tomorrow?")
     print(f"{decision.kind} {decision.target}: {decision.reason}")
 
     for preference in ("performance", "auto", "cost"):
@@ -40,7 +40,7 @@ def main() -> None:
         print(f"{preference}: {decision.target}, expected cost ${decision.cost:.5f}")
 
     router.agents.disable("weather")
-    decision = router.route("do I need an umbrella in Lisbon tomorrow?")
+    decision = router.route("is it going to rain in Lisbon tomorrow?")
     print(f"after disabling it: {decision.kind} {decision.target}")
 
 
