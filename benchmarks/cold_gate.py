@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core.agent_routing.catalog import AgentCatalog, card_text
+from moma_core.agent_routing.catalog import AgentCatalog
 from moma_core.agent_routing.dataset import read_agents
 from moma_core.agent_routing.gate import Gate, signals
 from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
 from moma_core.agent_routing.ranker import Features, LinearRanker, description_columns
+from moma_core.agent_routing.wording import card_text
 from moma_core.encoders import MiniLMEncoder
 from moma_core.registry import MemoryRegistry
 

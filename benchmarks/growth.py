@@ -32,8 +32,8 @@ from moma_core import (
     Query,
     RoutingState,
 )
-from moma_core.agent_routing.catalog import readable
 from moma_core.agent_routing.dataset import read_agents
+from moma_core.agent_routing.wording import readable
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/growth.json")

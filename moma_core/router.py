@@ -14,8 +14,8 @@ from moma_core import saved
 from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine
 from moma_core.agent_routing.followups import encode_readings
 from moma_core.agent_routing.health import Health
-from moma_core.agent_routing.router import Steps
 from moma_core.agent_routing.several import join, split
+from moma_core.agent_routing.steps import Steps
 from moma_core.agent_routing.training import Progress
 from moma_core.encoders import MiniLMEncoder
 from moma_core.errors import InvalidQueryError, NoTargetError

@@ -18,7 +18,7 @@ from moma_core import (
     State,
     StateMachine,
 )
-from moma_core.agent_routing.router import Steps
+from moma_core.agent_routing.steps import Steps
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()

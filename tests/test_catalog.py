@@ -23,7 +23,7 @@ from moma_core import (
     ScoreError,
     UnknownNameError,
 )
-from moma_core.agent_routing.catalog import card_text, readable
+from moma_core.agent_routing.wording import card_text, readable
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()

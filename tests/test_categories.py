@@ -16,7 +16,7 @@ from moma_core.agent_routing.clustering import group, near_duplicates, unit
 from moma_core.agent_routing.coarse import Directions, refined
 from moma_core.agent_routing.ranker import LinearRanker
 from moma_core.agent_routing.retrieval import Retrieval, fit_retrieval
-from moma_core.agent_routing.router import Steps
+from moma_core.agent_routing.steps import Steps
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()

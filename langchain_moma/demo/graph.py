@@ -32,12 +32,7 @@ def build_router(agents: Sequence[DemoAgent], path: Path | None) -> MoMARouter:
         {agent.name: agent.examples for agent in agents},
         categories={agent.name: [agent.category] for agent in agents},
     )
-    router = MoMARouter.from_cards(path=path, negatives=NEGATIVES)
-    # A folder from an earlier demo has its agents still: those are brought up to date.
-    router.agents.add(*[card for card in cards if card.name not in router.agents])
-    for card in cards:
-        if router.agents.get(card.name) != card:
-            router.agents.update(card)
+    router = MoMARouter.from_cards(cards, path=path, negatives=NEGATIVES)
     router.fit()
     return router
 

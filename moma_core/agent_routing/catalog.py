@@ -7,7 +7,6 @@ snapshot, so a route in one thread never sees half of another thread's change.
 from __future__ import annotations
 
 import dataclasses
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moma_core.agent_routing.wording import sentence
 from moma_core.errors import DuplicateNameError, InvalidCardError, ScoreError, UnknownNameError
 from moma_core.protocols import AgentRecord, Encoder, Registry
 from moma_core.types import AgentCard, FloatArray
@@ -23,7 +23,7 @@ from moma_core.types import AgentCard, FloatArray
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["AgentCatalog", "Snapshot", "card_text", "readable"]
+__all__ = ["AgentCatalog", "Snapshot"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +242,7 @@ class AgentCatalog:
             )
 
     def _encoded(self, cards: Sequence[AgentCard]) -> list[AgentRecord]:
-        texts = [_sentence(card) for card in cards]
+        texts = [sentence(card) for card in cards]
         texts += [example for card in cards for example in card.examples]
         vectors = self._encoder.encode(texts)
         if vectors.shape != (len(texts), self._encoder.dimension) or not np.isfinite(vectors).all():
@@ -256,32 +256,6 @@ class AgentCatalog:
             records.append(AgentRecord(card, vectors[i], vectors[start:end]))
             start = end
         return records
-
-
-def readable(name: str) -> str:
-    """Return a name as words.
-
-    Example:
-        >>> readable("getHealthWorkforce_v2")
-        'get health workforce v2'
-    """
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return " ".join(re.sub(r"[_\-/.:]+", " ", spaced).split()).lower()
-
-
-def card_text(card: AgentCard) -> str:
-    """Return all words of a card that say what it does: name, description, arguments."""
-    words = [_sentence(card)]
-    properties = card.input_schema.get("properties", {})
-    if isinstance(properties, Mapping):
-        for argument, schema in properties.items():
-            about = schema.get("description", "") if isinstance(schema, Mapping) else ""
-            words.append(f"{readable(str(argument))} {about}")
-    return " ".join(words)
-
-
-def _sentence(card: AgentCard) -> str:
-    return f"{readable(card.name)}: {card.description}"
 
 
 def _checked(cards: Sequence[Any]) -> Sequence[AgentCard]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moma_core.agent_routing.catalog import readable
 from moma_core.agent_routing.category_names import NameCategory
 from moma_core.agent_routing.retrieval import Retrieval
+from moma_core.agent_routing.wording import readable
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray
 

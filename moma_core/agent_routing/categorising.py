@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moma_core.agent_routing.catalog import Snapshot, readable
+from moma_core.agent_routing.catalog import Snapshot
 from moma_core.agent_routing.categories import CATCH_ALL, Categories, Taxonomy
 from moma_core.agent_routing.category_names import name_groups, unused
 from moma_core.agent_routing.clustering import group, near_duplicates, unit
 from moma_core.agent_routing.retrieval import Retrieval, fit_retrieval
+from moma_core.agent_routing.wording import readable
 from moma_core.types import FloatArray
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moma_core.agent_routing.catalog import card_text
+from moma_core.agent_routing.wording import card_text
 from moma_core.types import AgentCard
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.agent_routing.catalog import readable
+from moma_core.agent_routing.wording import readable
 from moma_core.errors import InvalidDataError
 from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, AgentCard
 

@@ -7,9 +7,7 @@ encodes a query (the caller did) and never chooses an LLM.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +22,7 @@ from moma_core.agent_routing.health import Health
 from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.shortlist import exemplars, shortlist
 from moma_core.agent_routing.states import StateMachine
+from moma_core.agent_routing.steps import Steps
 from moma_core.agent_routing.training import (
     Progress,
     Trained,
@@ -40,36 +39,16 @@ from moma_core.types import (
     Handled,
     Query,
     RoutingState,
-    Step,
 )
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["AgentRouter", "Steps"]
+__all__ = ["AgentRouter"]
 
 _REFIT_SHARE = 0.2  # of agents changed since the last full fit, above which all are fitted again
 _FOLLOW_FROM = 300  # agents, from which categories are kept when single agents come or go
 _SHOWN = 10  # candidates kept in a decision
-
-
-class Steps:
-    """Collects the steps of one route with their times."""
-
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[list[str]]:
-        """Time a step; what the body appends becomes its detail."""
-        detail: list[str] = []
-        start = time.perf_counter()
-        yield detail
-        self._steps.append(Step(name, (time.perf_counter() - start) * 1e3, " ".join(detail)))
-
-    def done(self) -> tuple[Step, ...]:
-        """Return the steps so far."""
-        return tuple(self._steps)
 
 
 class AgentRouter:

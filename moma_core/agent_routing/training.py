@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from moma_core.agent_routing.catalog import Snapshot, card_text
+from moma_core.agent_routing.catalog import Snapshot
 from moma_core.agent_routing.crossfit import FOLDS, cold_gate, cross_fit
 from moma_core.agent_routing.fitting import fit_columns, logsumexp
 from moma_core.agent_routing.gate import Gate
@@ -28,6 +28,7 @@ from moma_core.agent_routing.ranker import (
     stack_features,
 )
 from moma_core.agent_routing.task import Task
+from moma_core.agent_routing.wording import card_text
 from moma_core.protocols import AgentRecord
 from moma_core.types import FloatArray
 

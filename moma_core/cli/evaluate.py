@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.terminal import console, progress_bar, write_json
+from moma_core.cli.terminal import console, llm_folder, progress_bar, write_json
 from moma_core.cli.train import Strategy
 
 __all__ = ["app"]
@@ -81,7 +81,7 @@ def llms(
     from moma_core.evaluation.llms import evaluate_llms
     from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter
 
-    folder = router / "llms" if (router / "llms").is_dir() else router
+    folder = llm_folder(router)
     with progress_bar() as tell:
         tell("encoding and scoring", 0, 1)
         scored, encoder = LLMDataset.read(data), MiniLMEncoder()

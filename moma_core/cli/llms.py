@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.terminal import console
+from moma_core.cli.terminal import console, llm_folder
 
 __all__ = ["app"]
 
@@ -98,16 +98,12 @@ def price(
     _save(changed, router, f"Repriced {name!r}")
 
 
-def _folder(router: Path) -> Path:
-    return router / "llms" if (router / "llms").is_dir() else router
-
-
 def _load(router: Path) -> Any:
     from moma_core.llm_routing import LLMRouter
 
-    return LLMRouter.load(_folder(router))
+    return LLMRouter.load(llm_folder(router))
 
 
 def _save(pool: Any, router: Path, what: str) -> None:
-    pool.save(_folder(router))
+    pool.save(llm_folder(router))
     console.print(f"{escape(what)}: {len(pool.cards)} LLMs now.", highlight=False)

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from moma_core.agent_routing.training import Progress
     from moma_core.router import MoMARouter
 
-__all__ = ["RouterOption", "console", "open_router", "progress_bar", "router_exists", "write_json"]
+__all__ = [
+    "RouterOption",
+    "console",
+    "llm_folder",
+    "open_router",
+    "progress_bar",
+    "router_exists",
+    "write_json",
+]
 
 console = Console()
 _errors = Console(stderr=True)
@@ -36,6 +44,12 @@ RouterOption = Annotated[
 def router_exists(directory: Path) -> bool:
     """Say whether a router was saved in ``directory``."""
     return (directory / "router.json").exists()
+
+
+def llm_folder(directory: Path) -> Path:
+    """Return where the LLMs of a router's directory are, or the directory of a pool itself."""
+    inner = directory / "llms"
+    return inner if inner.is_dir() else directory
 
 
 def open_router(directory: Path) -> MoMARouter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Unit", "convert", "unit_names", "units_in"]
+__all__ = ["Unit", "convert", "units_in"]
 
 
 class Unit(NamedTuple):
@@ -94,11 +94,6 @@ def units_in(text: str) -> list[tuple[int, Unit]]:
         ['miles', 'kilometres']
     """
     return [(match.start(), _UNITS[match.group().lower()]) for match in _NAMES.finditer(text)]
-
-
-def unit_names() -> tuple[str, ...]:
-    """Return the first name of each unit."""
-    return tuple(dict.fromkeys(unit.name for unit in _UNITS.values()))
 
 
 def convert(value: float, source: str, target: str) -> float:
