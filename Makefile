@@ -10,7 +10,7 @@ install: .venv/.done  ## make .venv with everything, pinned
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1,<27"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
-		-e ".[langchain,llamaindex]" --group test --group lint
+		-e ".[langchain,llamaindex,llm]" --group test --group lint
 	touch $@
 
 demo: install  ## route and run the demo's agents

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
         RoutingState,
         ScoreTable,
         Step,
+        TeamMember,
+        TeamPlan,
     )
 
 _HOMES = {
@@ -97,6 +99,8 @@ _HOMES = {
         "RoutingState",
         "ScoreTable",
         "Step",
+        "TeamMember",
+        "TeamPlan",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -148,6 +152,8 @@ __all__ = [
     "State",
     "StateMachine",
     "Step",
+    "TeamMember",
+    "TeamPlan",
     "UnknownNameError",
 ]
 
