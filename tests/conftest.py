@@ -27,6 +27,7 @@ settings.register_profile(
 settings.load_profile("moma")
 
 ROOT = Path(__file__).parent.parent
+collect_ignore_glob = ["docs/*"]  # run by test_docs.py
 
 
 def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
