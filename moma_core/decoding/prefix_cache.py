@@ -1,0 +1,247 @@
+"""Encoded prompt beginnings, kept within a bound of bytes and fetched ahead (MoMA, A.2.4).
+
+Kept by content: a changed agent card is another text, so another key, and nothing stale can be
+found. Knows token ids and one LLM, not what the tokens say.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+from moma_core.decoding.prefix import KvPrefix
+from moma_core.errors import InvalidInputError
+
+__all__ = ["PrefixCache", "PrefixCounters"]
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCounters:
+    """Says what a cache holds and what it has saved.
+
+    Args:
+        hits: Prefixes asked for and found, or already being encoded.
+        misses: Prefixes that had to be encoded while somebody waited.
+        prefetched: Prefixes encoded in the background.
+        dropped: Prefixes let go, for room or because their owner's text changed.
+        entries: Prefixes held now.
+        nbytes: Bytes held now.
+        tokens_saved: Tokens that were not encoded again.
+        bytes_saved: Bytes of keys and values that were not computed again.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    prefetched: int = 0
+    dropped: int = 0
+    entries: int = 0
+    nbytes: int = 0
+    tokens_saved: int = 0
+    bytes_saved: int = 0
+
+
+class PrefixCache:
+    """Keeps the most recently used prefixes of one LLM within a bound of bytes; thread-safe.
+
+    Close it, or use it in a ``with`` statement, to end its background thread.
+
+    Args:
+        llm: A causal LLM of transformers.
+        max_bytes: Most bytes to keep; a prefix that is larger is encoded and not kept.
+
+    Raises:
+        InvalidInputError: If ``max_bytes`` is negative.
+    """
+
+    def __init__(self, llm: Any, max_bytes: int) -> None:
+        if max_bytes < 0:
+            raise InvalidInputError(f"expected max_bytes from 0, got {max_bytes}")
+        self._llm = llm
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._held: OrderedDict[Tokens, KvPrefix] = OrderedDict()  # least recently used first
+        self._pending: dict[Tokens, Future[KvPrefix]] = {}
+        self._owners: dict[str, Tokens] = {}
+        self._counters = PrefixCounters()
+        self._worker: tuple[Thread, SimpleQueue[Tokens | None]] | None = None
+
+    def __enter__(self) -> PrefixCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the background thread; what waits to be prefetched is given up."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            thread, wishes = worker
+            while not wishes.empty():
+                wishes.get()
+            wishes.put(None)
+            thread.join()
+
+    @property
+    def counters(self) -> PrefixCounters:
+        """What is held and saved, as of now."""
+        with self._lock:
+            nbytes = sum(prefix.nbytes for prefix in self._held.values())
+            return replace(self._counters, entries=len(self._held), nbytes=nbytes)
+
+    def get(self, tokens: Sequence[int], *, owner: str | None = None) -> KvPrefix:
+        """Return a prefix, encoded now if it is not held.
+
+        What is held of its beginning (e.g. instructions that all categories share) is not encoded
+        again.
+
+        Args:
+            tokens: At least one token id.
+            owner: Whose text it is, e.g. a category; the owner's earlier text is let go.
+
+        Raises:
+            InvalidInputError: If there is no token.
+        """
+        key = tuple(int(token) for token in tokens)
+        self._own(key, owner)
+        with self._lock:
+            found = self._held.get(key)
+            pending = self._pending.get(key)
+            if found is not None:
+                self._held.move_to_end(key)
+                self._count_saved(found)
+                return found
+            if pending is None:
+                mine: Future[KvPrefix] = Future()
+                self._pending[key] = mine
+                self._counters = replace(self._counters, misses=self._counters.misses + 1)
+        if pending is None:
+            return self._encode(key, mine)
+        prefix = pending.result()
+        with self._lock:
+            self._count_saved(prefix)
+        return prefix
+
+    def longest(self, tokens: Sequence[int]) -> KvPrefix | None:
+        """Return the longest held prefix of a prompt that leaves it a token of its own, or None."""
+        prompt = tuple(int(token) for token in tokens)
+        with self._lock:
+            prefix = self._longest(prompt, len(prompt) - 1)
+            if prefix is not None:
+                self._held.move_to_end(prefix.tokens)
+                self._count_saved(prefix)
+            return prefix
+
+    def prefetch(self, tokens: Sequence[int], *, owner: str | None = None) -> None:
+        """Encode a prefix in the background, if it is neither held nor on its way.
+
+        Args:
+            tokens: At least one token id.
+            owner: As for `get`.
+
+        Raises:
+            InvalidInputError: If there is no token.
+        """
+        key = tuple(int(token) for token in tokens)
+        if not key:
+            raise InvalidInputError("expected at least one token to prefetch, got none")
+        self._own(key, owner)
+        with self._lock:
+            if key in self._held or key in self._pending:
+                return
+            if self._worker is None:
+                wishes: SimpleQueue[Tokens | None] = SimpleQueue()
+                thread = Thread(
+                    target=self._serve, args=(wishes,), name="moma-prefetch", daemon=True
+                )
+                self._worker = thread, wishes
+                thread.start()
+            self._worker[1].put(key)
+
+    def discard(self, owner: str) -> None:
+        """Let an owner's prefix go, unless it is another's too."""
+        with self._lock:
+            key = self._owners.pop(owner, None)
+            if key is not None and key not in self._owners.values():
+                self._drop(key)
+
+    def _serve(self, wishes: SimpleQueue[Tokens | None]) -> None:
+        """Encode what is wished for, one after the other, until told to stop."""
+        while (key := wishes.get()) is not None:
+            with self._lock:
+                if key in self._held or key in self._pending:
+                    continue
+                mine: Future[KvPrefix] = Future()
+                self._pending[key] = mine
+                self._counters = replace(self._counters, prefetched=self._counters.prefetched + 1)
+            try:
+                self._encode(key, mine)
+            except Exception:  # noqa: BLE001, S112  # whoever asks by `get` meets it there
+                continue
+
+    def _encode(self, key: Tokens, promise: Future[KvPrefix]) -> KvPrefix:
+        """Encode a prefix outside the lock, keep it and fulfil the promise."""
+        try:
+            with self._lock:
+                begun = self._longest(key, len(key) - 1)
+                if begun is not None:
+                    self._count_saved(begun, hit=False)
+            rest = key[len(begun) :] if begun else key
+            prefix = KvPrefix.encode(self._llm, rest, after=begun)
+        except BaseException as error:
+            with self._lock:
+                del self._pending[key]
+            promise.set_exception(error)
+            raise
+        with self._lock:
+            del self._pending[key]
+            self._keep(key, prefix)
+        promise.set_result(prefix)
+        return prefix
+
+    def _keep(self, key: Tokens, prefix: KvPrefix) -> None:
+        if prefix.nbytes > self._max_bytes:
+            return
+        self._held[key] = prefix
+        total = sum(held.nbytes for held in self._held.values())
+        while total > self._max_bytes:
+            oldest = next(iter(self._held))
+            total -= self._held[oldest].nbytes
+            self._drop(oldest)
+
+    def _drop(self, key: Tokens) -> None:
+        if self._held.pop(key, None) is not None:
+            self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
+
+    def _own(self, key: Tokens, owner: str | None) -> None:
+        """Note whose text a key is, and let that owner's earlier text go unless others share it."""
+        if owner is None:
+            return
+        with self._lock:
+            before = self._owners.get(owner)
+            self._owners[owner] = key
+            if before is not None and before != key and before not in self._owners.values():
+                self._drop(before)
+
+    def _longest(self, prompt: Tokens, most: int) -> KvPrefix | None:
+        lengths = {len(key) for key in self._held if len(key) <= most}
+        for length in sorted(lengths, reverse=True):
+            if (found := self._held.get(prompt[:length])) is not None:
+                return found
+        return None
+
+    def _count_saved(self, prefix: KvPrefix, *, hit: bool = True) -> None:
+        now = self._counters
+        self._counters = replace(
+            now,
+            hits=now.hits + hit,
+            tokens_saved=now.tokens_saved + len(prefix),
+            bytes_saved=now.bytes_saved + prefix.nbytes,
+        )
