@@ -1,0 +1,164 @@
+"""``moma teams``: plan a team for a query; with it ``moma train teams``, ``moma eval teams``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from moma_core.cli.terminal import console, llm_folder, progress_bar, write_json
+from moma_core.errors import InvalidDataError
+from moma_core.teams import TeamRouter
+
+__all__ = ["app", "evaluate", "train"]
+
+app = typer.Typer(no_args_is_help=True, help="Plan teams of LLMs: mode, roles, an LLM for each.")
+
+_Scored = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="Scored queries: query, score|LLM in [0, 1], cost|LLM in USD.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+_Domains = Annotated[
+    Path | None,
+    typer.Option(help="JSON of task domains: {task: domain}; by default guessed.", exists=True),
+]
+_FOLDER = "teams"
+
+
+@app.callback()
+def _group() -> None:
+    """Plan teams of LLMs."""
+
+
+@app.command(epilog="Example: moma teams plan 'Prove that 17 is prime.' --preference performance")
+def plan(
+    query: Annotated[str, typer.Argument(help="The words to plan for.")],
+    preference: Annotated[
+        str, typer.Option(help="performance, auto, cost, or cost:USD for a budget a query.")
+    ] = "auto",
+    router: Annotated[
+        Path | None,
+        typer.Option(help="What moma train teams wrote; by default the packaged one.", exists=True),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Plan who answers one query together; no LLM is asked."""
+    planned = _open(router).plan(query, preference)
+    if as_json:
+        sys.stdout.write(json.dumps(planned.to_dict()) + "\n")
+        return
+    rounds = f", {planned.rounds} rounds" if planned.rounds > 1 else ""
+    table = Table("role", "LLM", title=f"{escape(planned.mode)}{rounds}")
+    for member in planned.members:
+        table.add_row(escape(member.role), escape(member.llm))
+    console.print(table)
+    console.print(f"because of {escape(planned.reason)}", highlight=False)
+
+
+@app.command(epilog="Example: moma teams roles")
+def roles() -> None:
+    """List the packaged roles."""
+    from moma_core.teams import packaged_roles
+
+    table = Table("domain", "role", "what it does")
+    for role in packaged_roles():
+        table.add_row(role.domain, role.name, escape(role.description))
+    console.print(table)
+
+
+def train(
+    data: _Scored,
+    out: Annotated[Path, typer.Option(help="Directory of the routers.", file_okay=False)],
+    domains: _Domains = None,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+) -> None:
+    """Train an LLM router and a team router on --data; teams' outcomes are SIMULATED."""
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.evaluation.teams import train_teams
+    from moma_core.llm_routing import LLMDataset
+    from moma_core.teams.training import TrainConfig
+
+    with progress_bar() as tell:
+        tell("reading and encoding", 0, 1)
+        router, llms = train_teams(
+            LLMDataset.read(data),
+            MiniLMEncoder(),
+            _read_domains(domains),
+            config=TrainConfig(steps=steps),
+            seed=seed,
+            progress=tell,
+        )
+    llms.save(out / "llms")
+    router.save(out / _FOLDER)
+    console.print(
+        "Trained in the simulator: no team was run.\n"
+        f"Use it: moma teams plan QUERY --router {escape(str(out))}, or measure it: "
+        f"moma eval teams --router {escape(str(out))} --data TEST.parquet --out report.json",
+        highlight=False,
+    )
+
+
+def evaluate(
+    router: Annotated[
+        Path, typer.Option(help="What moma train teams wrote.", exists=True, file_okay=False)
+    ],
+    data: _Scored,
+    out: Annotated[Path, typer.Option(help="Where the JSON report goes.", dir_okay=False)],
+    domains: _Domains = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw quality over cost there (PNG or SVG).")
+    ] = None,
+) -> None:
+    """Plan teams for scored queries and write SIMULATED quality and cost beside baselines."""
+    from moma_core.evaluation.team_plots import draw_teams
+    from moma_core.evaluation.teams import evaluate_teams
+    from moma_core.llm_routing import LLMDataset, LLMRouter
+
+    with progress_bar() as tell:
+        tell("encoding and simulating", 0, 1)
+        report = evaluate_teams(
+            _open(router),
+            LLMRouter.load(llm_folder(router)),
+            LLMDataset.read(data),
+            _read_domains(domains),
+        )
+    write_json(out, report)
+    if figure is not None:
+        draw_teams(report, figure)
+    table = Table("strategy", "quality", "USD a query", "calls", title="Simulated outcomes")
+    for name, each in {**report["preferences"], **report["baselines"]}.items():
+        calls = f"{each['calls']:.2f}"
+        table.add_row(name, f"{each['quality']:.4f}", f"{each['cost']:.6f}", calls)
+    console.print(table)
+
+
+def _open(folder: Path | None) -> TeamRouter:
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.llm_routing import LLMRouter
+
+    if folder is None:
+        return TeamRouter.packaged(MiniLMEncoder(), LLMRouter.packaged())
+    return TeamRouter.load(folder / _FOLDER, MiniLMEncoder(), LLMRouter.load(llm_folder(folder)))
+
+
+def _read_domains(path: Path | None) -> dict[str, str] | None:
+    if path is None:
+        return None
+    try:
+        table: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidDataError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+        raise InvalidDataError(f'{path} must hold an object, {{"task": "domain"}}.')
+    return table
