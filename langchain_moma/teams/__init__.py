@@ -1,0 +1,38 @@
+"""Teams of LLMs as LangGraph graphs (MasRouter, method.md sect. 4): a `TeamPlan` becomes a graph.
+
+Read along: `stages.py` (modes), `flow.py` (who speaks next), `views.py` (what a member reads),
+`members.py` (asking), `nodes.py` and `graph.py` (the LangGraph), `escalation.py` (repair);
+`roles.py` is for graphs that somebody has already.
+"""
+
+from __future__ import annotations
+
+from langchain_moma.teams.agreement import final_answer, same_answer
+from langchain_moma.teams.answering import Answering
+from langchain_moma.teams.graph import Team, build
+from langchain_moma.teams.limits import Limits
+from langchain_moma.teams.roles import RoleChat, RoleLLMs, RoleShare, role_llms
+from langchain_moma.teams.stages import APPROVED, MODES, Mode, Stage
+from langchain_moma.teams.transcript import Escalation, TeamOutput, TeamRecord, Turn, Usage
+
+__all__ = [
+    "APPROVED",
+    "MODES",
+    "Answering",
+    "Escalation",
+    "Limits",
+    "Mode",
+    "RoleChat",
+    "RoleLLMs",
+    "RoleShare",
+    "Stage",
+    "Team",
+    "TeamOutput",
+    "TeamRecord",
+    "Turn",
+    "Usage",
+    "build",
+    "final_answer",
+    "role_llms",
+    "same_answer",
+]

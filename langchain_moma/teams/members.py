@@ -1,0 +1,196 @@
+"""Asks the LLM of a seat, and the fallbacks when it fails; counts tokens and USD.
+
+Knows neither stages nor graphs: it gets messages and gives a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import merge_configs
+from langgraph.errors import GraphBubbleUp
+
+from langchain_moma.decisions import FALLBACK_EVENT, adispatch, dispatch
+from langchain_moma.delegation import marked
+from langchain_moma.pool import LLM_KEY
+from langchain_moma.portable import portable_messages
+from langchain_moma.teams.transcript import Turn, message_of
+from langchain_moma.telemetry import Telemetry
+from moma_core import Health, LLMCard
+
+__all__ = ["Members", "Seat", "SilentError", "silent"]
+
+
+class Seat(NamedTuple):
+    """Who is to speak, and where that goes in the transcript."""
+
+    stage: int
+    seat: int
+    role: str
+    llm: str
+    kind: str
+
+
+class SilentError(Exception):
+    """None of the LLMs that a seat may ask answered; its cause is what the first one raised.
+
+    Args:
+        errors: By the LLMs' names, in the order in which they were asked.
+    """
+
+    def __init__(self, errors: Sequence[tuple[str, Exception]]) -> None:
+        super().__init__(f"no LLM answered: {', '.join(name for name, _ in errors)}")
+        self.errors = list(errors)
+
+    @property
+    def first(self) -> Exception:
+        """The first error, with notes on the others."""
+        (_, error), *others = self.errors
+        for name, other in others:
+            error.add_note(f"{name!r}, asked in its place, failed with {other!r}")
+        return error
+
+
+@dataclass(frozen=True)
+class Members:
+    """The LLMs of a team.
+
+    Args:
+        llms: Chat models by the names in the plan.
+        fallbacks: Names to ask, in order, when a seat's own LLM fails.
+        cards: Prices by the LLMs' names.
+        health: Circuit breakers; LLMs that have been failing are asked last.
+        telemetry: Counts failures.
+    """
+
+    llms: Mapping[str, BaseChatModel]
+    fallbacks: tuple[str, ...] = ()
+    cards: Mapping[str, LLMCard] = field(default_factory=dict)
+    health: Health = field(default_factory=Health)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+    def ask(self, seat: Seat, messages: Sequence[BaseMessage], config: RunnableConfig) -> Turn:
+        """Return what the first LLM says that answers.
+
+        Raises:
+            SilentError: None did.
+        """
+        errors: list[tuple[str, Exception]] = []
+        for name in self._order(seat.llm):
+            llm, own = self.llms[name], _naming(name, config)
+            try:
+                with _attempt(self.health, name):
+                    answer = llm.invoke(portable_messages(messages, llm), own)
+                return self._spoken(seat, name, messages, answer, errors)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:  # noqa: BLE001  # any provider's error
+                dispatch(self._failed(seat, name, error, errors), config, FALLBACK_EVENT)
+        raise SilentError(errors)
+
+    async def aask(
+        self, seat: Seat, messages: Sequence[BaseMessage], config: RunnableConfig
+    ) -> Turn:
+        """Await what the first LLM says that answers.
+
+        Raises:
+            SilentError: None did.
+        """
+        errors: list[tuple[str, Exception]] = []
+        for name in self._order(seat.llm):
+            llm, own = self.llms[name], _naming(name, config)
+            try:
+                with _attempt(self.health, name):
+                    answer = await llm.ainvoke(portable_messages(messages, llm), own)
+                return self._spoken(seat, name, messages, answer, errors)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:  # noqa: BLE001  # any provider's error
+                await adispatch(self._failed(seat, name, error, errors), config, FALLBACK_EVENT)
+        raise SilentError(errors)
+
+    def _order(self, own: str) -> Iterator[str]:
+        names = dict.fromkeys((own, *self.fallbacks))
+        return iter(sorted(names, key=self.health.is_open))  # stable: failing ones last
+
+    def _failed(
+        self, seat: Seat, name: str, error: Exception, errors: list[tuple[str, Exception]]
+    ) -> dict[str, Any]:
+        self.telemetry.failed(name, error)
+        errors.append((name, error))
+        return {"role": seat.role, "llm": name, "error": repr(error)}
+
+    def _spoken(
+        self,
+        seat: Seat,
+        name: str,
+        asked: Sequence[BaseMessage],
+        answer: AIMessage,
+        errors: Sequence[tuple[str, Exception]],
+    ) -> Turn:
+        read, wrote, estimated = _tokens(asked, answer)
+        card = self.cards.get(name)
+        cost = None if card is None else (card.input_price * read + card.output_price * wrote) / 1e6
+        return {
+            **silent(seat, errors),
+            "llm": name,
+            "text": str(answer.text),
+            "message": message_of(marked(answer, name)),
+            "input_tokens": read,
+            "output_tokens": wrote,
+            "estimated": estimated,
+            "cost": cost,
+        }
+
+
+def silent(seat: Seat, errors: Sequence[tuple[str, Exception]]) -> Turn:
+    """Return the turn of a seat of which nobody could speak."""
+    return {
+        "stage": seat.stage,
+        "seat": seat.seat,
+        "role": seat.role,
+        "llm": "",
+        "kind": seat.kind,
+        "text": "",
+        "message": {},
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "estimated": False,
+        "cost": None,
+        "failures": [{"llm": name, "error": repr(error)} for name, error in errors],
+    }
+
+
+class _Held(BaseException):
+    """Carries LangGraph's interrupts and commands past the breaker: no LLM failed by them."""
+
+
+@contextmanager
+def _attempt(health: Health, name: str) -> Iterator[None]:
+    try:
+        with health.attempt(name):
+            try:
+                yield
+            except GraphBubbleUp as bubble:
+                raise _Held from bubble
+    except _Held as held:
+        raise held.__cause__ from None  # type: ignore[misc]  # a bubble, from above
+
+
+def _naming(name: str, config: RunnableConfig) -> RunnableConfig:
+    return merge_configs(config, {"metadata": {LLM_KEY: name}})
+
+
+def _tokens(asked: Sequence[BaseMessage], answer: AIMessage) -> tuple[int, int, bool]:
+    """Return input and output tokens, and whether they are guessed from characters."""
+    usage = answer.usage_metadata
+    if usage is not None:
+        return usage["input_tokens"], usage["output_tokens"], False
+    read = sum(len(str(message.text)) for message in asked) // 4
+    return read, len(str(answer.text)) // 4 + 1, True

@@ -1,0 +1,273 @@
+"""LLMs for the roles of a multi-agent graph that somebody has already (MasRouter as a plug-in).
+
+Each role gets a chat model that chooses its LLM for each query; one budget covers all roles, spent
+where a role's weight makes quality matter most. The graph itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import Field, SkipValidation
+
+from langchain_moma.chat_model import ChatMoMA
+from langchain_moma.conversation import some_query_of
+from langchain_moma.pool import Ask, ChatPool, preference_name
+from langchain_moma.teams.assignment import RoleShare, assign
+from langchain_moma.telemetry import Telemetry
+from langchain_moma.vectors import Vectors
+from moma_core import (
+    Candidate,
+    Cost,
+    Encoder,
+    Health,
+    InvalidInputError,
+    LLMRouter,
+    MiniLMEncoder,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    RoutingDecision,
+    ScoreTable,
+)
+from moma_core.selection import parse_preference
+
+__all__ = ["HasLLMs", "RoleChat", "RoleLLMs", "RoleShare", "role_llms"]
+
+
+class HasLLMs(Protocol):
+    """A router with an encoder and LLMs: `MoMARouter`, `TeamRouter`."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """What turns queries into vectors."""
+
+    @property
+    def llms(self) -> Any:
+        """An `LLMRouter`."""
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which LLM each role gets for a query; shared by the chat models of all roles."""
+
+    llms: LLMRouter
+    vectors: Vectors
+    shares: Mapping[str, RoleShare]
+
+    def assigned(
+        self, text: str, preference: str | Preference | None, names: Sequence[str]
+    ) -> tuple[dict[str, Candidate], ScoreTable]:
+        """Return each role's LLM among ``names``, and the scores of all."""
+        table = self.llms.score(text, self.vectors.of(text))
+        out = [name for name in table.names if name not in names]
+        _, candidates = self.llms.select(table, preference, out)
+        return assign(candidates, self.shares, self._budget(preference, candidates[0])), table
+
+    def _budget(self, preference: str | Preference | None, single: Candidate) -> float:
+        """Return the USD for all roles: as given, else what one LLM in all of them would cost."""
+        wanted = parse_preference(preference)
+        if isinstance(wanted, Cost) and wanted.budget is not None:
+            return wanted.budget
+        return (single.cost or 0.0) * sum(share.calls for share in self.shares.values())
+
+
+@dataclass(frozen=True)
+class _RolePool(ChatPool):
+    """Chooses the LLM of one role; fallbacks stay within what that LLM would have cost."""
+
+    role: str = ""
+    roles: _Roles = field(kw_only=True)
+
+    def decide(self, ask: Ask) -> RoutingDecision:
+        """Give the role its LLM, or the next best where that one cannot take this call.
+
+        Raises:
+            NoTargetError: None can.
+        """
+        eligible = self.eligible(ask)
+        if not eligible:
+            raise NoTargetError(self._why_nobody(ask))
+        well = [name for name in eligible if not self.health.is_open(name)] or eligible
+        start = time.perf_counter()
+        text = some_query_of(ask.messages).text
+        everyone, table = self.roles.assigned(text, ask.preference, list(self.llms))
+        wanted = everyone[self.role]
+        ranked = sorted(
+            (Candidate(name, *scores) for name, *scores in _rows(table) if name in well),
+            key=lambda one: _after(one, wanted),
+        )
+        best = ranked[0]
+        reason = f"{self.role} gets {best.name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}"
+        decision = RoutingDecision(
+            "llm",
+            (best.name,),
+            best.score,
+            tuple(ranked),
+            preference_name(ask.preference),
+            reason,
+            cost=best.cost,
+        )
+        self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, self.surface)
+        return decision
+
+
+def _rows(table: ScoreTable) -> Iterator[tuple[str, float, float]]:
+    yield from zip(table.names, table.scores.tolist(), table.costs.tolist(), strict=True)
+
+
+def _after(one: Candidate, wanted: Candidate) -> tuple[bool, bool, float]:
+    """Order by: the assigned LLM, the best that cost no more, the cheapest of the rest."""
+    within = (one.cost or 0.0) <= (wanted.cost or 0.0)
+    return one.name != wanted.name, not within, -one.score if within else one.cost or 0.0
+
+
+class RoleChat(ChatMoMA):
+    """The chat model of one role: as `ChatMoMA`, with the LLM that `RoleLLMs` gives this role.
+
+    Args:
+        role: Name of the role.
+        roles: What the roles share.
+    """
+
+    role: str
+    roles: SkipValidation[_Roles] = Field(exclude=True, repr=False)
+
+    @property
+    def _pool(self) -> ChatPool:
+        return _RolePool(
+            self.router,
+            self.llms,
+            self.health,
+            self.telemetry,
+            surface=self.role,
+            role=self.role,
+            roles=self.roles,
+        )
+
+
+class RoleLLMs(Mapping[str, RoleChat]):
+    """Chat models by role; see `role_llms`.
+
+    Args:
+        chats: By role.
+        roles: What they share.
+    """
+
+    def __init__(self, chats: Mapping[str, RoleChat], roles: _Roles) -> None:
+        self._chats, self._roles = dict(chats), roles
+
+    def __getitem__(self, role: str) -> RoleChat:
+        return self._chats[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._chats)
+
+    def __len__(self) -> int:
+        return len(self._chats)
+
+    def plan(self, query: str, preference: str | Preference | None = None) -> dict[str, Candidate]:
+        """Return the LLM of each role for a query, with predicted quality and USD of one call.
+
+        Args:
+            query: The user's words.
+            preference: Instead of the one given to `role_llms`.
+
+        Raises:
+            InvalidPreferenceError: No such preference.
+        """
+        chat = next(iter(self._chats.values()))
+        wanted = chat.preference if preference is None else preference
+        return self._roles.assigned(query, wanted, list(chat.llms))[0]
+
+
+def role_llms(
+    router: LLMRouter | HasLLMs,
+    llms: Mapping[str, BaseChatModel],
+    roles: Sequence[str] | Mapping[str, float | RoleShare],
+    *,
+    preference: str | Preference | None = None,
+    encoder: Encoder | None = None,
+    health: Health | None = None,
+    telemetry: Telemetry | None = None,
+) -> RoleLLMs:
+    """Return a chat model for each role of your own multi-agent graph.
+
+    Each is to be used where the graph used its one LLM: ``create_agent(chats["coder"], tools)``,
+    ``chats["reviewer"].invoke(messages)``. It chooses by the last human text; tools, structured
+    output, streaming, fallback and circuit breakers are as in `ChatMoMA`.
+
+    Args:
+        router: `MoMARouter`, `TeamRouter`, or an `LLMRouter` alone.
+        llms: Chat models by the names of the router's LLMs.
+        roles: Names; or with a weight each, of how much the role's quality matters; or with a
+            `RoleShare`, which also says how often the role is asked.
+        preference: With a budget (``"cost:0.01"``), USD a query for all roles together; below the
+            cheapest LLM in every role that is what is taken. Otherwise the roles together cost no
+            more than the one LLM of this preference would in every role. For one call:
+            ``config={"configurable": {"moma_preference": "cost:0.01"}}``.
+        encoder: Of a bare `LLMRouter`; by default the packaged MiniLM.
+        health: Circuit breakers, shared by all roles.
+        telemetry: Counters, shared by all roles.
+
+    Raises:
+        InvalidInputError: There is no role, a weight is not more than zero, or the router has no
+            LLMs.
+        UnknownNameError: A chat model's name is not among the router's LLMs.
+
+    Example:
+        >>> from langchain_moma.testing import ScriptedChat
+        >>> names = ("gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06")
+        >>> llms = {name: ScriptedChat(name=name) for name in names}
+        >>> weights = {"coder": 4.0, "reviewer": 1.0}
+        >>> chats = role_llms(MoMARouter.from_cards(), llms, weights, preference="cost:0.0007")
+        >>> {role: llm.name for role, llm in chats.plan("Prove that 17 is prime.").items()}
+        {'coder': 'gpt-4o-2024-08-06', 'reviewer': 'gpt-4o-mini-2024-07-18'}
+    """
+    shares = _shares(roles)
+    moma = _moma(router, encoder)
+    pool = moma.llms
+    if pool is None:
+        raise InvalidInputError(
+            "this router has no LLMs to choose from. Give some: MoMARouter.from_cards(agents, "
+            "llms='packaged')."
+        )
+    shared = _Roles(pool, Vectors(moma.encoder), shares)
+    common: dict[str, Any] = {
+        "router": moma,
+        "llms": llms,
+        "preference": preference,
+        "health": health or Health(),
+        "telemetry": telemetry or Telemetry(),
+        "roles": shared,
+    }
+    return RoleLLMs({role: RoleChat(role=role, **common) for role in shares}, shared)
+
+
+def _moma(router: LLMRouter | HasLLMs, encoder: Encoder | None) -> MoMARouter:
+    if isinstance(router, MoMARouter):
+        return router
+    if isinstance(router, LLMRouter):
+        return MoMARouter.from_cards(llms=router, encoder=encoder or MiniLMEncoder())
+    return MoMARouter.from_cards(llms=router.llms, encoder=router.encoder)
+
+
+def _shares(roles: Sequence[str] | Mapping[str, float | RoleShare]) -> dict[str, RoleShare]:
+    named: Mapping[str, Any] = roles if isinstance(roles, Mapping) else dict.fromkeys(roles, 1.0)
+    shares = {
+        role: share if isinstance(share, RoleShare) else RoleShare(share)
+        for role, share in named.items()
+    }
+    if isinstance(roles, str) or not shares:
+        raise InvalidInputError(f"name the roles, got {roles!r}. Write roles=['coder', 'tester'].")
+    for role, share in shares.items():
+        if not (share.weight > 0 and share.calls > 0):
+            raise InvalidInputError(
+                f"role {role!r} needs a weight and calls of more than zero, got {share!r}. Leave "
+                "out a role that is never asked."
+            )
+    return shares
