@@ -1,0 +1,138 @@
+"""Collection over chat models: ask them a user's queries and have their answers judged or scored.
+
+The work is `moma_core`'s; here chat models become callables with token usage, and their prices are
+looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from langchain.chat_models import init_chat_model
+from langchain_core.language_models import BaseChatModel
+
+from langchain_moma.llm_cards import llm_cards_from_chat_models
+from moma_core import Encoder, InvalidInputError
+from moma_core.llm_routing.collection import (
+    AskLLM,
+    CollectConfig,
+    Collected,
+    Judge,
+    Questions,
+    Reply,
+    Scorer,
+)
+from moma_core.llm_routing.collection import collect as collect_answers
+
+__all__ = ["JUDGE", "ask_chat_model", "collect"]
+
+JUDGE = "judge"
+"""Name under which ``prices`` holds what the judge costs."""
+
+
+def ask_chat_model(llm: BaseChatModel | str) -> AskLLM:
+    """Return a callable that sends a prompt to a chat model and tells the tokens it used.
+
+    Args:
+        llm: A chat model, or what `init_chat_model` takes: ``"openai:gpt-4o-mini"``.
+
+    Raises:
+        InvalidInputError: It is neither.
+
+    Example:
+        >>> from langchain_moma.testing import ScriptedChat
+        >>> reply = ask_chat_model(ScriptedChat(name="small"))("hello there")
+        >>> reply.text, reply.output_tokens
+        ('small heard: hello there', 7)
+    """
+    model = _opened(llm)
+
+    def ask(prompt: str) -> Reply:
+        message = model.invoke(prompt)
+        usage = message.usage_metadata
+        return Reply(
+            str(message.text),
+            None if usage is None else usage["input_tokens"],
+            None if usage is None else usage["output_tokens"],
+        )
+
+    return ask
+
+
+def collect(
+    queries: Questions | str | Path | Iterable[str | Mapping[str, Any]],
+    llms: Mapping[str, BaseChatModel | str],
+    out: str | Path,
+    *,
+    judge: BaseChatModel | str | None = None,
+    scorer: Scorer | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
+    encoder: Encoder | None = None,
+    config: CollectConfig | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Collected:
+    """Ask chat models, judge or score their answers, and write what ``moma train llms`` reads.
+
+    Args:
+        queries: Texts, dicts with ``query``, ``task`` and ``reference``, or the path of a file.
+        llms: Chat models, or ``"provider:model"``, by the names they are to have.
+        out: Directory of the journal and the tables; run again to go on after a crash.
+        judge: Compares answers in both orders.
+        scorer: Scores one answer, instead of a judge.
+        prices: USD per million input and output tokens by name, the judge's under ``"judge"``;
+            what is missing is read from litellm's table when that package is installed.
+        encoder: Needed to choose a sample of the queries.
+        config: How much, and how.
+        progress: Called with what is done, calls done, and calls in all.
+
+    Raises:
+        InvalidInputError: Neither or both of judge and scorer are given, or no chat model.
+        InvalidCardError: No price of a chat model is known.
+        ArtifactError: ``out`` cannot be written.
+        NoTargetError: Nothing could be scored.
+
+    Example:
+        >>> import tempfile
+        >>> from langchain_moma.testing import ScriptedChat
+        >>> pool = {name: ScriptedChat(name=name) for name in ("small", "big")}
+        >>> judge = ScriptedChat(name="judge", reply=lambda *_: "[[A=B]]")
+        >>> free = {name: (0.0, 0.0) for name in ("small", "big", "judge")}
+        >>> done = collect(["why?"], pool, tempfile.mkdtemp(), judge=judge, prices=free)
+        >>> done.judged, done.mean_scores
+        (1, {'small': 0.5, 'big': 0.5})
+    """
+    models = {name: _opened(llm) for name, llm in llms.items()}
+    cards = {card.name: card for card in llm_cards_from_chat_models(models, prices)}
+    judged = None
+    if judge is not None:
+        model = _opened(judge)
+        [card] = llm_cards_from_chat_models({JUDGE: model}, prices)
+        judged = Judge(ask_chat_model(model), card)
+    return collect_answers(
+        _questions(queries),
+        {name: ask_chat_model(model) for name, model in models.items()},
+        cards,
+        out,
+        judge=judged,
+        scorer=scorer,
+        encoder=encoder,
+        config=config,
+        progress=progress,
+    )
+
+
+def _opened(llm: BaseChatModel | str) -> BaseChatModel:
+    model = init_chat_model(llm) if isinstance(llm, str) else llm
+    if not isinstance(model, BaseChatModel):
+        raise InvalidInputError(
+            f"expected a chat model or 'provider:model', got {type(model).__name__}."
+        )
+    return model
+
+
+def _questions(queries: Questions | str | Path | Iterable[str | Mapping[str, Any]]) -> Questions:
+    if isinstance(queries, Questions):
+        return queries
+    return Questions.read(queries) if isinstance(queries, str | Path) else Questions.of(queries)

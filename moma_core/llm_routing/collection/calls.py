@@ -1,0 +1,281 @@
+"""Many calls at once: retries, a deadline each, a budget that no call starts beyond.
+
+One loop in the caller's thread starts each attempt in a daemon thread of its own, so a call that
+never returns is left behind after its deadline. Knows no question and no judge.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moma_core.errors import InvalidInputError
+from moma_core.llm_routing.collection.journal import Journal
+from moma_core.llm_routing.collection.reply import (
+    AskLLM,
+    Reply,
+    as_reply,
+    reply_cost,
+    worst_cost,
+)
+from moma_core.types import LLMCard
+
+__all__ = ["Call", "CallRules", "CallsDone", "run_calls"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """How calls are made.
+
+    Args:
+        concurrency: Calls at the same time.
+        attempts: Tries of each call.
+        timeout: Seconds after which a call counts as failed.
+        backoff: Seconds before the second try; doubled for each further one.
+        max_output_tokens: What one call is expected to write at most; a call starts only if the
+            budget still holds this much. Set the same limit in your LLMs.
+        give_up_after: So many failed calls of one LLM in a row, and it is not asked again in this
+            run.
+
+    Raises:
+        InvalidInputError: A number is out of bounds.
+    """
+
+    concurrency: int = 8
+    attempts: int = 3
+    timeout: float = 120.0
+    backoff: float = 1.0
+    max_output_tokens: int = 1024
+    give_up_after: int = 5
+
+    def __post_init__(self) -> None:
+        counts = (self.concurrency, self.attempts, self.max_output_tokens, self.give_up_after)
+        if min(counts) < 1 or not self.timeout > 0 or not self.backoff >= 0:
+            raise InvalidInputError(
+                f"counts are 1 or more, timeout is more than 0 and backoff 0 or more, got {self}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to one LLM.
+
+    Args:
+        key: Names the call in the journal.
+        llm: Whom to ask.
+        ask: Asks it.
+        card: Its prices.
+        prompt: What to send.
+        read: Returns what the journal keeps of a reply; raises `ValueError` for one that cannot be
+            used, which counts as a failure.
+        facts: What the journal keeps beside it.
+    """
+
+    key: str
+    llm: str
+    ask: AskLLM
+    card: LLMCard
+    prompt: str
+    read: Callable[[Reply], Mapping[str, Any]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CallsDone:
+    """What became of the calls.
+
+    Args:
+        answered: Answered in this run.
+        known: Answered in an earlier run.
+        failed: Failed at every attempt, by LLM.
+        given_up: LLMs that failed too often in a row.
+        over_budget: Calls not started because the budget did not hold them.
+    """
+
+    answered: int = 0
+    known: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    given_up: set[str] = field(default_factory=set)
+    over_budget: int = 0
+
+    def add(self, other: CallsDone) -> None:
+        """Count another run's calls too."""
+        self.answered += other.answered
+        self.known += other.known
+        self.failed += other.failed
+        self.given_up |= other.given_up
+        self.over_budget += other.over_budget
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    call: Call
+    number: int
+    reserved: float
+    deadline: float
+
+
+def run_calls(
+    calls: Iterable[Call],
+    journal: Journal,
+    rules: CallRules,
+    budget: float | None = None,
+    tell: Callable[[int, int], None] = lambda *_: None,
+    given_up: Collection[str] = (),
+) -> CallsDone:
+    """Make every call that the journal does not hold, and keep each answer there.
+
+    No call starts when the money spent so far, what the running calls may cost and what this one
+    may cost exceed ``budget`` together; what running calls leave over is used.
+
+    Args:
+        calls: What to ask.
+        journal: Knows the earlier answers; receives the new ones.
+        rules: Concurrency, attempts, deadlines.
+        budget: USD for everything in the journal, earlier runs included; None: no limit.
+        tell: Called with calls done and calls in all.
+        given_up: LLMs that are not to be asked.
+
+    Raises:
+        ArtifactError: The journal cannot be written.
+    """
+    loop = _Loop(list(calls), journal, rules, budget, tell)
+    loop.done.given_up.update(given_up)
+    return loop.run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        calls: list[Call],
+        journal: Journal,
+        rules: CallRules,
+        budget: float | None,
+        tell: Callable[[int, int], None],
+    ) -> None:
+        self._journal, self._rules, self._budget, self._tell = journal, rules, budget, tell
+        waiting = {call.key: call for call in calls if call.key not in journal.answered}
+        self._total = len({call.key for call in calls})
+        self.done = CallsDone(known=self._total - len(waiting))
+        self._fresh = deque((call, 1) for call in waiting.values())
+        self._later: list[tuple[float, int, Call, int]] = []  # when, tie-breaker, call, attempt
+        self._running: dict[int, _Attempt] = {}
+        self._results: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
+        self._tickets = 0
+        self._in_a_row: Counter[str] = Counter()
+
+    def run(self) -> CallsDone:
+        while self._fresh or self._later or self._running:
+            self._start_what_fits()
+            open_calls = len(self._fresh) + len(self._later) + len(self._running)
+            self._tell(self._total - open_calls, self._total)
+            if self._running or self._later:
+                self._take_results()
+            self._drop_overdue()
+        self._tell(self._total, self._total)
+        return self.done
+
+    def _start_what_fits(self) -> None:
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            _, _, call, number = heapq.heappop(self._later)
+            self._fresh.appendleft((call, number))
+        while self._fresh and len(self._running) < self._rules.concurrency:
+            call, number = self._fresh[0]
+            if call.llm in self.done.given_up:
+                self._fresh.popleft()
+                self.done.failed[call.llm] += 1
+                continue
+            worst = worst_cost(call.prompt, call.card, self._rules.max_output_tokens)
+            if not self._fits(worst):
+                if not self._running:
+                    self.done.over_budget += 1
+                    self._fresh.popleft()
+                    continue  # a cheaper LLM's call may still fit
+                return  # what the running calls leave over may suffice
+            self._fresh.popleft()
+            self._start(call, number, worst)
+
+    def _fits(self, worst: float) -> bool:
+        if self._budget is None:
+            return True
+        reserved = sum(attempt.reserved for attempt in self._running.values())
+        return self._journal.spent + reserved + worst <= self._budget
+
+    def _start(self, call: Call, number: int, worst: float) -> None:
+        self._tickets += 1
+        ticket, results = self._tickets, self._results
+        deadline = time.monotonic() + self._rules.timeout
+        self._running[ticket] = _Attempt(call, number, worst, deadline)
+
+        def attempt() -> None:
+            try:
+                results.put((ticket, call.ask(call.prompt)))
+            except BaseException as error:  # noqa: BLE001 - whatever a provider raises
+                results.put((ticket, error))
+
+        threading.Thread(target=attempt, name=f"moma-{call.llm}", daemon=True).start()
+
+    def _take_results(self) -> None:
+        """Wait for one result, or until a deadline or a retry is due; then take all there are."""
+        due = [attempt.deadline for attempt in self._running.values()]
+        due += [self._later[0][0]] if self._later else []
+        wait = max(min(due) - time.monotonic(), 0.001)
+        try:
+            while True:
+                self._settle(*self._results.get(timeout=wait))
+                wait = 0.001
+        except queue.Empty:
+            return
+
+    def _settle(self, ticket: int, result: object) -> None:
+        attempt = self._running.pop(ticket, None)
+        if attempt is None:  # came after its deadline; was charged in full then
+            return
+        if isinstance(result, BaseException):
+            self._failed(attempt, result, 0.0)
+            return
+        call, cost = attempt.call, 0.0
+        try:
+            reply = as_reply(result)
+            cost = reply_cost(reply, call.prompt, call.card)
+            kept = dict(call.read(reply))
+        except Exception as error:  # noqa: BLE001 - a failed call must not end the others
+            self._failed(attempt, error, cost)
+            return
+        self._journal.append(call.key, {"llm": call.llm, **call.facts, **kept, "cost": cost})
+        self._in_a_row[call.llm] = 0
+        self.done.answered += 1
+
+    def _drop_overdue(self) -> None:
+        now = time.monotonic()
+        overdue = [t for t, attempt in self._running.items() if attempt.deadline <= now]
+        for ticket in overdue:
+            attempt = self._running.pop(ticket)
+            late = TimeoutError(f"no answer in {self._rules.timeout:g} s")
+            self._failed(attempt, late, attempt.reserved)  # its provider may charge for it
+
+    def _failed(self, attempt: _Attempt, error: BaseException, cost: float) -> None:
+        call, kind = attempt.call, type(error).__name__
+        logger.warning("LLM %r, attempt %d failed: %s: %.200s", call.llm, attempt.number, kind,
+                       error)  # fmt: skip
+        self._journal.failed({"llm": call.llm, **call.facts, "error": kind, "cost": cost})
+        if attempt.number < self._rules.attempts:
+            wait = self._rules.backoff * 2.0 ** (attempt.number - 1)
+            self._tickets += 1
+            item = (time.monotonic() + wait, self._tickets, call, attempt.number + 1)
+            heapq.heappush(self._later, item)
+            return
+        self.done.failed[call.llm] += 1
+        self._in_a_row[call.llm] += 1
+        if self._in_a_row[call.llm] >= self._rules.give_up_after:
+            self.done.given_up.add(call.llm)

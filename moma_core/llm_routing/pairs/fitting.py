@@ -1,0 +1,204 @@
+"""Heads fitted to judged pairs by minibatch Adam, out of core (eq. 1-6, A.3, A.4).
+
+A batch holds queries with all their pairs, so each query's net is computed once. Only differences
+of scores are in pairs; quality in [0, 1] is the expected share of points against the rest of the
+pool. Knows no file and no encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import InvalidInputError
+from moma_core.llm_routing.heads.judged import JudgedHead, calibrate
+from moma_core.llm_routing.heads.moe import MoEConfig, MoEHead, train_mixture
+from moma_core.llm_routing.losses import outcome_loss
+from moma_core.llm_routing.outcomes import Outcomes
+from moma_core.llm_routing.pairs.queries import block_moments
+from moma_core.llm_routing.pairs.store import PairStore
+from moma_core.types import LLMCard
+
+__all__ = ["PAIR_HEADS", "PairConfig", "fit_pairs"]
+
+_ADVANTAGE = np.array([0.0, 0.5, -0.5, 1.0, -1.0])
+_POINTS = np.array([0.5, 1.0, 0.0, 1.0, 0.0])
+_PAIRS = 200_000
+_Array = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float32]
+_Rows = npt.NDArray[np.intp]
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PairConfig:
+    """How to train on pairs.
+
+    Args:
+        net: The mixture; ``batch`` counts queries.
+        form: Outcome probabilities of the preference head.
+        pairs_per_batch: The batch is cut to about so many pairs, so that memory stays bounded
+            where a query has hundreds.
+        sample: Queries on which the values are calibrated.
+    """
+
+    net: MoEConfig = field(default_factory=lambda: MoEConfig(experts=4, top=2, width=32, epochs=6))
+    form: Outcomes = field(default_factory=Outcomes)
+    pairs_per_batch: int = 65_536
+    sample: int = 8_192
+
+
+_Loss = Callable[[PairStore, PairConfig, _Rows, _Array], _Array]
+"""Gradient (B, outputs) of the pairs of some queries by the raw values (B, outputs)."""
+
+
+def fit_pairs(
+    kind: str,
+    store: PairStore,
+    llms: tuple[LLMCard, ...],
+    config: PairConfig | None = None,
+    seed: int = 0,
+    tell: Tell | None = None,
+) -> JudgedHead:
+    """Fit a head to all pairs of a store.
+
+    Args:
+        kind: ``"preference"``, ``"contrastive"`` or ``"classifier"``.
+        store: The pairs.
+        llms: Cards in the order of ``store.llms``.
+        config: Net, form, batch.
+        seed: Of every random choice.
+        tell: Called with what is done, queries seen, and queries in all epochs.
+
+    Raises:
+        InvalidInputError: The kind is none of `PAIR_HEADS`.
+    """
+    if kind not in PAIR_HEADS:
+        raise InvalidInputError(
+            f"judged pairs train {', '.join(PAIR_HEADS)}, got {kind!r}. Other heads need scored "
+            "queries: score|LLM and cost|LLM."
+        )
+    config = _bounded(config or PairConfig(), store)
+    loss, scale = PAIR_HEADS[kind], len(store.inputs) / len(store)
+    seen, total = [0], config.net.epochs * len(store.inputs)
+
+    def slope(rows: _Rows, raw: _Floats) -> _Floats:
+        if tell is not None:
+            seen[0] += len(rows)
+            tell(f"train {kind}", seen[0], total)
+        return (loss(store, config, rows, raw.astype(np.float64)) * scale).astype(np.float32)
+
+    rng = np.random.default_rng(seed)
+    mean, spread = block_moments(store.inputs)
+    level = (mean.astype(np.float32), spread.astype(np.float32))
+    start = np.zeros(len(llms) + (kind == "preference"))
+    start[len(llms) :] = -1.0
+    net = train_mixture(store.inputs, start, slope, llms, config.net, rng, level)  # type: ignore[arg-type]
+    return _calibrated(kind, _centred(net), store, config.sample, rng)
+
+
+def _bounded(config: PairConfig, store: PairStore) -> PairConfig:
+    queries = max(16, int(config.pairs_per_batch * len(store.inputs) / len(store)))
+    return replace(config, net=replace(config.net, batch=min(config.net.batch, queries)))
+
+
+def _preference(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array) -> _Array:
+    """Cross-entropy over five outcomes (eq. 1-6)."""
+    gradient = np.zeros(raw.shape)
+    local, pairs = store.pairs_of(rows)
+    if len(pairs):
+        a, b, eta = store.first[pairs], store.second[pairs], raw[local, -1]
+        values = raw[local, a], raw[local, b]
+        _, by_a, by_b, by_eta = outcome_loss(*values, eta, store.outcome[pairs], config.form)
+        for column, each in ((a, by_a), (b, by_b), (np.full(len(a), raw.shape[1] - 1), by_eta)):
+            _add(gradient, local, column, each * len(pairs))
+    return gradient
+
+
+def _contrastive(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array) -> _Array:
+    """-log sigmoid(f_a - f_b) of the winner, a strong win twice a weak one (eq. 31-33)."""
+    del config
+    gradient = np.zeros(raw.shape)
+    local, pairs = store.pairs_of(rows)
+    a, b = store.first[pairs], store.second[pairs]
+    advantage = _ADVANTAGE[store.outcome[pairs]]
+    gap = np.sign(advantage) * (raw[local, a] - raw[local, b])
+    by_a = -advantage * 0.5 * (1.0 - np.tanh(0.5 * gap))
+    _add(gradient, local, a, by_a)
+    _add(gradient, local, b, -by_a)
+    return gradient
+
+
+def _classifier(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array) -> _Array:
+    """Cross-entropy to the best LLM among those compared on the query (eq. 27-29)."""
+    del config
+    won, met = np.zeros(raw.shape), np.zeros(raw.shape)
+    local, pairs = store.pairs_of(rows)
+    advantage = _ADVANTAGE[store.outcome[pairs]]
+    for column, each in ((store.first[pairs], advantage), (store.second[pairs], -advantage)):
+        _add(won, local, column, each)
+        _add(met, local, column, np.ones(len(each)))
+    known = met > 0
+    standing = np.where(known, won / np.maximum(met, 1.0), -np.inf)
+    best = known & (standing == standing.max(axis=1, keepdims=True))
+    target = best / np.maximum(best.sum(axis=1, keepdims=True), 1)
+    values = np.where(known, raw, -np.inf)
+    top = np.where(known.any(axis=1, keepdims=True), values.max(axis=1, keepdims=True), 0.0)
+    shares = np.exp(values - top)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
+    gradient: _Array = (shares - target) * known.sum(axis=1, keepdims=True)
+    return gradient
+
+
+PAIR_HEADS: Mapping[str, _Loss] = {
+    "classifier": _classifier,
+    "contrastive": _contrastive,
+    "preference": _preference,
+}
+"""Heads that judged pairs can train."""
+
+
+def _add(gradient: _Array, rows: _Rows, columns: npt.NDArray[np.integer], values: _Array) -> None:
+    width = gradient.shape[1]
+    flat = np.bincount(rows * width + columns, values, minlength=gradient.size)
+    gradient += flat.reshape(gradient.shape)
+
+
+def _centred(net: MoEHead) -> MoEHead:
+    """Return the net with the LLMs' values summing to zero: their level is not in the pairs."""
+    m, weights = len(net.llms), dict(net.weights)
+    for name in ("output", "output_bias"):
+        values = weights[name].copy()
+        values[..., :m] -= values[..., :m].mean(axis=-1, keepdims=True)
+        weights[name] = values
+    return MoEHead(net.llms, weights, net.top)
+
+
+def _calibrated(
+    kind: str, net: MoEHead, store: PairStore, sample: int, rng: np.random.Generator
+) -> JudgedHead:
+    """Turn raw values into the expected share of points against the rest of the pool."""
+    n, m = len(store.inputs), len(net.llms)
+    rows = np.sort(rng.permutation(n)[:sample])
+    inputs = store.inputs[rows].astype(np.float32)
+    raw = net.outputs(inputs)[:, :m].astype(np.float64)
+    local, pairs = (each[:: len(store) // _PAIRS + 1] for each in store.pairs_of(rows))
+    gap = raw[local, store.first[pairs]] - raw[local, store.second[pairs]]
+    steepness = _logistic_slope(gap, _POINTS[store.outcome[pairs]])
+    share = 0.5 * (1.0 + np.tanh(0.5 * steepness * (raw[:, :, None] - raw[:, None, :])))
+    quality = (share.sum(axis=2) - 0.5) / (m - 1)
+    return calibrate(kind, net, inputs, quality, net.llms)
+
+
+def _logistic_slope(gap: _Array, points: _Array) -> float:
+    """Return k of points = sigmoid(k gap) by Newton steps, with a weak prior around 1."""
+    slope = 1.0
+    for _ in range(25):
+        chance = 0.5 * (1.0 + np.tanh(0.5 * slope * gap))
+        pull = float(((chance - points) * gap).sum()) + slope - 1.0
+        curve = float((chance * (1.0 - chance) * gap**2).sum()) + 1.0
+        slope = max(slope - float(np.clip(pull / curve, -0.5, 0.5)), 0.0)
+    return slope

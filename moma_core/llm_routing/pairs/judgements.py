@@ -1,0 +1,219 @@
+"""Judged pairs on disk: who beat whom on which query (4.1.2), read a part at a time.
+
+Knows the schema and refuses what does not fit it; holds one part in memory, never the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moma_core.errors import InvalidDataError
+
+__all__ = ["PAIRS", "Judgements", "holds_pairs", "read_judgements"]
+
+PAIRS = (
+    "a table of judged pairs (.parquet or .jsonl) has the columns 'query', 'llm_a', 'llm_b' and "
+    "'outcome': 0 equal, 1 a better, 2 b better, 3 a much better, 4 b much better; optional: "
+    "'cost_a' and 'cost_b', USD of the two answers"
+)
+_REQUIRED, _COSTS = ("query", "llm_a", "llm_b", "outcome"), ("cost_a", "cost_b")
+_Array = npt.NDArray[np.float64]
+_Codes = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgements:
+    """Some judged pairs; texts and names are held once and pointed at.
+
+    Args:
+        queries: Distinct texts.
+        llms: Distinct names.
+        query: Position of each pair's query, shape (n,).
+        first: Position of its first LLM, shape (n,).
+        second: Position of its second LLM, shape (n,).
+        outcome: Codes 0 to 4, shape (n,).
+        cost_a: USD of the first answer, NaN where unknown, shape (n,).
+        cost_b: USD of the second answer, NaN where unknown, shape (n,).
+
+    Raises:
+        InvalidDataError: A text is blank, an outcome unknown, or an LLM compared with itself.
+
+    Example:
+        >>> pairs = Judgements.of([{"query": "why?", "llm_a": "x", "llm_b": "y", "outcome": 3}])
+        >>> pairs.outcome.tolist(), pairs.llms
+        ([3], ('x', 'y'))
+    """
+
+    queries: Sequence[str]
+    llms: Sequence[str]
+    query: _Codes
+    first: _Codes
+    second: _Codes
+    outcome: _Codes
+    cost_a: _Array
+    cost_b: _Array
+
+    def __post_init__(self) -> None:
+        for text in (*self.queries, *self.llms):
+            if not isinstance(text, str) or not text.strip():
+                raise InvalidDataError(f"a query or LLM is no text, got {text!r:.40}: {PAIRS}.")
+        known = np.isin(self.outcome, np.arange(5))
+        if not known.all():
+            row = int(np.flatnonzero(~known)[0])
+            raise InvalidDataError(f"row {row} has the outcome {self.outcome[row]}: {PAIRS}.")
+        if (self.first == self.second).any():
+            name = self.llms[int(self.first[self.first == self.second][0])]
+            raise InvalidDataError(f"a row compares {name!r} with itself: {PAIRS}.")
+        for usd in (self.cost_a, self.cost_b):
+            if (usd < 0).any() or np.isinf(usd).any():
+                raise InvalidDataError(f"a cost is USD, zero or more: {PAIRS}.")
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> Judgements:
+        """Take dicts with the columns of the schema.
+
+        Raises:
+            InvalidDataError: A row does not fit it.
+        """
+        import pyarrow as pa
+
+        names = [*_REQUIRED, *(name for name in _COSTS if any(row.get(name) for row in rows))]
+        try:
+            table = pa.table({name: [row.get(name) for row in rows] for name in names})
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InvalidDataError(f"a value has a wrong type ({error}): {PAIRS}.") from error
+        return cls.of_table(table)
+
+    @classmethod
+    def of_table(cls, table: Any) -> Judgements:
+        """Take an Arrow table or record batch with the columns of the schema.
+
+        Raises:
+            InvalidDataError: It does not fit it.
+        """
+        import pyarrow as pa
+
+        for name in _REQUIRED:
+            if table[name].null_count:
+                raise InvalidDataError(f"a row lacks {name!r}: {PAIRS}.")
+        if not pa.types.is_integer(table["outcome"].type):
+            raise InvalidDataError(f"an outcome is no whole number: {PAIRS}.")
+        queries, query = _encoded(_texts(table["query"]))
+        count = len(query)
+        llms = pa.concat_arrays([_texts(table["llm_a"]), _texts(table["llm_b"])])
+        names, both = _encoded(llms)
+        return cls(
+            queries,
+            names,
+            query,
+            both[:count],
+            both[count:],
+            table["outcome"].to_numpy().astype(np.intp),
+            _usd(table, "cost_a"),
+            _usd(table, "cost_b"),
+        )
+
+
+def _texts(column: Any) -> Any:
+    """Return a text column as one plain array."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InvalidDataError(f"queries and LLMs are texts, got {kind}: {PAIRS}.")
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return whole.cast(pa.string())
+
+
+def _encoded(column: Any) -> tuple[tuple[str, ...], _Codes]:
+    """Return the distinct values of a column, and the position of each row's one."""
+    found = column.dictionary_encode()
+    return tuple(found.dictionary.to_pylist()), found.indices.to_numpy().astype(np.intp)
+
+
+def _usd(table: Any, name: str) -> _Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if name not in table.schema.names:
+        return np.full(table.num_rows, np.nan)
+    try:
+        values: Any = pc.cast(table[name], pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidDataError(f"a cost must be USD ({error}): {PAIRS}.") from error
+    return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+
+
+def holds_pairs(path: str | Path) -> bool:
+    """Say whether a file holds judged pairs rather than scored queries, by its columns."""
+    if Path(path).suffix == ".jsonl":
+        return True
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return "llm_a" in pq.read_schema(path).names
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
+def read_judgements(path: str | Path, rows: int = 32_768) -> Iterator[Judgements]:
+    """Yield a file's pairs, at most ``rows`` at a time.
+
+    Args:
+        path: ``.parquet`` (read by row groups) or ``.jsonl``.
+        rows: Most rows in memory.
+
+    Raises:
+        InvalidDataError: It cannot be read, is empty, lacks a column, or holds a bad value.
+    """
+    parts = _read_lines(path, rows) if Path(path).suffix == ".jsonl" else _read_parquet(path, rows)
+    empty = True
+    for part in parts:
+        empty = False
+        yield part
+    if empty:
+        raise InvalidDataError(f"{path} holds no pair: {PAIRS}.")
+
+
+def _read_parquet(path: str | Path, rows: int) -> Iterator[Judgements]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # else the whole file is read
+            names = file.schema_arrow.names
+            for name in _REQUIRED:
+                if name not in names:
+                    raise InvalidDataError(f"{path} lacks the column {name!r}: {PAIRS}.")
+            wanted = [*_REQUIRED, *(name for name in _COSTS if name in names)]
+            for batch in file.iter_batches(batch_size=rows, columns=wanted):
+                yield Judgements.of_table(batch)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InvalidDataError(f"cannot read {path} as parquet ({error}): {PAIRS}.") from error
+
+
+def _read_lines(path: str | Path, rows: int) -> Iterator[Judgements]:
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            filled = (line for line in file if line.strip())
+            while lines := list(itertools.islice(filled, rows)):
+                parsed = [json.loads(line) for line in lines]
+                if not all(isinstance(row, dict) for row in parsed):
+                    raise InvalidDataError(f"a line of {path} is no JSON object: {PAIRS}.")
+                yield Judgements.of(parsed)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidDataError):
+            raise
+        raise InvalidDataError(f"cannot read {path} as JSON lines ({error}): {PAIRS}.") from error

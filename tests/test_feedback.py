@@ -1,0 +1,385 @@
+"""Learning from use: the safe floor, what feedback teaches, off-policy estimates, persistence."""
+
+import dataclasses
+import json
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_moma import feedback_from_scores
+from langchain_moma.decisions import record as node_record
+from langchain_moma.feedback import reward_of_scores
+from moma_core import AgentCard, Auto, Candidate, Cost, MoMARouter, Performance, RoutingDecision
+from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
+from moma_core.llm_routing.learning import (
+    Directions,
+    FeedbackLog,
+    FeedbackRecord,
+    Learning,
+    LearningConfig,
+    estimate,
+)
+from moma_core.llm_routing.learning.bandit import Arm, parse_text, preference_text, safe_set
+from moma_core.selection import rank
+from moma_core.types import ScoreTable
+
+VECTOR = np.zeros(4, np.float32)
+LLMS = (
+    Candidate("big", 0.80, 0.004),
+    Candidate("small", 0.78, 0.001),
+    Candidate("weak", 0.60, 0.0005),
+    Candidate("dear", 0.79, 0.5),
+)
+ON = LearningConfig(explore=0.2, apply=True, level_prior=20.0, dearest=1.5)
+
+
+def plain(order=LLMS):
+    best = order[0]
+    return RoutingDecision("llm", (best.name,), best.score, order, cost=best.cost)
+
+
+def trial_of(learning, preference=None, decision=None):
+    return learning.instead(decision or plain(), VECTOR, preference or Performance(), "big")
+
+
+def use(learning, truth, n, seed=0, preference=None):
+    """Give rewards of a Bernoulli draw with each LLM's true quality."""
+    rng, chosen = np.random.default_rng(seed), []
+    for _ in range(n):
+        decision = trial_of(learning, preference)
+        chosen.append(decision.target)
+        learning.feedback(decision, float(rng.random() < truth[decision.target]))
+    return chosen
+
+
+@given(
+    scores=st.lists(st.floats(0, 1), min_size=2, max_size=6),
+    costs=st.lists(st.floats(0, 1), min_size=6, max_size=6),
+    delta=st.floats(0, 0.3),
+    dearest=st.floats(1, 4),
+    rewards=st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1)), max_size=20),
+    preference=st.sampled_from([Performance(), Auto(), Cost(), Cost(0.3)]),
+)
+def test_the_floor_holds_whatever_was_learnt(scores, costs, delta, dearest, rewards, preference):
+    candidates = tuple(
+        Candidate(f"llm {i}", score, cost)
+        for i, (score, cost) in enumerate(zip(scores, costs, strict=False))
+    )
+    config = LearningConfig(0.5, delta, dearest, apply=True, level_prior=0.1)
+    learning = Learning(config)
+    decision = plain(candidates)
+    for position, reward in rewards:
+        tried = trial_of(learning, preference, decision)
+        moved = dataclasses.replace(tried, targets=(f"llm {position % len(candidates)}",))
+        learning.feedback(moved, reward)
+    for _ in range(10):
+        tried = trial_of(learning, preference, decision)
+        chosen, first = tried.candidates[0], candidates[0]
+        assert chosen.name == tried.target
+        assert chosen.score >= first.score - delta
+        assert chosen.cost <= max(first.cost * dearest, first.cost)
+        if preference == Cost(0.3):
+            assert chosen.cost <= max(0.3, first.cost)
+        assert {c.name for c in tried.candidates} == {c.name for c in candidates}
+        assert 0 < tried.trial.propensity <= 1 + 1e-12
+
+
+def test_nothing_changes_before_something_was_learnt():
+    learning = Learning(LearningConfig(explore=0.0, apply=True))
+    table = ScoreTable(tuple(c.name for c in LLMS), [c.score for c in LLMS], [c.cost for c in LLMS])
+    for preference in (Performance(), Auto(0.3), Cost(), Cost(0.0001)):
+        order = tuple(LLMS[i] for i in rank(table, preference, "dear"))
+        decision = learning.instead(plain(order), VECTOR, preference, "dear")
+        assert (decision.target, decision.trial.propensity) == (order[0].name, 1.0)
+        assert decision.candidates == order
+
+
+def test_propensities_are_how_often_it_happens():
+    learning = Learning(LearningConfig(explore=0.4, dearest=2.0))
+    decisions = [trial_of(learning) for _ in range(4000)]
+    told = {d.target: d.trial.propensity for d in decisions}
+    assert told == pytest.approx({"big": 0.8, "small": 0.2})
+    share = np.mean([d.target == "small" for d in decisions])
+    assert share == pytest.approx(0.2, abs=0.02)
+    assert decisions[0].trial.safe == ("big", "small")
+
+
+def test_rewards_move_the_choice_within_the_floor():
+    truth = {"big": 0.5, "small": 0.9, "weak": 1.0, "dear": 1.0}
+    learning = Learning(ON)
+    chosen = use(learning, truth, 600)
+    assert chosen[-300:].count("small") > 240
+    assert set(chosen) == {"big", "small"}
+    assert learning.corrections(VECTOR)["big"] < -0.15
+    assert sum(learning.rewards().values()) == 600
+    quiet = Learning(dataclasses.replace(ON, apply=False))
+    assert use(quiet, truth, 600)[-300:].count("small") < 60
+    quiet.configure(apply=True)
+    assert use(quiet, truth, 100).count("small") > 70
+
+
+def test_caution_waits_for_evidence():
+    truth = {"big": 0.55, "small": 0.6}
+    bold = Learning(dataclasses.replace(ON, explore=0.5, caution=0.0), seed=1)
+    wary = Learning(dataclasses.replace(ON, explore=0.5, caution=3.0), seed=1)
+    for learning in (bold, wary):
+        use(learning, truth, 60)
+        learning.configure(explore=0.0)
+    assert bold.rewards()["small"] > 0
+    assert trial_of(wary).target == "big"  # sixty rewards do not tell 0.55 from 0.6
+    use(wary, {"big": 0.0, "small": 1.0}, 200)
+    assert trial_of(wary).target == "small"
+
+
+def test_the_correction_may_depend_on_the_query():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(400, 6)).astype(np.float32) * np.array([5, 1, 1, 1, 1, 1])
+    directions = Directions.fit(vectors, 2)
+    config = LearningConfig(1.0, level_prior=10, weight_prior=10)
+    learning = Learning(config, directions=directions)
+    for vector in vectors.astype(np.float32):
+        decision = learning.instead(plain(), vector, Performance(), "big")
+        good = (decision.target == "small") == (vector[0] > 0)
+        learning.feedback(decision, 0.95 if good else 0.6)
+    right, left = np.array([[6] + [0] * 5, [-6] + [0] * 5], np.float32)
+    there, here = learning.corrections(right), learning.corrections(left)
+    assert there["small"] > there["big"] + 0.1
+    assert here["big"] > here["small"] + 0.1
+    with pytest.raises(InvalidInputError, match="directions"):
+        Directions.fit(vectors[:2], 2)
+    other = Learning(config)
+    other.configure(explore=0.0)
+    learning.configure(explore=0.0)
+    other.feedback(trial_of(other), 1.0)
+    with pytest.raises(InvalidInputError, match="numbers of context"):
+        other.feedback(learning.instead(plain(), right, Performance(), "big"), 1.0)
+
+
+def test_an_arm_is_ridge_regression():
+    rng = np.random.default_rng(0)
+    config = LearningConfig(level_prior=3.0, weight_prior=7.0)
+    X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
+    arm = Arm.blank(config, 3)
+    for row, surprise in zip(X, y, strict=True):
+        arm = arm.after(row, surprise)
+    weights = np.linalg.solve(X.T @ X + np.diag([3.0, 7.0, 7.0]), X.T @ y)
+    new = rng.normal(size=3)
+    assert arm.correction(new) == pytest.approx(new @ weights)
+
+
+@pytest.mark.parametrize("reward", [-0.1, 1.5, float("nan"), "good", None, "1"])
+def test_bad_rewards(reward):
+    learning = Learning()
+    with pytest.raises(InvalidInputError, match="reward"):
+        learning.feedback(trial_of(learning), reward)
+    assert learning.rewards() == {}
+
+
+def test_feedback_counts_once_and_needs_a_trial(tmp_path):
+    learning = Learning(log=tmp_path / "deep" / "feedback.jsonl")
+    decision = trial_of(learning)
+    again = RoutingDecision.from_dict(json.loads(json.dumps(decision.to_dict())))
+    assert again == decision
+    assert learning.feedback(again, True)
+    assert not learning.feedback(decision, 0)
+    assert sum(learning.rewards().values()) == 1
+    with pytest.raises(InvalidInputError, match="before learning was on"):
+        learning.feedback(plain(), 1)
+    with pytest.raises(InvalidInputError, match="agent 'weather'"):
+        learning.feedback(RoutingDecision("agent", ("weather",), 0.9), 1)
+    old = {k: v for k, v in decision.to_dict().items() if k != "trial"}
+    assert RoutingDecision.from_dict(old).trial is None
+    [line] = FeedbackLog.read(tmp_path / "deep" / "feedback.jsonl")
+    assert (line.reward, line.chosen, line.trial) == (1.0, decision.target, decision.trial)
+
+
+def test_many_threads_share_one():
+    learning = Learning(ON)
+
+    def work():
+        for _ in range(50):
+            decision = trial_of(learning)
+            learning.feedback(decision, 1.0)
+            assert not learning.feedback(decision, 0.0)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(learning.rewards().values()) == 400
+
+
+def test_saved_replayed_and_damaged(tmp_path):
+    log = tmp_path / "feedback.jsonl"
+    learning = Learning(ON, log, Directions.fit(np.eye(4, dtype=np.float32), 2))
+    last = [trial_of(learning) for _ in range(60)]
+    for number, decision in enumerate(last):
+        learning.feedback(decision, (number % 3) / 2)
+    learning.save(tmp_path / "saved")
+    loaded = Learning.load(tmp_path / "saved", seed=1)
+    assert loaded.corrections(VECTOR) == learning.corrections(VECTOR)
+    assert loaded.config == ON
+    assert not loaded.feedback(last[0], 1.0)
+    fresh = Learning(ON, directions=Directions.fit(np.eye(4, dtype=np.float32), 2))
+    assert (fresh.replay(log), fresh.replay(log)) == (60, 0)
+    assert fresh.corrections(VECTOR) == pytest.approx(learning.corrections(VECTOR))
+    with log.open("ab") as file:
+        file.write(b'{"trial": ')
+    assert len(FeedbackLog.read(log)) == 60
+    log.write_text(log.read_text().replace('"reward": 0.5', '"reward": 5', 1) + "}\n")
+    with pytest.raises(ArtifactError, match="line 2"):
+        FeedbackLog.read(log)
+    with pytest.raises(ArtifactError, match="no feedback log"):
+        FeedbackLog.read(tmp_path / "none")
+    weights = tmp_path / "saved" / "learning.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(ArtifactError, match="truncated"):
+        Learning.load(tmp_path / "saved")
+    with pytest.raises(ArtifactError, match="cannot write"):
+        Learning(log="/proc/none/feedback.jsonl")
+
+
+def logged(truth, n, seed, explore=0.3, tmp=None):
+    """Records of a router that explores but does not apply what it learns."""
+    learning = Learning(LearningConfig(explore=explore), seed=seed)
+    rng = np.random.default_rng(seed)
+    records = []
+    for _ in range(n):
+        decision = trial_of(learning)
+        reward = float(rng.random() < truth[decision.target])
+        records.append(FeedbackRecord.of(decision, reward))
+    return records
+
+
+def test_estimates_cover_the_truth():
+    truth = {"big": 0.6, "small": 0.85}
+    inside = {"ips": 0, "snips": 0, "dr": 0, "gain": 0}
+    for seed in range(40):
+        found = estimate(logged(truth, 400, seed))
+        for name in ("ips", "snips", "dr"):
+            low, high = getattr(found.static, f"{name}_range")
+            assert low <= getattr(found.static, name) <= high
+            inside[name] += low <= truth["big"] <= high
+        inside["gain"] += found.gain_range[0] <= 0.25 <= found.gain_range[1]
+        assert found.learnt.dr_range[1] - found.learnt.dr_range[0] > 0
+    assert min(inside["ips"], inside["snips"], inside["dr"]) >= 34, inside
+    assert inside["gain"] >= 30, inside
+    found = estimate(logged(truth, 3000, 1))
+    assert found.worthwhile
+    assert found.learnt.dr == pytest.approx(0.85, abs=0.05)
+    assert found.learnt.cost < found.static.cost
+    ranges = (found.static.dr_range, found.static.ips_range)
+    assert ranges[0][1] - ranges[0][0] < ranges[1][1] - ranges[1][0]
+
+
+def test_no_gain_is_not_taken_for_one():
+    truth = {"big": 0.8, "small": 0.78}
+    taken = [estimate(logged(truth, 300, seed)).worthwhile for seed in range(30)]
+    assert sum(taken) <= 3
+
+
+def test_estimates_need_exploration_and_lines():
+    truth = {"big": 0.6, "small": 0.85}
+    with pytest.raises(InvalidDataError, match="too few"):
+        estimate(logged(truth, 10, 0))
+    with pytest.raises(InvalidDataError, match="nothing was explored"):
+        estimate(logged(truth, 50, 0, explore=0.0))
+
+
+def test_preferences_travel_as_text():
+    for preference in (Performance(), Auto(), Auto(0.123), Cost(), Cost(1e-7)):
+        assert parse_text(preference_text(preference)) == preference
+
+
+def test_slips_in_the_configuration():
+    for wrong in (
+        {"explore": 2}, {"delta": -1}, {"dearest": 0.5}, {"level_prior": 0}, {"weight_prior": -1},
+        {"caution": -1},
+    ):  # fmt: skip
+        with pytest.raises(InvalidInputError):
+            LearningConfig(**wrong)
+    free = Candidate("free", 0.8, 0.0)
+    assert safe_set([free, *LLMS], free, Performance(), ON) == ("free",)
+
+
+@pytest.fixture
+def router(pool, hashing):
+    cards = [AgentCard("weather", "rain snow", examples=("rain snow",) * 1)]
+    return MoMARouter.from_cards(cards, llms=pool, encoder=hashing)
+
+
+def test_a_router_learns_only_when_told(router, tmp_path, hashing):
+    query = "why prove essay law"
+    before = router.route(query)
+    assert before.kind == "llm"
+    assert before.trial is None
+    with pytest.raises(InvalidInputError, match="does not learn from use"):
+        router.feedback(before, 1.0)
+    router.learn(
+        Learning(LearningConfig(explore=0.5, delta=1.0, dearest=100), tmp_path / "f.jsonl")
+    )
+    decisions = [router.route(query) for _ in range(20)] + router.route_batch([query] * 20)
+    assert {d.target for d in decisions} == {"small", "big"}
+    for decision in decisions:
+        assert router.feedback(decision, decision.target == "small")
+    router.save(tmp_path / "saved")
+    loaded = MoMARouter.load(tmp_path / "saved", encoder=hashing)
+    assert loaded.learning.rewards() == router.learning.rewards()
+    assert not loaded.feedback(decisions[0], 1.0)
+    router.learn(None)
+    assert router.route(query).trial is None
+    with pytest.raises(InvalidInputError, match="no LLMs"):
+        MoMARouter.from_cards([], llms=None, encoder=hashing).learn(Learning())
+
+
+def test_scores_of_langsmith(router):
+    learning = Learning(LearningConfig(explore=0.0))
+    router.learn(learning)
+    decisions = router.route_batch([f"why prove essay law {n}" for n in range(4)])
+    scores = [{"key": "correctness", "score": 0.5}, SimpleNamespace(key="helpful", score=True)]
+    assert feedback_from_scores(router, decisions[0], scores)
+    assert not feedback_from_scores(router, decisions[0], scores)
+    assert feedback_from_scores(router, decisions[1].to_dict(), scores, key="helpful")
+    left = node_record(decisions[2], None, "", 1.0)
+    assert feedback_from_scores(router, left, [{"key": "stars", "score": 4}], low=1, high=5)
+    assert not feedback_from_scores(router, decisions[3], [{"key": "x", "score": None}])
+    assert not feedback_from_scores(router, decisions[3], scores, key="other")
+    assert not feedback_from_scores(router, {"decision": None}, scores)
+    assert not feedback_from_scores(router, decisions[3], scores, answered_by="stand-in")
+    assert sum(learning.rewards().values()) == 3
+    with pytest.raises(InvalidInputError, match="'stars' is 4"):
+        feedback_from_scores(router, decisions[3], [{"key": "stars", "score": 4}])
+    for wrong in ([{"key": "x", "score": "high"}],):
+        with pytest.raises(InvalidInputError):
+            reward_of_scores(wrong)
+    with pytest.raises(InvalidInputError, match="below"):
+        reward_of_scores([], low=1, high=1)
+
+
+@pytest.mark.parametrize(
+    ("truth", "advice"),
+    [
+        ({"big": 0.5, "small": 0.95}, "It pays: router.learning.configure(apply=True)"),
+        ({"big": 0.8, "small": 0.8}, "Not certain yet"),
+    ],
+)
+def test_the_estimate_on_the_command_line(truth, advice, tmp_path, monkeypatch, capsys):
+    from moma_core.cli import main
+
+    log = FeedbackLog(tmp_path / "f.jsonl")
+    for record in logged(truth, 400, 0):
+        log.append(record)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["moma", "feedback", "estimate", str(log.path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    said = capsys.readouterr().out
+    assert advice in said
+    assert "doubly robust" in said
