@@ -1,6 +1,7 @@
 """Cascades: answers, plans, the lattice, planning, training, checkpoints, evaluation."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError, NoTargetError
+from moma_core.errors import (
+    ArtifactError,
+    InvalidDataError,
+    InvalidInputError,
+    InvalidPreferenceError,
+    NoTargetError,
+)
 from moma_core.evaluation.cascades import evaluate_cascade
 from moma_core.llm_routing import (
     Accept,
@@ -19,10 +26,14 @@ from moma_core.llm_routing import (
     train_cascade,
 )
 from moma_core.llm_routing.answers import answer_ids, normalise_answer
+from moma_core.llm_routing.cascades import Weigh
 from moma_core.llm_routing.cascades.difficulty import WEIGHTS, SharedDifficulty
 from moma_core.llm_routing.cascades.lattice import build_lattice
+from moma_core.llm_routing.cascades.plan import slowest
 from moma_core.llm_routing.cascades.planner import Outlook, solve
-from moma_core.llm_routing.cascades.tree import build_plan, replay
+from moma_core.llm_routing.cascades.tree import Watch, build_plan, replay
+from moma_core.llm_routing.pool import add_llm, remove_llm, reprice_llm
+from moma_core.types import LLMCard
 
 
 class LengthEncoder:
@@ -109,6 +120,45 @@ def test_lattice_counts():
     assert len(build_lattice(2, 4)) == 3
 
 
+def test_plans_weigh_what_a_call_cost():
+    weigh = Weigh("a", (0.1, 0.2), (Ask("b", Accept("b"), Accept("a")), Accept("a"), Accept("a")))
+    plan = CascadePlan(Ask("a", weigh, Accept("a")), 0.9, 0.1)
+    assert plan.next({"a": "x"}, costs={"a": 0.05}).llm == "b"
+    assert plan.next({"a": "x"}, costs={"a": 0.1}) == plan.next({"a": "x"}, costs={"a": 0.0})
+    assert plan.next({"a": "x"}, costs={"a": 0.11}) == Accept("a")
+    assert plan.next({"a": "x"}) == Accept("a")
+    assert plan.calls == 2
+    assert plan.llms == ("a", "b")
+    assert CascadePlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def watched_outlook(n, seed=0):
+    """LLM 0's short answers are mostly wrong."""
+    lengths = np.broadcast_to(np.array([[0.6, 0.1], [0.4, 0.9]])[:, :, None], (2, 2, len(WEIGHTS)))
+    return replace(outlook(n, 3, seed), watched=0, lengths=lengths)
+
+
+def test_lengths_leave_a_distribution():
+    from moma_core.llm_routing.cascades.planner import _beliefs
+
+    view = replace(watched_outlook(4), mistake=np.zeros(4), spending=np.ones((4, 3, len(WEIGHTS))))
+    levels = build_lattice(3, 3, watched=0, bins=2)
+    assert [len(level.members) for level in levels] == [1, 8, 25, 30]
+    _, asked = _beliefs(levels[1], view)
+    first = levels[1].members[:, 0] == 0
+    assert asked[:, first, 0].sum(axis=1) == pytest.approx(np.ones(4), abs=1e-9)
+
+
+@given(st.integers(0, 30))
+@settings(max_examples=8, deadline=None)
+def test_looking_at_lengths_never_hurts(seed):
+    rates, view = np.array([0.05, 0.3]), watched_outlook(3, seed)
+    blind = solve(build_lattice(3, 3), outlook(3, 3, seed), rates)
+    seeing = solve(build_lattice(3, 3, watched=0, bins=2), view, rates)
+    gain = (seeing.scores - rates * seeing.costs) - (blind.scores - rates * blind.costs)
+    assert (gain >= -1e-9).all()
+
+
 def outlook(n, m, seed=0, r=0.3):
     rng = np.random.default_rng(seed)
     base = rng.uniform(0.3, 0.95, (n, m, 1))
@@ -179,6 +229,82 @@ def test_a_tree_does_what_the_replay_does():
             assert replayed[row] in scores[row][answers[row] == answers[row, accepted]]
 
 
+def test_a_tree_with_lengths_does_what_the_replay_does():
+    levels, names = build_lattice(3, 3, watched=0, bins=2), ("a", "b", "c")
+    policy = solve(levels, watched_outlook(30), np.array([0.05]))
+    rng = np.random.default_rng(1)
+    answers = rng.integers(-1, 2, (30, 3)).astype(np.int32)
+    scores, costs = rng.random((30, 3)), rng.random((30, 3))
+    watch = Watch(0, np.full((30, 1), 0.5))
+    zero = np.zeros(30, np.intp)
+    _, spent, _ = replay(levels, policy, zero, answers, scores, costs, watch)
+    weighed = 0
+    for row in range(30):
+        plan = CascadePlan(build_plan(levels, names, policy, row, 0, watch), 0.5, 0.1)
+        weighed += "weigh" in json.dumps(plan.to_dict())
+        seen, paid = {}, {}
+        while isinstance(step := plan.next(seen, costs=paid), Ask):
+            column = names.index(step.llm)
+            seen[step.llm] = None if answers[row, column] < 0 else f"is {answers[row, column]}"
+            paid[step.llm] = costs[row, column]
+        assert spent[row] == pytest.approx(sum(paid.values()))
+    assert weighed > 0
+
+
+def test_lengths_that_tell_are_watched(router):
+    data = pool(200)
+    wrong = data.scores[:, 0] < 0.5
+    data.costs[:, 0] *= np.where(wrong, 0.2, 1.0)
+    watching = train_cascade(data, LengthEncoder(), head="linear")
+    assert watching.watched == "a-small"
+    assert router.watched is None
+
+
+@given(st.integers(0, 30), st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.5]), min_size=3, max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_no_plan_takes_longer_than_it_may(seed, seconds):
+    levels, names, rates = build_lattice(3, 3), ("a", "b", "c"), np.array([0.01])
+    view = replace(outlook(2, 3, seed), seconds=np.array(seconds), limit=4.0)
+    policy = solve(levels, view, rates)
+    free = solve(levels, outlook(2, 3, seed), rates)
+    assert (policy.scores - rates * policy.costs <= free.scores - rates * free.costs + 1e-9).all()
+    for row in range(2):
+        root = build_plan(levels, names, policy, row, 0)
+        assert slowest(root, dict(zip(names, seconds, strict=True))) <= 4.0
+
+
+def test_a_limit_of_time(router):
+    base = router.base
+    for name, seconds in (("a-small", 0.5), ("b-small", 0.6), ("large", 3.0)):
+        base = reprice_llm(base, name, 1.0, 1.0, latency=seconds)
+    timed, vector = router.over(base), LengthEncoder().encode(["qqq?"])[0]
+    plan = timed.plan("qqq?", vector, "performance")
+    assert plan.latency > 3.0
+    quick = timed.plan("qqq?", vector, "performance", max_latency=1.2)
+    assert quick.latency <= 1.2
+    assert "large" not in quick.llms
+    assert timed.plan("qqq?", vector, max_latency=0.1).llms == ("a-small",)
+    assert router.plan("qqq?", vector).latency is None
+    with pytest.raises(InvalidPreferenceError, match="max_latency"):
+        timed.plan("qqq?", vector, max_latency=0)
+
+
+def test_a_pool_changes_under_its_cascade(router, tmp_path):
+    vector = LengthEncoder().encode(["qqq?"])[0]
+    left = router.over(remove_llm(router.base, "a-small"))
+    left.save(tmp_path)
+    assert "a-small" not in CascadeRouter.load(tmp_path).plan("qqq?", vector).llms
+    grown = router.over(add_llm(router.base, LLMCard("new", 1.0, 1.0)))
+    grown.save(tmp_path)
+    loaded = CascadeRouter.load(tmp_path)
+    assert loaded.base.names == (*router.base.names, "new")
+    assert loaded.plan("qqq?", vector).llms == router.plan("qqq?", vector).llms
+    alone = router.over(remove_llm(remove_llm(router.base, "a-small"), "b-small"))
+    assert alone.plan("qqq?", vector).llms == ("large",)
+    free = router.over(reprice_llm(router.base, "large", 0.0, 0.0))
+    assert free.plan("qqq?", vector, "auto").root.llm == "large"
+
+
 def test_the_hidden_difficulty_is_found():
     rng = np.random.default_rng(0)
     n, hidden = 2000, rng.normal(0, 1, 2000)
@@ -235,7 +361,13 @@ def test_saved_cascades_plan_the_same(router, tmp_path):
         assert loaded.plan("qqq?", vector, preference) == router.plan("qqq?", vector, preference)
     config = tmp_path / "cascade.json"
     body = json.loads(config.read_text())
-    for change in ({"shortlist": ["gone"]}, {"depth": "x"}, {"format": 9}, {"weights": None}):
+    for change in (
+        {"shortlist": ["gone"]},
+        {"watched": "gone"},
+        {"depth": "x"},
+        {"format": 9},
+        {"weights": None},
+    ):
         config.write_text(json.dumps({**body, **change}))
         with pytest.raises(ArtifactError, match="moma train llms"):
             CascadeRouter.load(tmp_path)

@@ -23,11 +23,12 @@ def data(tasks=("sums", "laws")):
     return LLMDataset(("a?", "b?"), ("large", "small"), scores, costs, tasks=tasks)
 
 
-@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
 def test_pictures_are_written(tmp_path):
     draw_front(REPORT, data(), tmp_path / "front.svg")
     draw_usage(REPORT, tmp_path / "deep" / "usage.png")
     draw_capability(data(), tmp_path / "heat.png")
+    draw_capability(data(), tmp_path / "flat.svg", by_difficulty=False)
+    assert "easy" not in (tmp_path / "flat.svg").read_text()
     assert "svg" in (tmp_path / "front.svg").read_text()[:400]
     for name in ("deep/usage.png", "heat.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
@@ -45,3 +46,13 @@ def test_pictures_refuse(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot write"):
         draw_usage(REPORT, tmp_path / "file" / "usage.png")
+
+
+def test_the_others_say_how_hard_a_query_is():
+    from moma_core.evaluation.plots import _difficulties
+
+    scores = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, np.nan], [0.5, 0.5, 0.5]])
+    cells = _difficulties(scores)
+    assert cells["easy"].tolist() == [[True, False, False], [False, True, False], [False] * 3]
+    assert cells["hard"].tolist() == [[False, False, False], [True, False, False], [False] * 3]
+    assert (sum(each.astype(int) for each in cells.values()) == 1).all()

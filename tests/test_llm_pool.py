@@ -4,7 +4,9 @@ import time
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from moma_core.cli.llms import app
 from moma_core.errors import (
     DuplicateNameError,
     InvalidCardError,
@@ -12,7 +14,8 @@ from moma_core.errors import (
     NoTargetError,
     UnknownNameError,
 )
-from moma_core.llm_routing import LLMDataset, LLMRouter, train
+from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter, train, train_cascade
+from moma_core.llm_routing.heads import fit_blend
 from moma_core.llm_routing.pool import add_llm, remove_llm, reprice_llm
 from moma_core.types import LLMCard
 
@@ -92,6 +95,54 @@ def test_a_changed_pool_survives_a_restart(router, tmp_path):
     assert loaded.names == ("l", "new")
     for before, after in zip(predict(grown), predict(loaded), strict=True):
         assert np.array_equal(before, after)
+
+
+def test_a_slow_llm_is_left_out_when_there_is_no_time(router):
+    timed = reprice_llm(reprice_llm(router, "l", 4, 4, latency=9.0), "s", 1, 1, latency=0.4)
+    assert timed.card("l").latency == 9.0
+    assert reprice_llm(timed, "l", 5, 5).card("l").latency == 9.0
+    table = timed.score("law 1?", TopicEncoder().encode(["law 1?"])[0])
+    assert timed.select(table, "performance")[0] == "l"
+    name, candidates = timed.select(table, "performance", max_latency=1.0)
+    assert name == "s"
+    assert len(candidates) == 1
+    assert timed.select(table, "performance", max_latency=0.1)[0] == "s"
+
+
+def test_measured_columns_sharpen_a_new_llm():
+    """Where LLMs are lucky together, the level comes out truer than a small sample's mean."""
+    rng = np.random.default_rng(0)
+    errors = {"plain": [], "blend": []}
+    for _ in range(200):
+        predicted = rng.uniform(0.3, 0.8, (50, 4))
+        luck = rng.normal(0, 0.3, 50)
+        measured = predicted + luck[:, None] + rng.normal(0, 0.1, (50, 4))
+        scores = predicted.mean(axis=1) + luck + rng.normal(0, 0.1, 50)
+        weights, bias, error = fit_blend(predicted, scores, measured)
+        assert 0 < error < 0.1
+        errors["blend"].append(np.full(4, 0.55) @ weights + bias - 0.55)
+        errors["plain"].append(scores.mean() - 0.55)
+    assert np.std(errors["blend"]) < 0.6 * np.std(errors["plain"])
+
+
+def test_the_command_line_changes_the_cascade_too(tmp_path):
+    data = pool(120)
+    answers = np.where(data.scores > 0, 0, 1).astype(np.int32)
+    told = LLMDataset(data.queries, data.llms, data.scores, data.costs, answers=answers)
+    train_cascade(told, TopicEncoder(), head="clusters").save(tmp_path)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    for words, said in (
+        (["remove", "s"], "2 LLMs now; its cascades ask"),
+        (["price", "l", "--input", "1", "--output", "2", "--latency", "3"], "Repriced 'l'"),
+        (["add", "fresh", "--input", "1", "--output", "2"], "on no cascade yet"),
+    ):
+        result = runner.invoke(app, [*words, "--router", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        assert said in result.output
+    changed = CascadeRouter.load(tmp_path)
+    assert changed.base.names == ("l", "new", "fresh")
+    assert set(changed.shortlist) <= {"l", "new"}
+    assert changed.base.card("l").latency == 3.0
 
 
 def test_refusals(router):

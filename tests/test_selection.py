@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from moma_core.errors import InvalidPreferenceError, NoTargetError, ScoreError
 from moma_core.selection import (
     StreamBudget,
+    check_latency,
     choose,
     choose_at_rate,
     front_mask,
+    in_time,
     pareto_front,
     parse_preference,
     preference_name,
@@ -234,3 +236,48 @@ def test_stream_budgets_refuse_nonsense():
     for bad in ({"total": -1.0, "queries": 3}, {"total": 1.0, "queries": 0}):
         with pytest.raises(InvalidPreferenceError, match="budget"):
             StreamBudget(**bad)
+
+
+seconds = st.one_of(st.none(), st.floats(0, 10))
+
+
+@given(st.lists(seconds, min_size=1, max_size=9), st.floats(0.1, 10))
+def test_who_is_in_time(latencies, limit):
+    fits = in_time(latencies, limit)
+    known = [0.0 if each is None else each for each in latencies]
+    assert fits.any()
+    if min(known) <= limit:
+        assert fits.tolist() == [each <= limit for each in known]
+    else:
+        assert {each for each, kept in zip(known, fits, strict=True) if kept} == {min(known)}
+
+
+@given(pools, st.data())
+def test_more_time_never_scores_worse(pool, draw):
+    costs, scores = pool
+    latencies = draw.draw(st.lists(st.floats(0, 9), min_size=len(costs), max_size=len(costs)))
+    limits = sorted(draw.draw(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9))))
+    if min(latencies) > limits[0]:
+        return
+    best = []
+    for limit in limits:
+        kept = in_time(latencies, limit)
+        best.append(scores[kept][select(table(costs[kept], scores[kept]), Performance())])
+    assert best[0] <= best[1]
+
+
+@given(pools, st.data(), st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_a_limit_of_time_keeps_the_order_of_weights(pool, draw, weights):
+    costs, scores = pool
+    latencies = draw.draw(st.lists(seconds, min_size=len(costs), max_size=len(costs)))
+    kept = in_time(latencies, 3.0)
+    low, high = sorted(weights)
+    cheap, dear = (select(table(costs[kept], scores[kept]), Auto(weight)) for weight in (low, high))
+    assert costs[kept][cheap] <= costs[kept][dear] or math.isclose(low, high, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("limit", [0, -1, "2", True, math.nan])
+def test_a_limit_of_time_is_seconds(limit):
+    with pytest.raises(InvalidPreferenceError, match="max_latency"):
+        check_latency(limit)
+    assert check_latency(None) == math.inf

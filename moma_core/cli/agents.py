@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,6 +12,9 @@ from rich.table import Table
 
 from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
 from moma_core.types import AgentCard
+
+if TYPE_CHECKING:
+    from moma_core.router import MoMARouter
 
 __all__ = ["app"]
 
@@ -79,41 +82,65 @@ def add(
     router: RouterOption = _HERE,
 ) -> None:
     """Register one agent, or all agents of a file; the next route knows them."""
-    from moma_core.agent_routing.dataset import read_agents, read_queries, with_examples
-    from moma_core.llm_routing import LLMRouter
-    from moma_core.router import MoMARouter
-
     if source is not None and (name or description):
         raise typer.BadParameter("give either NAME and DESCRIPTION or --from FILE, not both.")
     if source is not None:
-        known = read_queries(queries) if queries else None
-        cards = read_agents(source)
-        cards = with_examples(cards, known) if known else cards
-        negatives = known.negatives() if known else ()
+        cards, negatives = _from_files(source, queries)
     elif name and description:
-        negatives = ()
-        cards = [
-            AgentCard(
-                name, description, examples=tuple(example or ()), categories=tuple(category or ())
-            )
-        ]
+        words, about = tuple(example or ()), tuple(category or ())
+        cards, negatives = [AgentCard(name, description, examples=words, categories=about)], ()
     else:
         raise typer.BadParameter("give NAME and DESCRIPTION, or --from FILE.")
     with progress_bar() as tell:
         tell("registering", 0, len(cards))
-        if router_exists(router):
-            opened = open_router(router)
-            opened.agents.add(*cards)
-        else:
-            own = (router / "head.json").exists()  # what moma train llms wrote
-            pool = LLMRouter.load(router) if own else LLMRouter.packaged()
-            opened = MoMARouter.from_cards(cards, path=router, llms=pool, negatives=negatives)
+        opened = _register(cards, negatives, router)
         tell("fitting", len(cards), len(cards))
         opened.save(router)
     console.print(
         f"Added {len(cards)} to {escape(str(router))}: {len(opened.agents)} agents now.",
         highlight=False,
     )
+
+
+def _from_files(source: Path, queries: Path | None) -> tuple[list[AgentCard], tuple[str, ...]]:
+    """Return the cards of a parquet file, and the queries that no agent should take."""
+    from moma_core.agent_routing.dataset import read_agents, read_queries, with_examples
+
+    cards = read_agents(source)
+    if queries is None:
+        return cards, ()
+    known = read_queries(queries)
+    return with_examples(cards, known), known.negatives()
+
+
+def _register(cards: list[AgentCard], negatives: tuple[str, ...], directory: Path) -> MoMARouter:
+    """Add agents and negatives to the router in a directory, or open the first one there."""
+    from moma_core.llm_routing import LLMRouter
+    from moma_core.router import MoMARouter
+
+    if router_exists(directory):
+        opened = open_router(directory)
+        opened.agents.add(*cards)
+        if negatives:
+            agents = opened.agent_router
+            agents.set_negatives(agents.negatives.also(negatives, opened.encoder))
+        return opened
+    own = (directory / "head.json").exists()  # what moma train llms wrote
+    pool = LLMRouter.load(directory) if own else LLMRouter.packaged()
+    return MoMARouter.from_cards(cards, path=directory, llms=pool, negatives=negatives)
+
+
+@app.command(epilog="Example: moma agents categories --router .moma")
+def categories(router: RouterOption = _HERE) -> None:
+    """List the categories: what cards and the user name, and groups found in large catalogs."""
+    opened = open_router(router)
+    known, names = opened.agent_router.categories, opened.agents.names
+    table = Table("category", "agents", "among them")
+    for category in known.names:
+        rows = known.members(category)
+        some = ", ".join(names[row] for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+        table.add_row(escape(category), str(len(rows)), escape(some))
+    console.print(table)
 
 
 @app.command(epilog="Example: moma agents remove weather")

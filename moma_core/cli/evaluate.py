@@ -69,7 +69,7 @@ def llms(
     router: Annotated[
         Path, typer.Option(help="What moma train llms wrote.", exists=True, file_okay=False)
     ],
-    data: Annotated[Path, _parquet("Scored queries: query, score|LLM, cost|LLM.")],
+    data: Annotated[Path, _parquet("Scored queries (query, score|LLM, cost|LLM) or judged pairs.")],
     out: _Out,
     strategy: Annotated[
         Strategy, typer.Option(help="One LLM a query, or a cascade; as it was trained.")
@@ -80,7 +80,11 @@ def llms(
     from moma_core.evaluation.cascades import evaluate_cascade
     from moma_core.evaluation.llms import evaluate_llms
     from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter
+    from moma_core.llm_routing.pairs import holds_pairs
 
+    if holds_pairs(data):
+        _evaluate_on_pairs(router, data, out)
+        return
     folder = llm_folder(router)
     with progress_bar() as tell:
         tell("encoding and scoring", 0, 1)
@@ -95,6 +99,23 @@ def llms(
         shown[name] = f"score {figures['score']:.4f} at ${figures['cost']:.6f}"
     for share, score in report["score_at_cost"].items():
         shown[f"score at {share} of the cost"] = score
+    _show(shown, out)
+
+
+def _evaluate_on_pairs(router: Path, data: Path, out: Path) -> None:
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.evaluation.pairs import evaluate_pairs
+    from moma_core.llm_routing import LLMRouter
+
+    with progress_bar() as tell:
+        tell("encoding and comparing", 0, 1)
+        report = evaluate_pairs(LLMRouter.load(llm_folder(router)), data, MiniLMEncoder())
+    write_json(out, report)
+    shown = {key: value for key, value in report.items() if not isinstance(value, dict)}
+    chosen = {**report["preferences"], "best single": report["best_single"]}
+    for name, found in chosen.items():
+        points = "-" if found["points"] is None else f"{found['points']:.4f}"
+        shown[f"points of {name}"] = f"{points} in {found['judged']} pairs"
     _show(shown, out)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import console, llm_folder
+
+if TYPE_CHECKING:
+    from moma_core.llm_routing import LLMRouter
 
 __all__ = ["app"]
 
@@ -18,12 +22,14 @@ _Router = Annotated[
     Path,
     typer.Option(
         "--router",
+        envvar="MOMA_ROUTER",
         help="What moma train llms wrote, or a router's directory.",
         exists=True,
         file_okay=False,
     ),
 ]
 Name = Annotated[str, typer.Argument(help="The LLM's name.")]
+Latency = Annotated[float | None, typer.Option(help="Typical seconds to an answer.")]
 
 
 @app.command("list", epilog="Example: moma llms list --router pool")
@@ -60,6 +66,7 @@ def add(
         float | None,
         typer.Option(min=0, max=1, help="Without --data: a published mean score in [0, 1]."),
     ] = None,
+    latency: Latency = None,
 ) -> None:
     """Add an LLM; only its own column is fitted."""
     from moma_core.encoders import MiniLMEncoder
@@ -68,10 +75,10 @@ def add(
     from moma_core.types import LLMCard
 
     known = {} if quality is None else {"quality": quality}
-    card = LLMCard(name, input_price, output_price, metadata=known)
+    card = LLMCard(name, input_price, output_price, latency, metadata=known)
     scored = None if data is None else LLMDataset.read(data)
     encoder = None if data is None else MiniLMEncoder()
-    _save(add_llm(_load(router), card, scored, encoder), router, f"Added {name!r}")
+    _change(router, lambda pool: add_llm(pool, card, scored, encoder), f"Added {name!r}")
 
 
 @app.command(epilog="Example: moma llms remove old-llm --router pool")
@@ -79,7 +86,7 @@ def remove(name: Name, router: _Router) -> None:
     """Remove an LLM; the next route does not know it."""
     from moma_core.llm_routing.pool import remove_llm
 
-    _save(remove_llm(_load(router), name), router, f"Removed {name!r}")
+    _change(router, lambda pool: remove_llm(pool, name), f"Removed {name!r}")
 
 
 @app.command(epilog="Example: moma llms price some-llm --input 0.1 --output 0.4 --router pool")
@@ -90,20 +97,46 @@ def price(
     output_price: Annotated[
         float, typer.Option("--output", help="USD per million tokens written.")
     ],
+    latency: Latency = None,
 ) -> None:
-    """Change an LLM's prices from the next route on."""
+    """Change an LLM's prices, and its latency, from the next route on."""
     from moma_core.llm_routing.pool import reprice_llm
 
-    changed = reprice_llm(_load(router), name, input_price, output_price)
-    _save(changed, router, f"Repriced {name!r}")
+    _change(
+        router,
+        lambda pool: reprice_llm(pool, name, input_price, output_price, latency),
+        f"Repriced {name!r}",
+    )
 
 
-def _load(router: Path) -> Any:
+def _load(router: Path) -> LLMRouter:
     from moma_core.llm_routing import LLMRouter
 
     return LLMRouter.load(llm_folder(router))
 
 
-def _save(pool: Any, router: Path, what: str) -> None:
-    pool.save(llm_folder(router))
-    console.print(f"{escape(what)}: {len(pool.cards)} LLMs now.", highlight=False)
+def _change(router: Path, change: Callable[[LLMRouter], LLMRouter], what: str) -> None:
+    """Change the pool of a folder, and the cascade over it where there is one."""
+    from moma_core.llm_routing import CascadeRouter
+    from moma_core.llm_routing.cascades.checkpoint import CONFIG_FILE
+
+    folder = llm_folder(router)
+    if not (folder / CONFIG_FILE).exists():
+        pool = change(_load(router))
+        pool.save(folder)
+        console.print(f"{escape(what)}: {len(pool.cards)} LLMs now.", highlight=False)
+        return
+    before = CascadeRouter.load(folder)
+    after = before.over(change(before.base))
+    after.save(folder)
+    console.print(
+        f"{escape(what)}: {len(after.base.cards)} LLMs now; its cascades ask "
+        f"{escape(', '.join(after.shortlist))}.",
+        highlight=False,
+    )
+    if set(after.base.names) - set(before.base.names):
+        console.print(
+            "The new LLM is on no cascade yet; moma train llms --strategy cascade learns whom "
+            "it agrees with.",
+            highlight=False,
+        )

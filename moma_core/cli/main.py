@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli import agents, evaluate, llms, plot, states, train
+from moma_core.cli import agents, collect, evaluate, feedback, llm, llms, plot, states, teams, train
 from moma_core.cli.terminal import RouterOption, console, open_router, router_exists
 from moma_core.errors import MissingExtraError, MoMAError
 from moma_core.types import RoutingDecision
@@ -28,11 +28,24 @@ app = typer.Typer(
     epilog="Start with: moma demo. Tab completion: moma --install-completion.",
 )
 app.add_typer(agents.app, name="agents")
+app.command(
+    epilog="Example: moma collect queries.txt --llm small=openai:gpt-4o-mini --llm "
+    "big=openai:gpt-4o --judge judge=openai:gpt-4.1 --prices prices.json --budget 5 --out collected"
+)(collect.collect)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(feedback.app, name="feedback")
+app.add_typer(llm.app, name="llm")
 app.add_typer(llms.app, name="llms")
 app.add_typer(plot.app, name="plot")
 app.add_typer(states.app, name="states")
+app.add_typer(teams.app, name="teams")
 app.add_typer(train.app, name="train")
+evaluate.app.command(
+    "teams", epilog="Example: moma eval teams --router out --data test.parquet --out report.json"
+)(teams.evaluate)
+train.app.command("teams", epilog="Example: moma train teams --data scored.parquet --out out")(
+    teams.train
+)
 
 
 def main() -> None:

@@ -45,12 +45,18 @@ def usage(report: _Report, out: _Out) -> None:
 
 
 @app.command(epilog="Example: moma plot capability --data scored.parquet --out heat.png")
-def capability(data: Annotated[Path, _Data], out: _Out) -> None:
-    """Draw each LLM's mean score on each task."""
+def capability(
+    data: Annotated[Path, _Data],
+    out: _Out,
+    difficulty: Annotated[
+        bool, typer.Option(help="A panel each for easy, middling and hard queries.")
+    ] = True,
+) -> None:
+    """Draw each LLM's mean score by task and difficulty."""
     from moma_core.evaluation.plots import draw_capability
     from moma_core.llm_routing import LLMDataset
 
-    draw_capability(LLMDataset.read(data), out)
+    draw_capability(LLMDataset.read(data), out, difficulty)
     console.print(f"Drew {out}.", highlight=False, markup=False)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from moma_core.cli.prices import PricesOption, read_prices
 from moma_core.cli.terminal import console, progress_bar
 from moma_core.errors import InvalidDataError
 
@@ -38,7 +38,8 @@ def llms(
     data: Annotated[
         Path,
         typer.Option(
-            help="Scored queries: query, score|LLM in [0, 1], cost|LLM in USD.",
+            help="Scored queries (query, score|LLM in [0, 1], cost|LLM in USD) or judged pairs "
+            "(query, llm_a, llm_b, outcome 0-4; also .jsonl).",
             exists=True,
             dir_okay=False,
         ),
@@ -46,10 +47,7 @@ def llms(
     out: Annotated[Path, typer.Option(help="Directory of the trained router.", file_okay=False)],
     head: Annotated[str, typer.Option(help="A head's name, or auto.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
-    prices: Annotated[
-        Path | None,
-        typer.Option(help="JSON of USD per million tokens: {LLM: \\[input, output]}.", exists=True),
-    ] = None,
+    prices: PricesOption = None,
     strategy: Annotated[
         Strategy,
         typer.Option(help="One LLM a query, or a cascade (needs answer|LLM columns)."),
@@ -58,7 +56,11 @@ def llms(
     """Train on every row of --data and write a router that moma eval llms can measure."""
     from moma_core.encoders import MiniLMEncoder
     from moma_core.llm_routing import CascadeRouter, LLMDataset, train, train_cascade
+    from moma_core.llm_routing.pairs import holds_pairs
 
+    if holds_pairs(data):
+        _train_on_pairs(data, out, head, seed, prices, strategy)
+        return
     fit = train_cascade if strategy is Strategy.CASCADE else train
     with progress_bar() as tell:
         tell("reading and encoding", 0, 1)
@@ -67,11 +69,31 @@ def llms(
             MiniLMEncoder(),
             head,
             seed,
-            prices=_prices(prices),
+            prices=read_prices(prices),
             progress=tell,
         )
     router.save(out)
     _tell(router.base if isinstance(router, CascadeRouter) else router, type(router), strategy, out)
+
+
+def _train_on_pairs(
+    data: Path, out: Path, head: str, seed: int, prices: Path | None, strategy: Strategy
+) -> None:
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.llm_routing import LLMRouter
+    from moma_core.llm_routing.pairs import train_pairs
+
+    if strategy is Strategy.CASCADE:
+        raise InvalidDataError(
+            f"{data} holds judged pairs; a cascade needs scored queries with answers: score|LLM, "
+            "cost|LLM, answer|LLM. Leave --strategy out."
+        )
+    listed, kept = read_prices(prices), out / "vectors"
+    with progress_bar() as tell:
+        router = train_pairs(data, MiniLMEncoder(), head, seed, listed, tell, kept)
+    router.save(out)
+    _tell(router, LLMRouter, strategy, out)
+    console.print(f"{escape(str(kept))} was kept for another training and may be deleted.")
 
 
 def _tell(pool: LLMRouter, kind: type, strategy: Strategy, out: Path) -> None:
@@ -82,15 +104,3 @@ def _tell(pool: LLMRouter, kind: type, strategy: Strategy, out: Path) -> None:
         f"--strategy {strategy} --router {where} --data TEST.parquet --out report.json",
         highlight=False,
     )
-
-
-def _prices(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidDataError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(table, dict):
-        raise InvalidDataError(f"{path} must hold an object, {{LLM: [input, output]}}.")
-    return table

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.evaluation.metrics import upper_hull
@@ -24,6 +25,9 @@ __all__ = ["draw_capability", "draw_front", "draw_usage"]
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++", "oo", "**")
 _LEAST_SHARE = 0.01
+_DARK = 0.55
+"""Shade of a cell from which its number is white."""
+_Array = npt.NDArray[np.float64]
 _MARKS = {"performance": "^", "auto": "s", "cost": "v"}
 
 
@@ -39,7 +43,7 @@ def draw_front(report: Mapping[str, Any], dataset: LLMDataset | None, path: str 
         ArtifactError: The file cannot be written.
         InvalidDataError: The report lacks a key.
     """
-    figure, axes = _canvas(7.0, 4.5)
+    figure, (axes,) = _canvas(7.0, 4.5)
     try:
         hull = upper_hull(np.array(report["curve"]))
         axes.plot(hull[:, 0], hull[:, 1], "k-", label="router", zorder=3)
@@ -80,7 +84,7 @@ def draw_usage(report: Mapping[str, Any], path: str | Path) -> None:
     usage: Mapping[str, Mapping[str, float]] = report.get("usage", {})
     if not usage:
         raise InvalidDataError("the report has no usage. Write one with moma eval llms.")
-    figure, axes = _canvas(7.0, 3.5)
+    figure, (axes,) = _canvas(7.0, 3.5)
     names = [
         name
         for name in next(iter(usage.values()))
@@ -99,8 +103,16 @@ def draw_usage(report: Mapping[str, Any], path: str | Path) -> None:
     _write(figure, path)
 
 
-def draw_capability(dataset: LLMDataset, path: str | Path) -> None:
-    """Draw each LLM's mean score on each task, numbers in the cells (fig. 5).
+def draw_capability(dataset: LLMDataset, path: str | Path, by_difficulty: bool = True) -> None:
+    """Draw each LLM's mean score by subject and difficulty, numbers in the cells (fig. 5).
+
+    A query is hard for an LLM where at most a third of what the *others* scored is left, easy where
+    two thirds are: so an LLM's own score does not sort its own queries. LLMs stand by mean score.
+
+    Args:
+        dataset: Scored queries with tasks.
+        path: Where to, ``.png`` or ``.svg``.
+        by_difficulty: One panel a difficulty, over each other; else one for all queries.
 
     Raises:
         ArtifactError: The file cannot be written.
@@ -109,29 +121,59 @@ def draw_capability(dataset: LLMDataset, path: str | Path) -> None:
     if not dataset.tasks:
         raise InvalidDataError("the table has no column 'task'; the heat map needs one.")
     tasks = sorted(set(dataset.tasks))
-    rows = np.array(dataset.tasks)
-    cells = np.array([np.nanmean(dataset.scores[rows == task], axis=0) for task in tasks])
     order = np.argsort(-np.nanmean(dataset.scores, axis=0), kind="stable")
-    figure, axes = _canvas(1.5 + 0.6 * len(order), 2.0 + 0.35 * len(tasks))
-    axes.imshow(cells[:, order], cmap="Greys", vmin=0.0, vmax=1.0, aspect="auto")
-    axes.set_xticks(range(len(order)), [dataset.llms[i] for i in order], rotation=60, ha="right")
-    axes.set_yticks(range(len(tasks)), tasks)
-    axes.tick_params(labelsize=7)
-    for row, column in np.ndindex(len(tasks), len(order)):
-        value = cells[row, order[column]]
-        shade = "white" if value > 0.55 else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade, fontsize=6)
+    everything = {"": np.ones(dataset.scores.shape, bool)}
+    panels = _difficulties(dataset.scores) if by_difficulty else everything
+    figure, axes = _canvas(
+        1.5 + 0.6 * len(order), 2.0 + 0.3 * len(tasks) * len(panels), len(panels)
+    )
+    for panel, (name, cells) in zip(axes, panels.items(), strict=True):
+        scores = np.where(cells, dataset.scores, np.nan)
+        _draw_cells(panel, _means(scores, np.array(dataset.tasks), tasks)[:, order], tasks)
+        panel.set_title(name, fontsize=8, loc="left")
+        panel.set_xticks(range(len(order)))
+    axes[-1].set_xticklabels([dataset.llms[i] for i in order], rotation=60, ha="right")
+    for panel in axes[:-1]:
+        panel.set_xticklabels([])
     _write(figure, path)
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of its own, without pyplot: no global state, no display."""
+def _difficulties(scores: _Array) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which cells (n, m) are easy, middling and hard by the mean of the other LLMs."""
+    known = ~np.isnan(scores)
+    others = np.maximum(known.sum(axis=1, keepdims=True) - known, 1)
+    ease = (np.nansum(scores, axis=1, keepdims=True) - np.nan_to_num(scores)) / others
+    easy, hard = ease >= 2 / 3, ease <= 1 / 3
+    return {"easy": easy & ~hard, "middling": ~easy & ~hard, "hard": hard}
+
+
+def _means(scores: _Array, rows: npt.NDArray[np.str_], tasks: list[str]) -> _Array:
+    """Return mean scores by task, NaN where nothing was measured, shape (tasks, m)."""
+    parts = [scores[rows == task] for task in tasks]
+    counts = np.array([(~np.isnan(part)).sum(axis=0) for part in parts])
+    sums = np.array([np.nansum(part, axis=0) for part in parts])
+    means: _Array = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means
+
+
+def _draw_cells(axes: Axes, cells: _Array, tasks: list[str]) -> None:
+    axes.imshow(cells, cmap="Greys", vmin=0.0, vmax=1.0, aspect="auto")
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.tick_params(labelsize=7)
+    for (row, column), value in np.ndenumerate(cells):
+        shade = "white" if value > _DARK else "black"
+        text = "-" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
+        axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=6)
+
+
+def _canvas(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of its own with panels over each other, without pyplot: no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, list(figure.subplots(panels, squeeze=False)[:, 0])
 
 
 def _write(figure: Figure, path: str | Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
 
-__all__ = ["Rating", "elo_ratings"]
+__all__ = ["Rating", "count_outcomes", "elo_of_counts", "elo_ratings"]
 
 _SCALE = 400.0 / np.log(10.0)
 _MEAN = 1_000.0
@@ -43,9 +43,9 @@ class Rating:
 
 def elo_ratings(
     names: Sequence[str],
-    first: Sequence[int],
-    second: Sequence[int],
-    outcome: Sequence[int],
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    outcome: npt.ArrayLike,
     rounds: int = 200,
     seed: int = 0,
 ) -> list[Rating]:
@@ -66,20 +66,63 @@ def elo_ratings(
         >>> [r.name for r in elo_ratings(["x", "y"], [0, 1, 0], [1, 0, 1], [2, 1, 0], rounds=9)]
         ['y', 'x']
     """
+    return elo_of_counts(names, count_outcomes(first, second, outcome, len(names)), rounds, seed)
+
+
+def count_outcomes(
+    first: npt.ArrayLike, second: npt.ArrayLike, outcome: npt.ArrayLike, m: int
+) -> npt.NDArray[np.int64]:
+    """Return how often each pair of LLMs ended each way; counts of parts may be added.
+
+    Args:
+        first: Index of the first LLM of each pair, shape (n,).
+        second: Index of the second one, shape (n,).
+        outcome: Codes of `outcomes.OUTCOMES`, shape (n,).
+        m: How many LLMs.
+
+    Returns:
+        Shape (m, m, 3): tie, the row LLM won, the column LLM won.
+
+    Raises:
+        InvalidDataError: A pair compares an LLM with itself.
+    """
     a, b, code = (np.asarray(each, np.intp) for each in (first, second, outcome))
-    if not len(a) or (a == b).any():
+    if (a == b).any():
         raise InvalidDataError("Elo needs judged pairs of two different LLMs each.")
-    won = np.select([np.isin(code, (1, 3)), np.isin(code, (2, 4))], [1.0, 0.0], 0.5)
-    m = len(names)
-    ratings = _bradley_terry(_wins(a, b, won, np.ones(len(a)), m))
+    ended = np.array([0, 1, 2, 1, 2, 0])[code]
+    cells = np.bincount((a * m + b) * 3 + ended, minlength=3 * m * m)
+    return cells.reshape(m, m, 3).astype(np.int64)
+
+
+def elo_of_counts(
+    names: Sequence[str], counts: npt.NDArray[np.int64], rounds: int = 200, seed: int = 0
+) -> list[Rating]:
+    """Rate LLMs by what `count_outcomes` counted, best first.
+
+    Drawing pairs with replacement is drawing the counts from a multinomial, so the bootstrap costs
+    the same for a hundred pairs and for millions.
+
+    Args:
+        names: The LLMs, length m.
+        counts: Shape (m, m, 3).
+        rounds: Bootstrap rounds of the intervals.
+        seed: Of the bootstrap.
+
+    Raises:
+        InvalidDataError: There is no pair.
+    """
+    total = int(counts.sum())
+    if not total:
+        raise InvalidDataError("Elo needs judged pairs of two different LLMs each.")
+    ratings = _bradley_terry(_wins(counts))
     rng = np.random.default_rng(seed)
-    draws = np.array([
-        _bradley_terry(_wins(a, b, won, np.bincount(rng.integers(0, len(a), len(a)),
-                                                    minlength=len(a)), m))
+    shares = counts.ravel() / total
+    draws = [
+        _bradley_terry(_wins(rng.multinomial(total, shares).reshape(counts.shape)))
         for _ in range(rounds)
-    ])  # fmt: skip
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    games = np.bincount(np.concatenate([a, b]), minlength=m)
+    ]
+    low, high = np.percentile(np.array(draws), [2.5, 97.5], axis=0)
+    games = counts.sum(axis=(1, 2)) + counts.sum(axis=(0, 2))
     rated = [
         Rating(name, float(ratings[i]), float(low[i]), float(high[i]), int(games[i]))
         for i, name in enumerate(names)
@@ -87,17 +130,10 @@ def elo_ratings(
     return sorted(rated, key=lambda rating: (-rating.elo, rating.name))
 
 
-def _wins(
-    a: npt.NDArray[np.intp],
-    b: npt.NDArray[np.intp],
-    won: _Array,
-    counts: npt.NDArray[np.number],
-    m: int,
-) -> _Array:
-    """How often the row LLM beat the column LLM, shape (m, m)."""
-    wins = np.zeros((m, m))
-    np.add.at(wins, (a, b), won * counts)
-    np.add.at(wins, (b, a), (1.0 - won) * counts)
+def _wins(counts: npt.NDArray[np.int64]) -> _Array:
+    """How often the row LLM beat the column LLM, ties half each, shape (m, m)."""
+    half_ties = 0.5 * counts[:, :, 0]
+    wins: _Array = counts[:, :, 1] + counts[:, :, 2].T + half_ties + half_ties.T
     return wins
 
 

@@ -1,8 +1,8 @@
 """Losses over judged pairs and their gradients by the scores (eq. 5-6, 29, 33); arrays only.
 
-Gradients are plain numpy: closed form, and central differences where the outcome probabilities have
-five coupled terms. Every loss is a mean over the
-pairs that count; swapping the two LLMs of a pair together with its outcome changes nothing.
+Gradients are plain numpy: closed form, and central differences where outcomes are grounded or only
+the winner is known. Every loss is a mean over the pairs that count; swapping the two LLMs of a pair
+together with its outcome changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.llm_routing.outcomes import Outcomes, log_outcomes
+from moma_core.llm_routing.outcomes import Outcomes, log_outcomes, log_sigmoid
 
 __all__ = ["best_llm_loss", "five_to_three", "outcome_loss", "pairwise_loss"]
 
@@ -31,6 +31,8 @@ def outcome_loss(
         form: Strength, margin, grounded.
         three: Labels tell only who won (0, 1, 2): the strong and weak halves are added.
     """
+    if not three and not form.grounded:
+        return _five_outcome_loss(s_a - s_b, eta, np.asarray(outcome, np.intp), form)
     losses, slopes = [], []
     for inputs in _stencil(s_a, s_b, eta):
         logs = log_outcomes(*inputs, form)
@@ -38,6 +40,31 @@ def outcome_loss(
     for up, down in zip(losses[1::2], losses[2::2], strict=True):
         slopes.append((up - down) / (2.0 * _H * len(outcome)))
     return float(losses[0].mean()), slopes[0], slopes[1], slopes[2]
+
+
+def _five_outcome_loss(
+    gap: _Array, eta: _Array, outcome: npt.NDArray[np.intp], form: Outcomes
+) -> tuple[float, _Array, _Array, _Array]:
+    """The loss with its gradients in closed form, several times faster than by differences."""
+    side = np.array([0.0, 1.0, -1.0, 1.0, -1.0])[outcome]
+    tie, sign = outcome == 0, np.where(outcome >= 3, 1.0, -1.0)
+    t, by_t_of_eta = np.logaddexp(0.0, eta), _sigmoid(eta)
+    up, down = gap - t, -gap - t
+    lead = np.where(side < 0, down, up)  # of the winner, beyond the threshold
+    strong = sign * form.strength * (lead - form.margin)
+    won = log_sigmoid(lead) + log_sigmoid(strong)
+    by_lead = _sigmoid(-lead) + sign * form.strength * _sigmoid(-strong)
+    drawn = eta + np.logaddexp(np.log(2.0), eta) - 2.0 * t + log_sigmoid(-up) + log_sigmoid(-down)
+    by_gap = np.where(tie, _sigmoid(down) - _sigmoid(up), side * by_lead)
+    by_t = np.where(tie, _sigmoid(up) + _sigmoid(down) - 2.0, -by_lead)
+    by_eta = by_t * by_t_of_eta + np.where(tie, 1.0 + _sigmoid(eta - np.log(2.0)), 0.0)
+    loss, size = -np.where(tie, drawn, won), len(outcome)
+    return float(loss.mean()), -by_gap / size, by_gap / size, -by_eta / size
+
+
+def _sigmoid(values: _Array) -> _Array:
+    result: _Array = 0.5 * (1.0 + np.tanh(0.5 * values))
+    return result
 
 
 _H = 1e-4

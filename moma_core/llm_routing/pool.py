@@ -77,8 +77,8 @@ def add_llm(
         own = data.pool([card.name])
         predicted = head.base.predict(inputs).astype(np.float64)
         measured = _of_others(head, data, predicted)
-        weights, bias = fit_blend(predicted, own.scores[:, 0], measured)
-        bias -= _DOUBT * float(own.scores.std()) / np.sqrt(len(own))
+        weights, bias, error = fit_blend(predicted, own.scores[:, 0], measured)
+        bias -= _DOUBT * error
         by_cost, cost_bias = costs.fit_column(data.queries, inputs, own.costs[:, 0])
     return _changed(
         router,
@@ -112,15 +112,33 @@ def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
     return replace(changed, best_single=dearest.name)
 
 
-def reprice_llm(router: LLMRouter, name: str, input_price: float, output_price: float) -> LLMRouter:
+def reprice_llm(
+    router: LLMRouter,
+    name: str,
+    input_price: float,
+    output_price: float,
+    latency: float | None = None,
+) -> LLMRouter:
     """Return the router with other prices of one LLM, in USD per million tokens.
+
+    Args:
+        router: With the LLM in its pool.
+        name: The LLM.
+        input_price: Of tokens read.
+        output_price: Of tokens written.
+        latency: Typical seconds to an answer; None keeps what its card says.
 
     Raises:
         UnknownNameError: It is not in the pool.
         InvalidCardError: A price is negative or not finite.
     """
     old = router.card(name)
-    new = dataclasses.replace(old, input_price=input_price, output_price=output_price)
+    new = dataclasses.replace(
+        old,
+        input_price=input_price,
+        output_price=output_price,
+        latency=old.latency if latency is None else latency,
+    )
     head, costs = _adapted(router)
     column = router.names.index(name)
     bias = costs.bias.copy()

@@ -19,7 +19,7 @@ from moma_core.llm_routing import checkpoint
 from moma_core.llm_routing.costs import CostEstimator
 from moma_core.llm_routing.features import QueryFeatures
 from moma_core.llm_routing.heads.contract import Head
-from moma_core.selection import parse_preference, rank
+from moma_core.selection import check_latency, in_time, parse_preference, rank
 from moma_core.types import Candidate, FloatArray, LLMCard, Preference, ScoreTable
 
 __all__ = ["LLMRouter"]
@@ -102,6 +102,7 @@ class LLMRouter:
         table: ScoreTable,
         preference: str | Preference | None = None,
         exclude: Collection[str] = (),
+        max_latency: float | None = None,
     ) -> tuple[str, tuple[Candidate, ...]]:
         """Return the chosen LLM and every candidate in order of preference, the chosen one first.
 
@@ -109,18 +110,22 @@ class LLMRouter:
             table: From `score`.
             preference: See `selection.parse_preference`; None means auto.
             exclude: Names that may not be chosen now (disabled, failing); others are ignored.
+            max_latency: Most seconds, by `LLMCard.latency`; the fastest LLM where none is in time.
 
         Raises:
-            InvalidPreferenceError: No such preference.
+            InvalidPreferenceError: No such preference, or a latency that is no number.
             NoTargetError: No LLM is left.
         """
         wanted = parse_preference(preference)
+        limit = check_latency(max_latency)
         kept = [i for i, name in enumerate(table.names) if name not in exclude]
         if not kept:
             raise NoTargetError(
                 f"none of the {len(table.names)} LLMs may be chosen. Enable one, or train a pool "
                 "with moma train llms."
             )
+        seconds = self.latencies([table.names[i] for i in kept])
+        kept = [i for i, fits in zip(kept, in_time(seconds, limit), strict=True) if fits]
         left = ScoreTable(
             tuple(table.names[i] for i in kept), table.scores[kept], table.costs[kept]
         )
@@ -129,6 +134,11 @@ class LLMRouter:
             for i in rank(left, wanted, anchor=self.best_single)
         )
         return candidates[0].name, candidates
+
+    def latencies(self, names: Sequence[str]) -> list[float | None]:
+        """Return the typical seconds of LLMs by their cards, None where not known."""
+        known = {card.name: card.latency for card in self.cards}
+        return [known.get(name) for name in names]
 
     def card(self, name: str) -> LLMCard:
         """Return the card of an LLM.

@@ -49,7 +49,7 @@ class Trained:
         router: The result.
         data: The dataset, in its own order of rows and LLMs.
         held_out: Quality predicted by heads that did not see the query, shape (n, m).
-        expected: Predicted USD, shape (n, m).
+        expected: USD predicted by a fit that did not see the query, shape (n, m).
         costs: Measured USD, filled in where unknown, shape (n, m).
     """
 
@@ -132,7 +132,22 @@ def train_pool(
         best_single=_best_single(llms, scores, spent),
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
-    return Trained(router, data, held_out, costs.predict((), inputs), spent)
+    return Trained(router, data, held_out, _expected(inputs, spent, seed), spent)
+
+
+def _expected(inputs: FloatArray, spent: _Array, seed: int) -> _Array:
+    """Return cross-fitted USD, shape (n, m)."""
+    folds, expected = _folds(len(inputs), seed), np.zeros(spent.shape)
+    for fold in range(FOLDS):
+        seen = folds != fold
+        part = FittedCosts.fit(inputs[seen], spent[seen])
+        expected[~seen] = part.predict((), inputs[~seen])
+    return expected
+
+
+def _folds(n: int, seed: int) -> npt.NDArray[np.intp]:
+    folds: npt.NDArray[np.intp] = np.random.default_rng(seed).permutation(n) % FOLDS
+    return folds
 
 
 def _facts(dataset: LLMDataset, seed: int) -> dict[str, Any]:
@@ -174,7 +189,7 @@ def _fit(
 ) -> tuple[Head, dict[str, float], _Array]:
     """Fit on all rows, with the held-out error of each kind over `FOLDS` folds of the rows."""
     kinds = STACKED if kind == "auto" else (kind,)
-    folds = np.random.default_rng(seed).permutation(len(inputs)) % FOLDS
+    folds = _folds(len(inputs), seed)
     held_out = np.zeros((len(kinds), *scores.shape))
     done = 1
     for fold in range(FOLDS):

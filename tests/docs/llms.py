@@ -25,4 +25,4 @@ stream = [text, "and 8 plus 8?"]
 
 
 def ask(llm, text):
-    return f"{llm} answers {text}"
+    return f"{llm} answers {text}", 1e-4

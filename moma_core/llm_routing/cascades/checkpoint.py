@@ -47,12 +47,15 @@ def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
         if not shortlist or not set(shortlist) <= set(names):
             raise ValueError(f"expected a shortlist among {list(names)}, got {list(shortlist)}")
         for name, values in difficulty.arrays().items():
-            expected = (2,) if name == "mistake" else (len(names),)
+            expected = SharedDifficulty.shapes(len(names))[name]
             if values.shape != expected or not np.isfinite(values).all():
                 raise ValueError(f"{name} has shape {values.shape}, expected {expected}, finite")
+        if config["watched"] not in (None, *shortlist):
+            raise ValueError(f"watches {config['watched']!r}, which is not on the shortlist")
         return {
             "difficulty": difficulty,
             "shortlist": shortlist,
+            "watched": config["watched"],
             "depth": int(config["depth"]),
             "unit": float(config["unit"]),
             "metadata": dict(config["training"]),

@@ -5,12 +5,14 @@ head's prediction and u ~ N(0, 1) what the head could not see (item response the
 factor; Gauss-Hermite quadrature over u). Given u, LLMs err independently. A wrong answer is
 unreadable with chance v_j, the query's popular mistake with chance r, else like no other. Costs go
 with u too: ``E[c_j | u] = k_j c_j exp(g_j u)``. So each agreement updates quality *and* cost, which
-is what cascade routing needs (arXiv 2410.10347). Knows no plan and no preference.
+is what cascade routing needs (arXiv 2410.10347). What a call cost against what was expected (how
+long the LLM thought) speaks for or against its answer: short, usual or long, each with a chance for
+right and for wrong answers. Knows no plan and no preference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -32,6 +34,9 @@ WEIGHTS: _Array = _RAW / _RAW.sum()
 
 _SLOPE, _SLOPE_PRIOR, _OFFSET_PRIOR, _LOADING_PRIOR = 1.3, 2.0, 0.2, 0.3
 _MISTAKE_PRIOR = 300.0
+_QUANTILES = (0.15, 0.5)
+"""Answers at most this share of which are shorter are short, or usual: short ones tell most."""
+_LENGTH_PRIOR, _SMOOTH = 30.0, 0.7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +50,9 @@ class SharedDifficulty:
         unreadable: v, shape (m,).
         cost_slope: g, shape (m,).
         cost_scale: k, shape (m,).
+        edges: Log of measured over expected USD that parts short, usual and long, shape (m, 2).
+        lengths: Chance of each length of an answer that is wrong and that is right, at each
+            difficulty, shape (m, 3, 2, U).
         mistake: Intercept and slope on the query's mean logit of the squared chance r, shape (2,).
     """
 
@@ -54,6 +62,8 @@ class SharedDifficulty:
     unreadable: _Array
     cost_slope: _Array
     cost_scale: _Array
+    edges: _Array
+    lengths: _Array
     mistake: _Array
 
     @classmethod
@@ -89,7 +99,9 @@ class SharedDifficulty:
         lost = (wrong * (answers == UNREADABLE)).sum(axis=0) / np.maximum(wrong.sum(axis=0), 1.0)
         mistake = _fit_mistakes(logit(predicted).mean(axis=1), wrong > 0.5, answers)
         lost = np.clip(lost, 1e-3, 1.0 - 1e-3)
-        return cls(slope, offset, loading, lost, cost_slope, scale, mistake)
+        edges = np.quantile(surplus, _QUANTILES, axis=0).T
+        lengths = _fit_lengths(surplus, edges, scores, after)
+        return cls(slope, offset, loading, lost, cost_slope, scale, edges, lengths, mistake)
 
     def chances(self, predicted: _Array) -> _Array:
         """Return how probably each LLM is right at each difficulty, shape (n, m, U)."""
@@ -101,16 +113,36 @@ class SharedDifficulty:
         spent: _Array = expected[:, :, None] * grown
         return spent
 
+    def limits(self, expected: _Array) -> _Array:
+        """Return the USD that part short, usual and long answers, shape (n, m, 2)."""
+        parted: _Array = expected[:, :, None] * np.exp(self.edges)
+        return parted
+
     def popular_mistake(self, predicted: _Array) -> _Array:
         """Return the chance r that a wrong answer is the query's popular mistake, shape (n,)."""
         squared = self.mistake[0] + self.mistake[1] * logit(predicted).mean(axis=1)
         chance: _Array = np.sqrt(np.clip(squared, 0.005, 0.8))
         return chance
 
-    def only(self, columns: list[int]) -> SharedDifficulty:
-        """Return the same for these LLMs; r keeps meaning the whole pool's mean logit."""
-        kept = {n: getattr(self, n)[columns] for n in self.__slots__ if n != "mistake"}
+    def only(self, columns: Sequence[int | None]) -> SharedDifficulty:
+        """Return the same for these LLMs, None standing for one that is like the mean of all.
+
+        r keeps meaning the mean logit of the pool it was fitted on.
+        """
+        kept = {}
+        for name in (each for each in self.__slots__ if each != "mistake"):
+            values = getattr(self, name)
+            mean = values.mean(axis=0)
+            kept[name] = np.array([mean if c is None else values[c] for c in columns])
         return SharedDifficulty(**kept, mistake=self.mistake)
+
+    @staticmethod
+    def shapes(m: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each of `arrays` for m LLMs."""
+        plain = dict.fromkeys(SharedDifficulty.__slots__, (m,))
+        bins = len(_QUANTILES)
+        wide = {"edges": (m, bins), "lengths": (m, bins + 1, 2, len(DIFFICULTIES))}
+        return {**plain, **wide, "mistake": (2,)}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps."""
@@ -187,6 +219,23 @@ def _fit_chances(logits: _Array, scores: _Array) -> tuple[_Array, _Array, _Array
     solved = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 80})
     slope, offset, loading = solved.x.reshape(3, m)
     return slope, offset, loading
+
+
+def _fit_lengths(surplus: _Array, edges: _Array, scores: _Array, after: _Array) -> _Array:
+    """Count lengths by right and wrong, smoothed over u, drawn to their mean; (m, 3, 2, U)."""
+    near = np.exp(-0.5 * ((DIFFICULTIES[:, None] - DIFFICULTIES) / _SMOOTH) ** 2)
+    chances = np.ones((len(edges), edges.shape[1] + 1, 2, len(DIFFICULTIES)))
+    for llm, limits in enumerate(edges):
+        length = (surplus[:, llm][:, None] > limits).sum(axis=1)
+        right = np.nan_to_num(scores[:, llm], nan=0.5)
+        for hit, share in enumerate((1.0 - right, right)):
+            is_length = length == np.arange(chances.shape[1])[:, None]  # (3, n)
+            counts = (is_length * share) @ after @ near  # (3, U)
+            usual = (counts.sum(axis=1, keepdims=True) + 1.0) / (counts.sum() + len(counts))
+            chances[llm, :, hit] = (counts + _LENGTH_PRIOR * usual) / (
+                counts.sum(axis=0) + _LENGTH_PRIOR
+            )
+    return chances
 
 
 def _fit_mistakes(

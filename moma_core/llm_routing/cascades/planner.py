@@ -12,7 +12,7 @@ look-ahead is cut. Knows arrays only, neither names nor texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +36,21 @@ class Outlook:
         spending: USD of asking it at each difficulty, shape (n, L, U).
         unreadable: Chance that its wrong answer cannot be read, shape (L,).
         mistake: Chance that a wrong answer is the query's popular mistake, shape (n,).
+        watched: The LLM whose answer's length is looked at, None for no LLM.
+        lengths: Chance of each length of its answer when it is wrong and when it is right, at each
+            difficulty, shape (bins, 2, U).
+        seconds: Latency of each LLM, shape (L,); calls follow each other, so they add up.
+        limit: Most seconds of a plan.
     """
 
     chances: _Array
     spending: _Array
     unreadable: _Array
     mistake: _Array
+    watched: int | None = None
+    lengths: _Array = field(default_factory=lambda: np.ones((1, 2, len(WEIGHTS))))
+    seconds: _Array = field(default_factory=lambda: np.zeros(1))
+    limit: float = np.inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +80,7 @@ def solve(levels: Sequence[Level], outlook: Outlook, rates: _Array) -> Policy:
     choices: list[npt.NDArray[np.int8]] = []
     for level in reversed(levels):
         right, asked = _beliefs(level, outlook)
+        asked = np.where(_too_late(level, outlook), np.inf, asked)
         score, cost, chosen = _step(level, right, asked, score, cost, rates)
         choices.append(chosen)
     return Policy(tuple(reversed(choices)), score[:, :, 0], cost[:, :, 0])
@@ -88,11 +98,20 @@ def _step(
     shape = (n, n_rates, *right.shape[1:])
     scores = np.concatenate([np.broadcast_to(right[:, None], shape), gained], axis=3)
     costs = np.concatenate([np.zeros(shape), spent], axis=3)
-    value = scores - rates[:, None, None] * costs
+    value = np.where(np.isinf(costs), -np.inf, scores - rates[:, None, None] * costs)
     value[..., :k][..., _cannot_accept(level)] = -np.inf
     chosen = value.argmax(axis=3)[..., None]
     picked = [np.take_along_axis(each, chosen, axis=3)[..., 0] for each in (scores, costs)]
     return picked[0], picked[1], chosen[..., 0].astype(np.int8)
+
+
+def _too_late(level: Level, outlook: Outlook) -> npt.NDArray[np.bool_]:
+    """Calls that would end after the limit, shape (N, A); the first call is always allowed."""
+    if np.isinf(outlook.limit) or not level.members.shape[1]:
+        return np.zeros(level.asks.shape, bool)
+    spent = outlook.seconds[level.members].sum(axis=1)[:, None]
+    late: npt.NDArray[np.bool_] = spent + outlook.seconds[level.asks] > outlook.limit
+    return late
 
 
 def _cannot_accept(level: Level) -> npt.NDArray[np.bool_]:
@@ -111,13 +130,23 @@ def _beliefs(level: Level, outlook: Outlook) -> tuple[_Array, _Array]:
         chance = outlook.chances[:, level.members[:, place]][:, :, None]  # (n, N, 1, U)
         lost = outlook.unreadable[level.members[:, place]]
         seen = np.where(level.groups[:, place] < 0, lost, 1.0 - lost)[:, None, None]
-        joint *= np.where(right[:, :, place, None], chance, (1.0 - chance) * seen)
+        told = _told(level, place, outlook)  # (N, 2, U)
+        hit, miss = chance * told[:, None, 1], (1.0 - chance) * seen * told[:, None, 0]
+        joint *= np.where(right[:, :, place, None], hit, miss)
     hypotheses = np.arange(k + 1)
     exists = (hypotheses < level.n_groups[:, None]) | (hypotheses == k)  # (N, H)
     joint *= (_alike(level, right, outlook.mistake) * exists)[..., None]
     total = joint.sum(axis=2)  # (n, N, U)
     asked = np.einsum("nku,nkau->nka", total, outlook.spending[:, level.asks])
     return joint[:, :, :k].sum(axis=3), asked
+
+
+def _told(level: Level, place: int, outlook: Outlook) -> _Array:
+    """Return the chance of the length seen of the answer at ``place``, shape (N, 2, U)."""
+    if outlook.watched is None:
+        return np.ones((1, 2, 1))
+    watched = level.members[:, place] == outlook.watched
+    return np.where(watched[:, None, None], outlook.lengths[level.lengths], 1.0)
 
 
 def _alike(level: Level, right: npt.NDArray[np.bool_], mistake: _Array) -> _Array:

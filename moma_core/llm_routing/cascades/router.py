@@ -7,7 +7,7 @@ among them. Decides only; whoever holds the clients asks.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,17 @@ from moma_core.errors import NoTargetError
 from moma_core.llm_routing.cascades import checkpoint
 from moma_core.llm_routing.cascades.difficulty import WEIGHTS, SharedDifficulty
 from moma_core.llm_routing.cascades.lattice import Level, build_lattice
-from moma_core.llm_routing.cascades.plan import CascadePlan
+from moma_core.llm_routing.cascades.plan import CascadePlan, slowest
 from moma_core.llm_routing.cascades.planner import Outlook, Policy, solve
-from moma_core.llm_routing.cascades.tree import build_plan, single_plan
+from moma_core.llm_routing.cascades.tree import Watch, build_plan, single_plan
 from moma_core.llm_routing.router import LLMRouter
-from moma_core.selection import choose, parse_preference, preference_name
+from moma_core.selection import (
+    check_latency,
+    choose,
+    in_time,
+    parse_preference,
+    preference_name,
+)
 from moma_core.types import FloatArray, Preference
 
 __all__ = ["RATES", "CascadeRouter", "Planned"]
@@ -45,6 +51,7 @@ class Planned:
         policy: What to do at each node.
         scores: Expected score, shape (n, R + 1).
         costs: Expected USD, shape (n, R + 1).
+        watch: Whose answer's length the plans look at.
     """
 
     names: tuple[str, ...]
@@ -53,6 +60,7 @@ class Planned:
     policy: Policy
     scores: _Array
     costs: _Array
+    watch: Watch | None = None
 
     def choose(self, preference: Preference) -> npt.NDArray[np.intp]:
         """Return the column of the chosen plan of each query, shape (n,)."""
@@ -69,6 +77,7 @@ class CascadeRouter:
         shortlist: LLMs worth asking in a cascade, cheapest first.
         depth: Most calls of a plan; 1 makes it a plain choice.
         unit: USD that the rates refer to: the mean cost of the best single LLM in training.
+        watched: The LLM whose answer's length, seen by its cost, plans look at too.
         metadata: What it was trained on, JSON-like.
     """
 
@@ -77,6 +86,7 @@ class CascadeRouter:
     shortlist: tuple[str, ...]
     depth: int
     unit: float
+    watched: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def plan(
@@ -85,6 +95,7 @@ class CascadeRouter:
         vector: FloatArray,
         preference: str | Preference | None = None,
         exclude: Collection[str] = (),
+        max_latency: float | None = None,
     ) -> CascadePlan:
         """Return what to ask for one query.
 
@@ -93,23 +104,35 @@ class CascadeRouter:
             vector: Its unit vector, shape (d,).
             preference: See `selection.parse_preference`; None means auto.
             exclude: LLMs that may not be asked now.
+            max_latency: Most seconds of all calls, one after the other, by `LLMCard.latency`. The
+                fastest LLM alone where none is in time; an unknown latency counts as none.
 
         Raises:
-            InvalidPreferenceError: No such preference.
+            InvalidPreferenceError: No such preference, or a latency that is no number.
             NoTargetError: No LLM is left.
         """
         wanted = parse_preference(preference)
-        planned = self.predict([text], np.asarray(vector)[None], exclude)
+        limit = check_latency(max_latency)
+        planned = self.predict([text], np.asarray(vector)[None], exclude, limit)
         column = int(planned.choose(wanted)[0])
         score, cost = float(planned.scores[0, column]), float(planned.costs[0, column])
         label = preference_name(wanted)
         if column == len(RATES):
-            return CascadePlan(single_plan(planned.anchor), score, cost, label)
-        root = build_plan(planned.levels, planned.names, planned.policy, 0, column)
-        return CascadePlan(root, score, cost, label)
+            root = single_plan(planned.anchor)
+        else:
+            root = build_plan(
+                planned.levels, planned.names, planned.policy, 0, column, planned.watch
+            )
+        names = self.base.names
+        seconds = dict(zip(names, self.base.latencies(names), strict=True))
+        return CascadePlan(root, score, cost, label, slowest(root, seconds))
 
     def predict(
-        self, texts: Sequence[str], vectors: FloatArray, exclude: Collection[str] = ()
+        self,
+        texts: Sequence[str],
+        vectors: FloatArray,
+        exclude: Collection[str] = (),
+        limit: float = np.inf,
     ) -> Planned:
         """Return the candidate plans of n queries; vectors of shape (n, d).
 
@@ -117,25 +140,43 @@ class CascadeRouter:
             NoTargetError: No LLM is left.
         """
         quality, costs = self.base.predict(texts, vectors)
-        return self.plan_predicted(quality, costs, exclude)
+        return self.plan_predicted(quality, costs, exclude, limit=limit)
 
     def plan_predicted(
-        self, quality: _Array, costs: _Array, exclude: Collection[str] = ()
+        self,
+        quality: _Array,
+        costs: _Array,
+        exclude: Collection[str] = (),
+        rates: Sequence[float] = RATES,
+        limit: float = np.inf,
     ) -> Planned:
         """Return the candidate plans from predicted quality and USD of the whole pool, (n, m)."""
-        names = self._allowed(exclude)
+        names = self._allowed(exclude, limit)
         columns = [self.base.names.index(name) for name in names]
-        levels = build_lattice(len(names), self.depth)
-        rates = np.array(RATES) / max(self.unit, 1e-12)
+        watched = names.index(self.watched) if self.watched in names else None
+        lengths = self.difficulty.lengths[columns]
+        bins = 1 if watched is None else lengths.shape[1]
+        levels = build_lattice(len(names), self.depth, watched, bins)
+        usd_rates = np.array(rates) / max(self.unit, 1e-12)
         kept = self.difficulty.only(columns)
         chances = kept.chances(quality[:, columns])
         spending = kept.spending(costs[:, columns])
         mistake = self.difficulty.popular_mistake(quality)
+        seconds = np.array([each or 0.0 for each in self.base.latencies(names)])
         parts = []
         for start in range(0, len(quality), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            outlook = Outlook(chances[rows], spending[rows], kept.unreadable, mistake[rows])
-            parts.append(solve(levels, outlook, rates))
+            outlook = Outlook(
+                chances[rows],
+                spending[rows],
+                kept.unreadable,
+                mistake[rows],
+                watched,
+                np.ones((1, 2, 1)) if watched is None else lengths[watched],
+                seconds,
+                limit,
+            )
+            parts.append(solve(levels, outlook, usd_rates))
         policy = _joined(parts)
         best = self.base.best_single
         anchor = names.index(best) if best in names else len(names) - 1
@@ -147,9 +188,10 @@ class CascadeRouter:
             policy,
             np.concatenate([policy.scores, alone[0]], axis=1),
             np.concatenate([policy.costs, alone[1]], axis=1),
+            None if watched is None else Watch(watched, kept.limits(costs[:, columns])[:, watched]),
         )
 
-    def _allowed(self, exclude: Collection[str]) -> tuple[str, ...]:
+    def _allowed(self, exclude: Collection[str], limit: float) -> tuple[str, ...]:
         left = tuple(name for name in self.shortlist if name not in exclude)
         left = left or tuple(n for n in self.base.names if n not in exclude)[-1:]
         if not left:
@@ -157,7 +199,25 @@ class CascadeRouter:
                 f"none of the {len(self.base.names)} LLMs may be asked. Enable one, or train a "
                 "pool with moma train llms --strategy cascade."
             )
-        return left
+        fits = in_time(self.base.latencies(left), limit)
+        return tuple(name for name, kept in zip(left, fits, strict=True) if kept)
+
+    def over(self, base: LLMRouter) -> CascadeRouter:
+        """Return the cascade over a pool changed by `pool.add_llm`, `remove_llm`, `reprice_llm`.
+
+        An LLM that left is asked no more. A new one is on no plan, because nobody knows yet whom
+        it agrees with: train anew for that. Prices hold at once.
+        """
+        old = self.base.names
+        places = [old.index(name) if name in old else None for name in base.names]
+        shortlist = tuple(name for name in self.shortlist if name in base.names)
+        return replace(
+            self,
+            base=base,
+            difficulty=self.difficulty.only(places),
+            shortlist=shortlist or (base.best_single,),
+            watched=self.watched if self.watched in base.names else None,
+        )
 
     def save(self, directory: str | Path) -> None:
         """Write the base router's files, ``cascade.json`` and ``cascade.safetensors``.
@@ -169,6 +229,7 @@ class CascadeRouter:
         config = {
             "shortlist": list(self.shortlist),
             "depth": self.depth,
+            "watched": self.watched,
             "unit": self.unit,
             "training": dict(self.metadata),
         }

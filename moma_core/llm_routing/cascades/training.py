@@ -2,6 +2,7 @@
 
 The difficulty is fitted on held-out predictions, so it knows how far the head can be trusted. The
 shortlist holds LLMs worth their money; of many, those whose cascades are expected to earn most.
+Looking at the length of an LLM's answer is kept where it has earned something on training queries.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llm_routing.cascades.difficulty import SharedDifficulty
 from moma_core.llm_routing.cascades.router import RATES, CascadeRouter
+from moma_core.llm_routing.cascades.tree import replay
 from moma_core.llm_routing.dataset import LLMDataset
 from moma_core.llm_routing.training import Progress, Trained, train_pool
 from moma_core.protocols import Encoder
@@ -26,6 +28,8 @@ __all__ = ["MAX_DEPTH", "MAX_SHORTLIST", "check_answers", "train_cascade"]
 MAX_DEPTH = 4
 MAX_SHORTLIST = 5
 _JUDGED = 300
+_REPLAYED = 6000
+_TRIED, _NOISE = 3, 2.0
 _TOLERANCE = 0.02
 _WEAKEST = 0.6
 _CHEAP = 0.3
@@ -76,7 +80,8 @@ def train_cascade(
     unit = float(trained.costs[:, single].mean())
     router = CascadeRouter(trained.router, difficulty, (names[single],), depth, unit)
     facts = {"strategy": "cascade", "seed": seed, "rates": list(RATES)}
-    return replace(router, shortlist=_shortlist(router, trained, single), metadata=facts)
+    router = replace(router, shortlist=_shortlist(router, trained, single), metadata=facts)
+    return replace(router, watched=_watched(router, trained))
 
 
 def check_answers(dataset: LLMDataset) -> None:
@@ -116,6 +121,41 @@ def _shortlist(router: CascadeRouter, trained: Trained, single: int) -> tuple[st
             chosen.append(llm)
             rest.remove(llm)
     return tuple(names[llm] for llm in _by_cost(chosen, cost))
+
+
+def _watched(router: CascadeRouter, trained: Trained) -> str | None:
+    """Return the LLM whose answer's length is worth looking at, None where no one's is.
+
+    Tried are the cheapest ones, which are asked first. What counts is score - rate * cost as
+    replayed on training queries, by more than two standard errors: the best of three is lucky.
+    """
+    plain = _earned(router, trained)
+    gains = {
+        name: _earned(replace(router, watched=name), trained) - plain
+        for name in router.shortlist[:_TRIED]
+    }
+    best = max(gains, key=lambda name: float(gains[name].mean()))
+    noise = _NOISE * float(gains[best].std()) / np.sqrt(len(plain))
+    return best if float(gains[best].mean()) > noise else None
+
+
+def _earned(router: CascadeRouter, trained: Trained) -> _Array:
+    """Return measured score - rate * cost of training queries, mean over some rates, shape (n,)."""
+    rows, kept = slice(0, _REPLAYED), [RATES[column] for column in _JUDGED_RATES]
+    planned = router.plan_predicted(trained.held_out[rows], trained.expected[rows], rates=kept)
+    columns = [router.base.names.index(name) for name in planned.names]
+    assert trained.data.answers is not None  # noqa: S101 - checked above
+    scores = np.nan_to_num(trained.data.scores[rows][:, columns])
+    spent = trained.costs[rows][:, columns]
+    known = trained.data.answers[rows][:, columns]
+    earned = np.zeros(len(scores))
+    for column, rate in enumerate(kept):
+        plan = np.full(len(scores), column)
+        score, cost, _ = replay(
+            planned.levels, planned.policy, plan, known, scores, spent, planned.watch
+        )
+        earned += (score - rate / max(router.unit, 1e-12) * cost) / len(kept)
+    return earned
 
 
 def _by_cost(llms: Sequence[int], level: _Array) -> list[int]:

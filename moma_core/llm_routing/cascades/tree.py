@@ -6,17 +6,35 @@ Knows node numbers and LLM names; no belief and no preference.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from moma_core.llm_routing.cascades.lattice import Level
-from moma_core.llm_routing.cascades.plan import Accept, Ask, CascadeStep
+from moma_core.llm_routing.cascades.plan import Accept, Ask, CascadeStep, Weigh
 from moma_core.llm_routing.cascades.planner import Policy
 
-__all__ = ["build_plan", "replay", "single_plan"]
+__all__ = ["Watch", "build_plan", "replay", "single_plan"]
 
 _Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """The LLM whose answer's length is looked at, and what counts as long.
+
+    Args:
+        llm: Its number.
+        limits: USD that part lengths, by query, shape (n, bins - 1).
+    """
+
+    llm: int
+    limits: _Array
+
+    def length(self, row: int, cost: float) -> int:
+        """Return how long an answer of this cost is."""
+        return int(np.searchsorted(self.limits[row], cost))
 
 
 def single_plan(name: str) -> Ask:
@@ -25,7 +43,12 @@ def single_plan(name: str) -> Ask:
 
 
 def build_plan(
-    levels: Sequence[Level], names: Sequence[str], policy: Policy, row: int, column: int
+    levels: Sequence[Level],
+    names: Sequence[str],
+    policy: Policy,
+    row: int,
+    column: int,
+    watch: Watch | None = None,
 ) -> Ask:
     """Return the tree of one query (``row``) at one rate (``column``)."""
 
@@ -42,7 +65,14 @@ def build_plan(
             places = [(name, place + (place >= at)) for name, place in known]
             if group == new:
                 places.append((names[llm], at))
-            return grow(k + 1, int(children[group + 1]), tuple(places))
+            watched = watch is not None and watch.llm == llm
+            steps = tuple(
+                grow(k + 1, int(children[level.outcome(group, length)]), tuple(places))
+                for length in range(level.bins if watched else 1)
+            )
+            if watch is None or all(step == steps[0] for step in steps):
+                return steps[0]
+            return Weigh(names[llm], tuple(watch.limits[row].tolist()), steps)
 
         new = level.new_group(node)
         same = tuple((name, after(int(level.groups[node][place]), first)) for name, place in first)
@@ -61,6 +91,7 @@ def replay(
     answers: npt.NDArray[np.int32],
     scores: _Array,
     costs: _Array,
+    watch: Watch | None = None,
 ) -> tuple[_Array, _Array, npt.NDArray[np.bool_]]:
     """Return measured score and USD of the plan of each query, and who was asked.
 
@@ -71,6 +102,7 @@ def replay(
         answers: Which answers are the same, shape (n, L).
         scores: Measured quality, shape (n, L).
         costs: Measured USD, shape (n, L).
+        watch: Whose answer's length is looked at.
 
     Returns:
         Score (n,), USD of all calls (n,), and the LLMs asked (n, L).
@@ -88,7 +120,9 @@ def replay(
             spent[row] += costs[row, llm]
             asked[row, llm] = True
             group = _group(level, node, answers[row], int(answers[row, llm]))
-            node = int(level.children[node, choice - k, group + 1])
+            watched = watch is not None and watch.llm == llm
+            length = watch.length(row, costs[row, llm]) if watch and watched else 0
+            node = int(level.children[node, choice - k, level.outcome(group, length)])
     return gained, spent, asked
 
 

@@ -18,7 +18,9 @@ from moma_core.types import FloatArray, LLMCard
 __all__ = ["AdaptedHead", "fit_blend"]
 
 _Array = npt.NDArray[np.float64]
-_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_MEASURED_PENALTY, _PREDICTED_PENALTY = 10.0, 3.0
+_DRAWN = 2.0
+"""Queries' worth of the others' mean that a new LLM's level is drawn to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,43 +56,28 @@ class AdaptedHead:
         return {"weights": self.weights, "bias": self.bias, **inner}
 
 
-def fit_blend(
-    predicted: _Array, scores: _Array, measured: _Array | None = None
-) -> tuple[_Array, float]:
-    """Return weights (m,) and bias that explain a new LLM's scores by the others' predictions.
+def fit_blend(predicted: _Array, scores: _Array, measured: _Array) -> tuple[_Array, float, float]:
+    """Return weights (m,), bias and standard error that give a new LLM's quality from the others'.
 
-    Ridge regression around "as good as the others on average, shifted by its own level"; the
-    penalty of least generalised cross-validation error is taken. Where the others were measured on
-    the same queries, the level is corrected by how far those were luckier than predicted (a
-    control variate: LLMs are lucky together).
+    Its scores are regressed on what the others *scored* on the same queries, which says far more
+    than what was predicted of them, and on those predictions. By linearity of the mean the two
+    weights, added, then apply to predictions alone. LLMs are lucky together, so this also takes
+    the luck of a small sample out of the new LLM's level. Ridge regression around "as good as the
+    others on average, shifted".
 
     Args:
         predicted: Quality of the others on the scored queries, shape (n, m).
         scores: The new LLM's scores there, shape (n,).
-        measured: What the others really scored there, shape (n, m).
+        measured: What the others scored there, as predicted where unknown, shape (n, m).
     """
-    n, m = predicted.shape
-    prior = np.full(m, 1.0 / m)
-    centred = predicted - predicted.mean(axis=0)
+    n, m = measured.shape
+    both = np.column_stack([measured, predicted])
+    centred = both - both.mean(axis=0)
+    prior = np.concatenate([np.full(m, 1.0 / m), np.zeros(m)])
     rest = (scores - scores.mean()) - centred @ prior
-    values, basis = np.linalg.eigh(centred.T @ centred)
-    values = np.maximum(values, 0.0)
-    projected = basis.T @ (centred.T @ rest)
-
-    def error(penalty: float) -> float:
-        residual = rest - centred @ (basis @ (projected / (values + penalty)))
-        freedom = 1.0 + float((values / (values + penalty)).sum())
-        return float(float(residual @ residual) / max(1.0 - freedom / n, 1e-3) ** 2)
-
-    penalty = min(_PENALTIES, key=error)
-    weights = prior + basis @ (projected / (values + penalty))
-    level = (scores.sum() + 2.0 * predicted.mean()) / (n + 2.0)
-    if measured is not None:
-        level -= _shared_luck(measured.mean(axis=1) - predicted.mean(axis=1), scores)
-    return weights, float(level - predicted.mean(axis=0) @ weights)
-
-
-def _shared_luck(luck: _Array, scores: _Array) -> float:
-    """Return how much the new LLM's mean owes to queries on which the others did well."""
-    centred = luck - luck.mean()
-    return float(luck.mean() * (centred @ scores) / max(float(centred @ centred), 1e-9))
+    penalty = np.repeat([_MEASURED_PENALTY, _PREDICTED_PENALTY], m)
+    solved = prior + np.linalg.solve(centred.T @ centred + np.diag(penalty), centred.T @ rest)
+    level = (scores.sum() + _DRAWN * predicted.mean()) / (n + _DRAWN)
+    bias = float(level - both.mean(axis=0) @ solved)
+    residual = scores - scores.mean() - centred @ solved
+    return solved[:m] + solved[m:], bias, float(residual.std() / np.sqrt(n))

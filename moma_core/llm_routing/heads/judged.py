@@ -19,7 +19,14 @@ from moma_core.llm_routing.losses import best_llm_loss, outcome_loss, pairwise_l
 from moma_core.llm_routing.outcomes import Outcomes, outcomes_of_scores
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["JudgedConfig", "JudgedHead", "fit_classifier", "fit_contrastive", "fit_preference"]
+__all__ = [
+    "JudgedConfig",
+    "JudgedHead",
+    "calibrate",
+    "fit_classifier",
+    "fit_contrastive",
+    "fit_preference",
+]
 
 _Array = npt.NDArray[np.float64]
 _Floats = npt.NDArray[np.float32]
@@ -116,7 +123,7 @@ def fit_preference(
 
     start = np.append(_start(scores), -1.0)
     net = train_mixture(inputs, start, slope, llms, config.net, rng)
-    return _calibrated("preference", net, inputs, scores, llms)
+    return calibrate("preference", net, inputs, scores, llms)
 
 
 def fit_contrastive(
@@ -154,7 +161,7 @@ def _fit(
         return loss(raw.astype(np.float64), scores[rows])[1].astype(np.float32)
 
     net = train_mixture(inputs, np.zeros(scores.shape[1]), slope, llms, config.net, rng)
-    return _calibrated(kind, net, inputs, scores, llms)
+    return calibrate(kind, net, inputs, scores, llms)
 
 
 def _start(scores: _Array) -> _Array:
@@ -163,10 +170,20 @@ def _start(scores: _Array) -> _Array:
     return start
 
 
-def _calibrated(
+def calibrate(
     kind: str, net: MoEHead, inputs: FloatArray, scores: _Array, llms: tuple[LLMCard, ...]
 ) -> JudgedHead:
-    """Fit one slope and an offset an LLM by damped Newton steps on the cross-entropy."""
+    """Return a head whose one slope and offset an LLM turn the net's values into quality.
+
+    Fitted by damped Newton steps on the cross-entropy.
+
+    Args:
+        kind: Of the head.
+        net: Gives the raw values.
+        inputs: Shape (n, d).
+        scores: Quality in [0, 1], shape (n, m).
+        llms: Cards of the columns.
+    """
     m = scores.shape[1]
     raw = net.outputs(inputs)[:, :m].astype(np.float64)
     slope, offset = 0.0, _start(scores)

@@ -114,30 +114,32 @@ def train_mixture(
     llms: tuple[LLMCard, ...],
     config: MoEConfig,
     rng: np.random.Generator,
+    level: tuple[_Floats, _Floats] | None = None,
 ) -> MoEHead:
     """Return a mixture trained by Adam on whatever loss ``slope`` is the gradient of.
 
     Args:
-        inputs: Shape (n, d).
+        inputs: Shape (n, d); only a batch at a time is copied, so it may lie on disk.
         start: First output of every expert, shape (outputs,).
         slope: Gradient of a query's loss by the mixture's outputs, from rows (B,) of ``inputs``
             and outputs (B, outputs), shape (B, outputs).
         llms: Cards of the first outputs.
         config: How to build and train.
         rng: Source of every random choice.
+        level: Mean and standard deviation of the inputs, shape (d,) each, when already known.
     """
-    centre, spread = inputs.mean(axis=0), inputs.std(axis=0)
+    centre, spread = level or (inputs.mean(axis=0), inputs.std(axis=0))
     spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
-    points = (inputs - centre) / spread
-    weights = _initial(points.shape[1], start, config, rng)
-    batch = min(config.batch, max(16, len(points) // 6))
-    optimiser = _Adam(weights, config, steps=config.epochs * -(-len(points) // batch))
+    weights = _initial(inputs.shape[1], start, config, rng)
+    batch = min(config.batch, max(16, len(inputs) // 6))
+    optimiser = _Adam(weights, config, steps=config.epochs * -(-len(inputs) // batch))
     for _ in range(config.epochs):
-        order = rng.permutation(len(points))
-        for first in range(0, len(points), batch):
+        order = rng.permutation(len(inputs))
+        for first in range(0, len(inputs), batch):
             rows = order[first : first + batch]
-            keep = rng.random((len(rows), points.shape[1]), dtype=np.float32) > config.dropout
-            dropped = points[rows] * keep / np.float32(1.0 - config.dropout)
+            points = ((inputs[rows] - centre) / spread).astype(np.float32, copy=False)
+            keep = rng.random(points.shape, dtype=np.float32) > config.dropout
+            dropped = points * keep / np.float32(1.0 - config.dropout)
             forward = _forward(dropped, weights, config.top)
             optimiser.step(
                 weights, _gradients(dropped, forward, slope(rows, forward[0]), weights, config)

@@ -47,14 +47,17 @@ class StackWeights:
 
         Values beyond 0.05 and 0.95 are bent, not cut, so that no two of them become equal.
         """
+        h, n, m = predictions.shape
         means = predictions.mean(axis=2)  # (h, n)
-        common = self.level @ (means - self.levels[:, None])  # (n,)
-        shift = np.tensordot(self.spread, predictions - means[:, :, None], axes=1)
-        raw = self.base + common[:, None] + shift - self.spread @ self.spreads
-        high = 1.0 - _SOFT * np.exp(-np.maximum(raw - (1.0 - _SOFT), 0.0) / _SOFT)
-        low = _SOFT * np.exp(np.minimum(raw - _SOFT, 0.0) / _SOFT)
-        blended: _Array = np.where(raw > 1.0 - _SOFT, high, np.where(raw < _SOFT, low, raw))
-        return blended
+        common = self.level @ (means - self.levels[:, None]) - self.spread @ means  # (n,)
+        shift = (self.spread @ predictions.reshape(h, n * m)).reshape(n, m)
+        raw: _Array = self.base + common[:, None] + shift - self.spread @ self.spreads
+        if (raw > 1.0 - _SOFT).any():
+            high = 1.0 - _SOFT * np.exp(-np.maximum(raw - (1.0 - _SOFT), 0.0) / _SOFT)
+            raw = np.where(raw > 1.0 - _SOFT, high, raw)
+        if (raw < _SOFT).any():
+            raw = np.where(raw < _SOFT, _SOFT * np.exp(np.minimum(raw - _SOFT, 0.0) / _SOFT), raw)
+        return raw
 
 
 def fit_weights(
