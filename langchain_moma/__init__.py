@@ -17,25 +17,36 @@ except ModuleNotFoundError as error:
     ) from error
 
 from langchain_moma.chat_model import ChatMoMA
+from langchain_moma.collecting import collect
 from langchain_moma.decisions import MoMARecord, decision_in
+from langchain_moma.feedback import feedback_from_scores
+from langchain_moma.final_decision import ChatDecider, FinalChoice
 from langchain_moma.graphs import agent_cards_from_graphs
 from langchain_moma.llm_cards import llm_cards_from_chat_models
+from langchain_moma.llm_node import llm_node
+from langchain_moma.local_chat import LocalChat
 from langchain_moma.mcp import agent_cards_from_mcp
 from langchain_moma.middleware import MoMAAgentState, MoMAMiddleware
 from langchain_moma.node import MoMAState, as_edge, as_node
 from langchain_moma.prebuilt import create_moma_agent
+from langchain_moma.route_tool import RouteTool
 from langchain_moma.runnable import RunnableRouter
 from langchain_moma.sync import Synced, sync_agents
 from langchain_moma.targets import ToolArgumentsError
+from langchain_moma.teams import role_llms
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.tools import agent_cards_from_tools
 
 __all__ = [
+    "ChatDecider",
     "ChatMoMA",
+    "FinalChoice",
+    "LocalChat",
     "MoMAAgentState",
     "MoMAMiddleware",
     "MoMARecord",
     "MoMAState",
+    "RouteTool",
     "RunnableRouter",
     "Synced",
     "Telemetry",
@@ -45,8 +56,12 @@ __all__ = [
     "agent_cards_from_tools",
     "as_edge",
     "as_node",
+    "collect",
     "create_moma_agent",
     "decision_in",
+    "feedback_from_scores",
     "llm_cards_from_chat_models",
+    "llm_node",
+    "role_llms",
     "sync_agents",
 ]

@@ -12,12 +12,23 @@ from langchain_core.messages import AnyMessage, BaseMessage, ChatMessage, conver
 from langchain_core.prompt_values import PromptValue
 
 from moma_core import InvalidQueryError, Query
+from moma_core.types.checks import is_text
 
-__all__ = ["RouterInput", "last_turn", "messages_in", "query_of", "some_query_of"]
+__all__ = [
+    "TEXT_KEYS",
+    "RouterInput",
+    "goes_on",
+    "last_turn",
+    "messages_in",
+    "query_of",
+    "some_query_of",
+]
 
 RouterInput = str | PromptValue | Sequence[Any] | Mapping[str, Any]
 
-_TEXT_KEYS = ("input", "query")
+TEXT_KEYS = ("input", "query")
+"""Keys of a dict under which text to route by is looked for, after ``"messages"``."""
+
 _HUMAN_ROLES = ("human", "user")
 _WORDLESS = "What is this?"
 
@@ -40,14 +51,16 @@ def query_of(value: RouterInput) -> Query:
     """
     if isinstance(value, str):
         return Query(value)
-    texts = [text for message in messages_in(value) if (text := _human_text(message)) is not None]
+    messages = messages_in(value)
+    said = [message for message in messages if _is_users(message)]
+    texts = [str(message.text) for message in said or filter(_is_summary, messages)]
     if not texts:
         raise InvalidQueryError(
             "there is no human message to route by, got only "
-            f"{sorted({message.type for message in messages_in(value)})!r}. Add the user's turn, "
+            f"{sorted({message.type for message in messages})!r}. Add the user's turn, "
             "for example ('human', 'will it rain tomorrow?')."
         )
-    return Query(texts[-1], history=tuple(text for text in texts[:-1] if text.strip()))
+    return Query(texts[-1], history=tuple(text for text in texts[:-1] if is_text(text)))
 
 
 def some_query_of(messages: Sequence[BaseMessage]) -> Query:
@@ -62,7 +75,7 @@ def some_query_of(messages: Sequence[BaseMessage]) -> Query:
         return query_of(messages)
     except InvalidQueryError:
         texts = (str(message.text) for message in reversed(messages))
-        return Query(next((text for text in texts if text.strip()), _WORDLESS))
+        return Query(next((text for text in texts if is_text(text)), _WORDLESS))
 
 
 def last_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
@@ -74,9 +87,21 @@ def last_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
         ['rain?']
     """
     for i in range(len(messages) - 1, -1, -1):
-        if _human_text(messages[i]) is not None:
+        if _is_users(messages[i]):
             return messages[i:]
     return messages
+
+
+def goes_on(messages: Sequence[BaseMessage]) -> bool:
+    """Say whether a summary stands where the user's words were, amid their turn.
+
+    Example:
+        >>> from langchain_core.messages import HumanMessage
+        >>> said = HumanMessage("They talked.", additional_kwargs={"lc_source": "summarization"})
+        >>> goes_on([said]), goes_on([said, HumanMessage("hi")])
+        (True, False)
+    """
+    return any(map(_is_summary, messages)) and not any(map(_is_users, messages))
 
 
 def messages_in(value: RouterInput) -> list[AnyMessage]:
@@ -108,7 +133,7 @@ def messages_in(value: RouterInput) -> list[AnyMessage]:
 def _messages_in_dict(value: Mapping[str, Any]) -> list[AnyMessage]:
     if value.get("messages"):
         return messages_in(value["messages"])
-    for key in _TEXT_KEYS:
+    for key in TEXT_KEYS:
         if value.get(key):
             return messages_in(value[key])
     raise InvalidQueryError(
@@ -127,9 +152,16 @@ def _converted(messages: Sequence[Any]) -> list[AnyMessage]:
         ) from error
 
 
-def _human_text(message: BaseMessage) -> str | None:
-    if message.type == "human" or (
-        isinstance(message, ChatMessage) and message.role in _HUMAN_ROLES
-    ):
-        return str(message.text)
-    return None
+def _is_users(message: BaseMessage) -> bool:
+    return _is_human(message) and not _is_summary(message)
+
+
+def _is_summary(message: BaseMessage) -> bool:
+    """Say whether LangChain's SummarizationMiddleware wrote it, in the user's place."""
+    return _is_human(message) and message.additional_kwargs.get("lc_source") == "summarization"
+
+
+def _is_human(message: BaseMessage) -> bool:
+    if isinstance(message, ChatMessage):
+        return message.role in _HUMAN_ROLES
+    return message.type == "human"

@@ -23,6 +23,7 @@ from moma_core import (
     Query,
     RoutingState,
 )
+from moma_core.types.checks import is_text
 
 __all__ = ["ranked_labels"]
 
@@ -68,7 +69,7 @@ def _card(router: MoMARouter, label: str, text: Any) -> AgentCard:
     if label in router.agents:
         known = router.agents.get(label)
         return AgentCard(label, known.description, examples=known.examples)
-    return AgentCard(label, text if isinstance(text, str) and text.strip() else label)
+    return AgentCard(label, text if is_text(text) else label)
 
 
 def _confidence(probabilities: Mapping[str, float]) -> float:
@@ -82,20 +83,9 @@ def _confidence(probabilities: Mapping[str, float]) -> float:
 
 @cache
 def _decision_model() -> Any:
-    try:
-        from langchain_core.decisions import (  # type: ignore[import-not-found,unused-ignore]
-            BaseDecisionModel,
-            Choice,
-            ChoiceAnswer,
-            ClassifierResponse,
-        )
-    except ImportError as error:
-        raise MissingExtraError(
-            "MoMADecisionModel needs langchain-core 1.8 or later, which has decision models. "
-            'Type: pip install "langchain-core>=1.8" "langchain>=1.5"'
-        ) from error
+    decisions = _decisions()
 
-    class MoMADecisionModel(BaseDecisionModel):  # type: ignore[misc,unused-ignore]
+    class MoMADecisionModel(decisions.BaseDecisionModel):  # type: ignore[misc,name-defined,unused-ignore]
         """Answers `Choice` questions by routing; other questions are refused.
 
         Args:
@@ -113,20 +103,47 @@ def _decision_model() -> Any:
 
         def _classify(self, state: Any, questions: dict[str, Any]) -> Any:
             query = some_query_of(messages_in(state))
-            answers = {key: self._answer(query, key, asked) for key, asked in questions.items()}
-            return ClassifierResponse(model=self.model, answers=answers)
-
-        def _answer(self, query: Query, key: str, question: Any) -> Any:
-            if not isinstance(question, Choice):
-                raise InvalidInputError(
-                    f"question {key!r} is a {type(question).__name__}; MoMA answers Choice "
-                    "questions. Put the alternatives into Choice(criteria={...})."
-                )
-            shares = ranked_labels(self.router, query, question.criteria, self.preference)
-            chosen, sure = next(iter(shares)), _confidence(shares)
-            return ChoiceAnswer(type="choice", choice=chosen, probabilities=shares, confidence=sure)
+            answers = {
+                key: _answer(self.router, self.preference, query, key, asked)
+                for key, asked in questions.items()
+            }
+            return decisions.ClassifierResponse(model=self.model, answers=answers)
 
     return MoMADecisionModel
+
+
+def _decisions() -> Any:
+    """Return langchain-core's module of decision models.
+
+    Raises:
+        MissingExtraError: This langchain-core has none.
+    """
+    try:
+        from langchain_core import decisions  # type: ignore[attr-defined,unused-ignore]
+    except ImportError as error:
+        raise MissingExtraError(
+            "MoMADecisionModel needs langchain-core 1.8 or later, which has decision models. "
+            'Type: pip install "langchain-core>=1.8" "langchain>=1.5"'
+        ) from error
+    return decisions
+
+
+def _answer(
+    router: MoMARouter, preference: str | Preference | None, query: Query, key: str, question: Any
+) -> Any:
+    decisions = _decisions()
+    if not isinstance(question, decisions.Choice):
+        raise InvalidInputError(
+            f"question {key!r} is a {type(question).__name__}; MoMA answers Choice questions. Put "
+            "the alternatives into Choice(criteria={...})."
+        )
+    shares = ranked_labels(router, query, question.criteria, preference)
+    return decisions.ChoiceAnswer(
+        type="choice",
+        choice=next(iter(shares)),
+        probabilities=shares,
+        confidence=_confidence(shares),
+    )
 
 
 def __getattr__(name: str) -> Any:

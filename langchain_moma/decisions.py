@@ -6,7 +6,7 @@ Own classes in a checkpoint make LangGraph warn and later refuse them, so only p
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any, NotRequired
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
@@ -46,7 +46,14 @@ PREFERENCE = "moma_preference"
 
 
 class MoMARecord(TypedDict):
-    """What a routing node leaves in the graph's state: plain data, fit for any checkpointer."""
+    """What a routing node leaves in the graph's state: plain data, fit for any checkpointer.
+
+    Example:
+        >>> from moma_core import RoutingDecision
+        >>> left = record(RoutingDecision("agent", ("weather",), 0.97), None, "it fits", 3.1)
+        >>> left["decision"]["targets"], left["state"]["last_target"], left["reason"]
+        (['weather'], None, 'it fits')
+    """
 
     decision: dict[str, Any] | None
     """`RoutingDecision.to_dict`; None when nothing fitted and the default node took over."""
@@ -99,16 +106,19 @@ def decision_in(record: Mapping[str, Any] | None) -> RoutingDecision | None:
 
 
 def state_in(record: Mapping[str, Any] | None) -> RoutingState | None:
-    """Rebuild the conversation's routing state, if a turn left one."""
-    if not record or not record.get("state"):
+    """Rebuild the conversation's routing state, if a turn left one.
+
+    Raises:
+        InvalidInputError: Something else lies in the record's place.
+    """
+    if not record:
         return None
-    known = {field.name for field in fields(RoutingState)}
-    plain: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in record["state"].items()
-        if key in known
-    }
-    return RoutingState(**plain)
+    if not isinstance(record, Mapping):
+        raise InvalidInputError(
+            f"the router's record in the graph's state is a dict, got {record!r:.60}. Keep other "
+            "things under another key."
+        )
+    return RoutingState.of(record["state"]) if record.get("state") else None
 
 
 def preference_in(
@@ -126,8 +136,10 @@ def excluded_in(config: RunnableConfig | None) -> frozenset[str]:
         InvalidInputError: They are not a list of names.
     """
     names: Collection[str] = ((config or {}).get("configurable") or {}).get(EXCLUDE) or ()
-    if isinstance(names, str):
-        raise InvalidInputError(f"{EXCLUDE} is a list of names, got one text. Write [{names!r}].")
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise InvalidInputError(
+            f"{EXCLUDE} is a list of names, got {names!r:.60}. Write ['weather', ...]."
+        )
     return frozenset(names)
 
 

@@ -69,7 +69,7 @@ class Delegation:
             if chosen.decision is not None:
                 dispatch(chosen.decision.to_dict(), config)
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     return marked(
                         self.how(chosen.llm).invoke(
                             portable_messages(messages, chosen.llm), config
@@ -90,7 +90,7 @@ class Delegation:
             if chosen.decision is not None:
                 await adispatch(chosen.decision.to_dict(), config)
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     answer = await self.how(chosen.llm).ainvoke(
                         portable_messages(messages, chosen.llm), config
                     )
@@ -109,7 +109,7 @@ class Delegation:
                 dispatch(chosen.decision.to_dict(), config)
             begun = False
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     for chunk in self.how(chosen.llm).stream(
                         portable_messages(messages, chosen.llm), config
                     ):
@@ -136,7 +136,7 @@ class Delegation:
                 await adispatch(chosen.decision.to_dict(), config)
             begun = False
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     async for chunk in self.how(chosen.llm).astream(
                         portable_messages(messages, chosen.llm), config
                     ):

@@ -43,10 +43,11 @@ class Destinations:
     Args:
         router: Decides.
         nodes: Node of each target.
-        llm: Node of every LLM without a node of its own.
+        llm: Node of every LLM without a node of its own, and of teams.
         default: Node for what nothing can take.
         preference: As in `MoMARouter.route`.
         telemetry: Receives the decisions.
+        several: Whether a query may go to several agents.
 
     Raises:
         UnknownNameError: A name is not registered with the router.
@@ -59,6 +60,7 @@ class Destinations:
     default: str | None
     preference: str | Preference | None
     telemetry: Telemetry
+    several: bool = False
 
     def __post_init__(self) -> None:
         check_registered(self.router, self.nodes)
@@ -94,7 +96,9 @@ class Destinations:
         preference = preference_in(config, self.preference)
         start = time.perf_counter()
         try:
-            decision = self.router.route(query_of(conversation), preference, state, exclude=out)
+            decision = self.router.route(
+                query_of(conversation), preference, state, exclude=out, several=self.several
+            )
         except NoTargetError as error:
             if self.default is None:
                 raise
@@ -104,8 +108,19 @@ class Destinations:
         ms = (time.perf_counter() - start) * 1e3
         self.telemetry.decided(decision, ms, "node")
         dispatch(decision.to_dict(), config)
-        stops = [Stop(self.node_for(name, decision.kind), name) for name in decision.targets]
+        if decision.kind == "team":
+            stops = [Stop(self._team_node(), None)]
+        else:
+            stops = [Stop(self.node_for(name, decision.kind), name) for name in decision.targets]
         return stops, record(decision, state, decision.reason, ms)
+
+    def _team_node(self) -> str:
+        if self.llm is None:
+            raise UnknownNameError(
+                "the router chose a team of LLMs, and there is no node that asks one. Add "
+                "llm_node(llms) to the graph, and write as_node(router, [...], llm='llm')."
+            )
+        return self.llm
 
     def node_for(self, target: str, kind: str) -> str:
         """Return the node that takes ``target``.
@@ -128,12 +143,20 @@ def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, st
     """Return the node of each target.
 
     Raises:
-        InvalidInputError: One text is given in place of a list.
+        InvalidInputError: They are no names.
     """
-    if isinstance(destinations, Mapping):
-        return dict(destinations)
     if isinstance(destinations, str):
         raise InvalidInputError(
             f"destinations are a list of names, got one text. Write [{destinations!r}]."
         )
-    return {name: name for name in destinations}
+    if isinstance(destinations, Mapping):
+        nodes = dict(destinations)
+    else:
+        nodes = {name: name for name in destinations or ()}
+    for name in (*nodes, *nodes.values()):
+        if not isinstance(name, str):
+            raise InvalidInputError(
+                f"destinations are names of agents and nodes, got {name!r:.60}. Write "
+                "['calculator'] or {'calculator': 'sums'}."
+            )
+    return nodes

@@ -19,6 +19,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables.base import RunnableBindingBase
+from langgraph.errors import GraphBubbleUp
 
 from langchain_moma.delegation import Failures, How, marked
 from langchain_moma.pool import Ask, ChatPool, Try
@@ -55,12 +56,14 @@ class Direct:
         failures = Failures(self.pool)
         for chosen in self._tries():
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     llm, options = self._bare(chosen)
                     result = llm._generate(
                         portable_messages(messages, llm), run_manager=run_manager, **options
                     )
                     return _marked(result, chosen.name)
+            except GraphBubbleUp:
+                raise
             except Exception as error:  # noqa: BLE001  # any provider's error
                 failures.add(chosen.name, error)
         raise failures.final()
@@ -73,12 +76,14 @@ class Direct:
         tries = self._tries()
         while chosen := await asyncio.to_thread(next, tries, None):
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     llm, options = self._bare(chosen)
                     result = await llm._agenerate(
                         portable_messages(messages, llm), run_manager=run_manager, **options
                     )
                     return _marked(result, chosen.name)
+            except GraphBubbleUp:
+                raise
             except Exception as error:  # noqa: BLE001  # any provider's error
                 failures.add(chosen.name, error)
         raise failures.final()
@@ -91,7 +96,7 @@ class Direct:
         for chosen in self._tries():
             begun = False
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     llm, options = self._bare(chosen)
                     if type(llm)._stream is BaseChatModel._stream:
                         result = llm._generate(
@@ -105,6 +110,8 @@ class Direct:
                         yield chunk if begun else _first(chunk, chosen.name)
                         begun = True
                 return
+            except GraphBubbleUp:
+                raise
             except Exception as error:
                 failures.add(chosen.name, error)
                 if begun:
@@ -120,7 +127,7 @@ class Direct:
         while chosen := await asyncio.to_thread(next, tries, None):
             begun = False
             try:
-                with self.pool.health.attempt(chosen.name):
+                with self.pool.attempt(chosen.name):
                     llm, options = self._bare(chosen)
                     if not _streams(llm):
                         result = await llm._agenerate(
@@ -134,6 +141,8 @@ class Direct:
                         yield chunk if begun else _first(chunk, chosen.name)
                         begun = True
                 return
+            except GraphBubbleUp:
+                raise
             except Exception as error:
                 failures.add(chosen.name, error)
                 if begun:

@@ -7,8 +7,8 @@ from typing import Any
 
 from langgraph.pregel import Pregel
 
-from langchain_moma.tools import Words
-from moma_core import AgentCard, DuplicateNameError, InvalidCardError, UnknownNameError
+from moma_core import AgentCard, InvalidCardError
+from moma_core.words import Words, check_names, joined
 
 __all__ = ["agent_cards_from_graphs"]
 
@@ -44,42 +44,35 @@ def agent_cards_from_graphs(
         >>> card.name, list(card.input_schema["properties"])
         ('writer', ['messages'])
     """
-    built: dict[str, Pregel[Any, Any, Any, Any]] = {}
-    for graph in graphs:
-        name = _name(graph, descriptions)
-        if name in built:
-            raise DuplicateNameError(
-                f"two graphs are called {name!r}; compile one of them under another name."
-            )
-        built[name] = graph
-    for words in (descriptions, examples or {}, categories or {}):
-        for name in words:
-            if name not in built:
-                raise UnknownNameError(
-                    f"there are words for a graph {name!r}, but the graphs are {sorted(built)!r}."
-                )
+    built = list(graphs)
+    names = [_name(graph) for graph in built]
+    check_names("graph", names, descriptions, examples, categories)
     return [
         AgentCard(
             name=name,
-            description=descriptions[name],
+            description=_described(name, descriptions),
             input_schema=graph.get_input_jsonschema(),
             output_schema=graph.get_output_jsonschema(),
-            examples=tuple((examples or {}).get(name, ())),
-            categories=tuple((categories or {}).get(name, ())),
+            examples=joined("examples", name, (examples or {}).get(name, ())),
+            categories=joined("categories", name, (categories or {}).get(name, ())),
         )
-        for name, graph in built.items()
+        for name, graph in zip(names, built, strict=True)
     ]
 
 
-def _name(graph: Pregel[Any, Any, Any, Any], descriptions: Mapping[str, str]) -> str:
+def _name(graph: Pregel[Any, Any, Any, Any]) -> str:
     name = graph.get_name()
     if name == "LangGraph":
         raise InvalidCardError(
             "a graph has no name of its own. Give it one: builder.compile(name='writer') or "
             "create_agent(..., name='writer')."
         )
+    return name
+
+
+def _described(name: str, descriptions: Mapping[str, str]) -> str:
     if name not in descriptions:
         raise InvalidCardError(
             f"graph {name!r} needs a description: descriptions={{{name!r}: 'Writes letters'}}."
         )
-    return name
+    return descriptions[name]

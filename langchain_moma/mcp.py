@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from langchain_moma.tools import Words
 from moma_core import AgentCard
+from moma_core.words import Words, check_names, joined
 
 __all__ = ["MCPTool", "agent_cards_from_mcp"]
 
@@ -43,6 +43,8 @@ def agent_cards_from_mcp(
 
     Raises:
         InvalidCardError: A tool has neither a description nor a title.
+        DuplicateNameError: Two tools share a name.
+        UnknownNameError: ``examples`` speak of a tool that is not there.
 
     Example:
         >>> from types import SimpleNamespace
@@ -51,6 +53,8 @@ def agent_cards_from_mcp(
         >>> card.name, card.categories, card.metadata["source"]
         ('clock', ('home',), 'home')
     """
+    listed = list(tools)
+    check_names("tool", [tool.name for tool in listed], examples)
     return [
         AgentCard(
             name=tool.name,
@@ -58,10 +62,10 @@ def agent_cards_from_mcp(
             input_schema=tool.inputSchema or {},
             output_schema=getattr(tool, "outputSchema", None) or {},
             categories=(server,) if server else (),
-            examples=tuple((examples or {}).get(tool.name, ())),
+            examples=joined("examples", tool.name, (examples or {}).get(tool.name, ())),
             metadata={"source": server} if server else {},
         )
-        for tool in tools
+        for tool in listed
     ]
 
 

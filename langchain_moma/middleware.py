@@ -36,10 +36,11 @@ from langchain_moma.delegation import Failures, marked
 from langchain_moma.needs import Needs
 from langchain_moma.pool import Ask, ChatPool
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
+from langchain_moma.registered import check_router
 from langchain_moma.shortlist import Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.vectors import Vectors
-from moma_core import Health, MoMARouter, Preference
+from moma_core import Health, InvalidInputError, MoMARouter, Preference
 
 __all__ = ["MoMAAgentState", "MoMAMiddleware"]
 
@@ -47,7 +48,16 @@ _KEY = "moma_turn"
 
 
 class MoMAAgentState(AgentState[Any]):
-    """An agent's state with what was chosen for its current turn."""
+    """An agent's state with what was chosen for its current turn.
+
+    ``create_agent`` adds the key by itself; a state schema of one's own extends this class.
+
+    Example:
+        >>> class Support(MoMAAgentState):
+        ...     ticket: str
+        >>> {"messages", "moma_turn", "ticket"} <= set(Support.__annotations__)
+        True
+    """
 
     moma_turn: NotRequired[Annotated[TurnRecord, OmitFromInput]]
 
@@ -69,7 +79,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         telemetry: Counters.
 
     Raises:
-        InvalidInputError: ``max_tools`` is less than 1, or ``llms`` holds no chat models.
+        InvalidInputError: ``max_tools`` is less than 1, ``llms`` holds no chat models, or
+            ``always`` is one text.
         UnknownNameError: A name in ``llms`` is not among the router's LLMs.
 
     Example:
@@ -106,9 +117,12 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         super().__init__()
         self.router = router
         self.telemetry = telemetry or Telemetry()
+        check_router(router)
         vectors = Vectors(router.encoder)
         self._shortlist = Shortlist(router, vectors, max_tools)
         self._preference = preference
+        if isinstance(always, str):
+            raise InvalidInputError(f"always is a list of names, got one text. Write [{always!r}].")
         self._always = frozenset(always)
         self._pool: ChatPool | None = None
         if llms is not None:
@@ -130,8 +144,10 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             return _kept(handler(request), turn)
         failures = Failures(self._pool)
         for chosen in self._pool.tries(self._ask(request)):
+            if chosen.decision is not None:
+                dispatch(chosen.decision.to_dict(), ensure_config())
             try:
-                with self._pool.health.attempt(chosen.name):
+                with self._pool.attempt(chosen.name):
                     response = handler(_for_llm(request, chosen.llm))
                 return _kept(_marked(response, chosen.name), turn)
             except GraphBubbleUp:
@@ -146,7 +162,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ExtendedModelResponse[Any]:
         """Do the same without blocking the loop."""
-        turn = await asyncio.to_thread(self._turn, request)
+        known = self._shortlist.known(request.messages, _record(request.state))
+        turn = await asyncio.to_thread(self._turn, request) if known is None else known
         if self._is_new(turn, request):
             self._count(turn)
             await adispatch(_event(turn), ensure_config())
@@ -156,8 +173,10 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         failures = Failures(self._pool)
         tries = self._pool.tries(self._ask(request))
         while chosen := await asyncio.to_thread(next, tries, None):
+            if chosen.decision is not None:
+                await adispatch(chosen.decision.to_dict(), ensure_config())
             try:
-                with self._pool.health.attempt(chosen.name):
+                with self._pool.attempt(chosen.name):
                     response = await handler(_for_llm(request, chosen.llm))
                 return _kept(_marked(response, chosen.name), turn)
             except GraphBubbleUp:
@@ -197,17 +216,18 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             self.telemetry.decided(decision, turn["ms"], "tools")
 
     def _bound(self, request: ModelRequest[Any], turn: TurnRecord) -> ModelRequest[Any]:
-        kept = [
-            tool
-            for tool in request.tools
-            if isinstance(tool, dict) or self._is_open(tool.name, turn)
-        ]
+        masked = frozenset(self.router.agents.names).difference(self._always, self._open(turn))
+        kept = [tool for tool in request.tools if isinstance(tool, dict) or tool.name not in masked]
         return request.override(tools=kept)
+
+    def _open(self, turn: TurnRecord) -> set[str]:
+        agents = self.router.agents
+        return {name for name in turn["tools"] if name in agents and agents.get(name).enabled}
 
     def _is_open(self, name: str, turn: TurnRecord | None) -> bool:
         if name in self._always or name not in self.router.agents:
             return True
-        return turn is not None and name in turn["tools"] and self.router.agents.get(name).enabled
+        return turn is not None and name in self._open(turn)
 
     def _ask(self, request: ModelRequest[Any]) -> Ask:
         config = ensure_config()

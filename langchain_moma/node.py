@@ -17,20 +17,28 @@ from langgraph.types import Command, Send
 from langchain_moma.conversation import last_turn, messages_in
 from langchain_moma.decisions import MoMARecord
 from langchain_moma.destinations import Destinations, Stop, named_nodes
+from langchain_moma.several import Several, check_several
 from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, Preference
 
-__all__ = ["MoMAState", "RoutingNode", "RoutingPath", "Several", "as_edge", "as_node"]
+__all__ = ["MoMAState", "RoutingNode", "RoutingPath", "as_edge", "as_node"]
 
 _KEY = "moma"
 _NAME = "router"
 
-Several = Literal["first", "parallel", "in_order"]
-"""What to do with a decision for several agents."""
-
 
 class MoMAState(MessagesState):
-    """Graph state with the messages and what the router last decided."""
+    """Graph state with the messages and what the router last decided.
+
+    A state without the key ``moma`` works too, but LangGraph then drops what a turn leaves for the
+    next one. Add further keys in a subclass.
+
+    Example:
+        >>> class Support(MoMAState):
+        ...     ticket: str
+        >>> sorted(Support.__annotations__)
+        ['messages', 'moma', 'ticket']
+    """
 
     moma: MoMARecord
 
@@ -71,15 +79,15 @@ def as_node(
         router: Decides. Registered names without a node are never chosen.
         destinations: Agent and LLM names that have a node: the node's name is the same, or given by
             a mapping.
-        llm: Node for every LLM that has no node of its own; it finds the chosen LLM by
-            ``decision_in(state["moma"]).target``.
+        llm: Node for every LLM that has no node of its own, and for teams of LLMs. `llm_node` is
+            one; yours finds the choice in ``decision_in(state["moma"])``.
         default: Node for what neither an agent nor an LLM can take; else `NoTargetError` is raised.
         preference: As in `MoMARouter.route`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``.
-        several: A decision may name several agents. ``"first"`` goes to the first; ``"parallel"``
-            sends to all at once, each with its own decision; ``"in_order"`` goes to the first, to
-            the next whenever the graph comes back to this node, and at last to the end: draw an
-            edge from each agent back here.
+        several: ``"first"``: each query goes to one agent. Else one that asks for several things
+            may go to several: ``"parallel"`` sends to all at once, each with its own decision;
+            ``"in_order"`` goes to the first, to the next whenever the graph comes back to this
+            node, and at last to the end: draw an edge from each agent back here.
         active_agent: Key of the graph's state that also gets the node's name; ``"active_agent"``
             lets a swarm (langgraph-swarm) go on from there.
         telemetry: Counters.
@@ -87,7 +95,7 @@ def as_node(
 
     Raises:
         UnknownNameError: A destination is not registered with the router.
-        InvalidInputError: There is no destination at all.
+        InvalidInputError: There is no destination at all, or no such ``several``.
 
     Example:
         >>> from langgraph.graph import START, StateGraph
@@ -103,8 +111,15 @@ def as_node(
         >>> end["messages"][-1].text, end["moma"]["decision"]["targets"]
         ('WRITE HELLO IN CAPITALS', ['shout'])
     """
+    check_several(several)
     ways = Destinations(
-        router, named_nodes(destinations), llm, default, preference, telemetry or Telemetry()
+        router,
+        named_nodes(destinations),
+        llm,
+        default,
+        preference,
+        telemetry or Telemetry(),
+        several=several != "first",
     )
     node = _Node(ways, several, active_agent)
 
@@ -146,7 +161,7 @@ def as_edge(
 
     Raises:
         UnknownNameError: A destination is not registered with the router.
-        InvalidInputError: There is no destination at all.
+        InvalidInputError: There is no destination at all, or no such ``several``.
 
     Example:
         >>> from langgraph.graph import START, MessagesState, StateGraph
@@ -159,8 +174,15 @@ def as_edge(
         >>> builder.compile().invoke({"messages": "write hello in capitals"})["messages"][-1].text
         'WRITE HELLO IN CAPITALS'
     """
+    check_several(several, ("first", "parallel"))
     ways = Destinations(
-        router, named_nodes(destinations), llm, default, preference, telemetry or Telemetry()
+        router,
+        named_nodes(destinations),
+        llm,
+        default,
+        preference,
+        telemetry or Telemetry(),
+        several=several != "first",
     )
 
     def path(state: Any, config: RunnableConfig) -> str | list[Send]:

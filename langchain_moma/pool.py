@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
+from langgraph.errors import GraphBubbleUp
 
 from langchain_moma.conversation import last_turn, some_query_of
 from langchain_moma.needs import Needs
-from langchain_moma.registered import check_registered, llm_names
+from langchain_moma.registered import check_registered, check_router, llm_names
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.vectors import Vectors
 from moma_core import (
@@ -25,6 +27,7 @@ from moma_core import (
     NoTargetError,
     Preference,
     RoutingDecision,
+    RoutingState,
 )
 
 __all__ = ["LLM_KEY", "Ask", "ChatPool", "Try"]
@@ -58,6 +61,14 @@ class Try(NamedTuple):
     decision: RoutingDecision | None
 
 
+class _Held(BaseException):
+    """What is no `Exception`, as a cancellation, so that no breaker takes it for a failure."""
+
+    def __init__(self, bubble: GraphBubbleUp) -> None:
+        super().__init__(bubble)
+        self.bubble = bubble
+
+
 @dataclass(frozen=True)
 class ChatPool:
     """Chat models that a router chooses among.
@@ -84,8 +95,12 @@ class ChatPool:
 
     def check(self) -> None:
         """Refuse names and objects that could never answer."""
-        if not self.llms:
-            raise InvalidInputError("give at least one chat model: llms={'name': ChatOpenAI(...)}.")
+        check_router(self.router)
+        if not self.llms or not isinstance(self.llms, Mapping):
+            raise InvalidInputError(
+                "llms are chat models by name, at least one: llms={'name': ChatOpenAI(...)}; got "
+                f"{self.llms!r:.60}."
+            )
         for name, llm in self.llms.items():
             if not isinstance(llm, BaseChatModel):
                 raise InvalidInputError(
@@ -93,6 +108,21 @@ class ChatPool:
                     "model itself; options go to its constructor, retries and fallbacks are ours."
                 )
         check_registered(self.router, self.llms, agents=False)
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Tell the circuit breaker of ``name`` how the body ends; an interrupt counts as nothing.
+
+        LangGraph's interrupts and commands pass as exceptions, but no LLM failed by them.
+        """
+        try:
+            with self.health.attempt(name):
+                try:
+                    yield
+                except GraphBubbleUp as bubble:
+                    raise _Held(bubble) from bubble
+        except _Held as held:
+            raise held.bubble from None
 
     def tries(self, ask: Ask) -> Iterator[Try]:
         """Yield the LLMs to ask, best first; the one that began a tool-calling turn leads.
@@ -108,7 +138,7 @@ class ChatPool:
             return
         decision = self.decide(passed)
         yield Try(decision.target, self.llms[decision.target], decision)
-        names = [candidate.name for candidate in decision.candidates[1:]]
+        names = [c.name for c in decision.candidates if c.name != decision.target]
         last = [name for name in self.eligible(passed) if name not in (decision.target, *names)]
         for name in (*names, *last):
             yield Try(name, self.llms[name], None)
@@ -127,9 +157,10 @@ class ChatPool:
         start = time.perf_counter()
         query = some_query_of(ask.messages)
         if self.vectors is None:
-            decision = self.router.route(query, ask.preference, exclude=out)
+            decision = _alone(self.router.route(query, ask.preference, exclude=out))
         else:
-            decision = self._among_llms(query.text, ask.preference, out)
+            text = self.router.states.read(query, RoutingState()).whole
+            decision = self._among_llms(text, ask.preference, out)
         self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, self.surface)
         return decision
 
@@ -176,6 +207,22 @@ class ChatPool:
             f"no LLM can take this call: {'; '.join(reasons)}. Add one that can, or correct its "
             "profile or LLMCard."
         )
+
+
+def _alone(decision: RoutingDecision) -> RoutingDecision:
+    """Return the decision for one LLM that a router with teams would otherwise have made."""
+    if decision.team is None:
+        return decision
+    best = decision.candidates[0]
+    return replace(
+        decision,
+        kind="llm",
+        targets=(best.name,),
+        probability=best.score,
+        cost=best.cost,
+        team=None,
+        reason=f"{best.name!r} is the best LLM for a call that one LLM answers",
+    )
 
 
 def preference_name(preference: str | Preference | None) -> str:

@@ -12,8 +12,9 @@ from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 
 from langchain_moma.middleware import MoMAMiddleware
-from langchain_moma.tools import Words, agent_cards_from_tools
+from langchain_moma.tools import agent_cards_from_tools
 from moma_core import InvalidInputError, MoMARouter, Preference
+from moma_core.words import Words
 
 __all__ = ["create_moma_agent"]
 

@@ -9,9 +9,27 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator
 
-from moma_core import MoMARouter, UnknownNameError
+from moma_core import InvalidInputError, MoMARouter, UnknownNameError
 
-__all__ = ["check_registered", "llm_names", "unreachable"]
+__all__ = ["check_registered", "check_router", "llm_names", "unreachable"]
+
+
+def check_router(router: object) -> None:
+    """Refuse what cannot route.
+
+    Raises:
+        InvalidInputError: It has no ``route``.
+
+    Example:
+        >>> check_router("weather")
+        Traceback (most recent call last):
+        moma_core.errors.InvalidInputError: router must be a MoMARouter, got str. ...
+    """
+    if not callable(getattr(router, "route", None)):
+        raise InvalidInputError(
+            f"router must be a MoMARouter, got {type(router).__name__}. Build one: "
+            "MoMARouter.from_cards(cards)."
+        )
 
 
 def llm_names(router: MoMARouter) -> tuple[str, ...]:
@@ -47,8 +65,10 @@ def check_registered(
         llms: Whether they may be LLMs.
 
     Raises:
+        InvalidInputError: It is no router.
         UnknownNameError: A name is neither an agent nor an LLM of this router.
     """
+    check_router(router)
     known = (*(router.agents.names if agents else ()), *(llm_names(router) if llms else ()))
     what = " and ".join(["no agent"] * agents + ["no LLM"] * llms)
     for name in sorted(set(names).difference(known)):
@@ -59,7 +79,7 @@ def check_registered(
 
 
 def _remedies(name: str, known: Collection[str], *, agents: bool) -> Iterator[str]:
-    if close := difflib.get_close_matches(name, known, n=1):
+    if close := difflib.get_close_matches(str(name), known, n=1):
         yield f"Did you mean {close[0]!r}? "
     if agents:
         yield "Register it first: router.agents.add(AgentCard(...)), or leave it out."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
@@ -28,7 +28,9 @@ from langchain_moma.decisions import (
     preference_in,
 )
 from langchain_moma.registered import check_registered, unreachable
-from langchain_moma.targets import Arguments, Targets, input_for
+from langchain_moma.several import InOrder, Several, at_once, check_several
+from langchain_moma.targets import Arguments, Targets
+from langchain_moma.team_target import team_answer
 from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, NoTargetError, Preference, UnknownNameError
 
@@ -40,6 +42,7 @@ class _Call(NamedTuple):
 
     target: Runnable[Any, Any]
     value: Any
+    options: dict[str, Any]
     event: dict[str, Any]
 
 
@@ -47,9 +50,13 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
     """Sends each input to the agent, tool or chat model that the router chooses.
 
     Routes by the last human text; earlier human turns are its history. Registered names without a
-    target here are never chosen. With several targets in a decision, the first is invoked.
-    A chat model gets text or messages, a graph over messages ``{"messages": [...]}``, a tool its
-    arguments, anything else the input as it came.
+    target here are never chosen. A chat model gets text or messages, a graph over messages
+    ``{"messages": [...]}``, a tool its arguments, anything else the input as it came.
+
+    With ``several``, a query that asks for several things may go to several agents, and the output
+    is always a dict from each target's name to its output, in the order of the decision; streaming
+    gives such dicts with one chunk each, which add up (a graph comes as one chunk). A decision for
+    a team of LLMs gives the team's answer, as one LLM would, under the name ``team``.
 
     Args:
         router: Decides.
@@ -60,11 +67,15 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``; likewise ``moma_exclude``, a
             list of names that may not be chosen in one call.
+        several: ``"first"``: one target, whose output is the output. ``"in_order"``: one after the
+            other, each with the answers so far below the user's words. ``"parallel"``: all at
+            once, each with the input alone.
         telemetry: Counters.
 
     Raises:
         UnknownNameError: A target's name is not registered with the router.
         ToolArgumentsError: A tool needs an entry in ``arguments``.
+        InvalidInputError: There is no target, one cannot be run, or no such ``several``.
         NoTargetError: Nothing could take the input, and there is no default.
 
     Example:
@@ -82,6 +93,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
     targets: SkipValidation[Targets] = Field(exclude=True)
     default: SkipValidation[Runnable[Any, Any] | None] = Field(default=None, exclude=True)
     preference: SkipValidation[str | Preference | None] = None
+    several: SkipValidation[Several] = "first"
     telemetry: SkipValidation[Telemetry] = Field(exclude=True, repr=False)
 
     def __init__(
@@ -92,23 +104,31 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         arguments: Mapping[str, Arguments] | None = None,
         default: Any = None,
         preference: str | Preference | None = None,
+        several: Several = "first",
         telemetry: Telemetry | None = None,
         name: str | None = None,
     ) -> None:
+        check_several(several)
         # configurable_fields() builds this class anew at each call: by then agents may have been
         # removed from the router, which must not break a running program.
         if not isinstance(targets, Targets):
-            targets = Targets(targets, arguments)
             check_registered(router, targets)
+            targets = Targets(targets, arguments)
         fields: dict[str, Any] = {
             "router": router,
             "targets": targets,
             "default": None if default is None else coerce_to_runnable(default),
             "preference": preference,
+            "several": several,
             "telemetry": telemetry or Telemetry(),
             "name": name,
         }
         super().__init__(**fields)
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802  # LangChain's name
+        """A dict from names to outputs where there may be several, else anything."""
+        return Any if self.several == "first" else dict[str, Any]
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -186,42 +206,63 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         default = {} if self.default is None else {"default": self.default}
         return {**self.targets, **default}
 
-    def _route(self, value: RouterInput, config: RunnableConfig) -> _Call:
+    def _route(self, value: RouterInput, config: RunnableConfig, options: dict[str, Any]) -> _Call:
         out = unreachable(self.router, self.targets) | excluded_in(config)
-        preference = preference_in(config, self.preference)
+        preference, several = preference_in(config, self.preference), self.several != "first"
         start = time.perf_counter()
         try:
-            decision = self.router.route(query_of(value), preference, exclude=out)
+            decision = self.router.route(query_of(value), preference, exclude=out, several=several)
         except NoTargetError as error:
             if self.default is None:
                 raise
             ms = (time.perf_counter() - start) * 1e3
             self.telemetry.unrouted(str(error), ms, "runnable")
             event = {"kind": "default", "targets": [], "reason": str(error)}
-            return _Call(self.default, input_for(self.default, value), event)
+            default = Targets({"default": self.default})
+            return self._call(default, ["default"], value, options, event)
         self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, "runnable")
-        name = decision.target
-        if name not in self.targets:
-            raise UnknownNameError(
-                f"the router chose {name!r}, which has no target; the targets are "
-                f"{sorted(self.targets)!r}. Add it to the targets of RunnableRouter."
-            )
-        return _Call(self.targets[name], self.targets.input_for(name, value), decision.to_dict())
+        for name in decision.targets:
+            if name not in self.targets:
+                raise UnknownNameError(
+                    f"the router chose {name!r}, which has no target; the targets are "
+                    f"{sorted(self.targets)!r}. Add it to the targets of RunnableRouter."
+                )
+        targets, names = self.targets, decision.targets
+        if decision.team is not None:
+            cards = self.router.llms.cards if self.router.llms is not None else ()
+            team = team_answer(decision.team, self.targets, cards)
+            targets, names = Targets({"team": team}), ("team",)
+        return self._call(targets, names, value, options, decision.to_dict())
+
+    def _call(
+        self,
+        targets: Targets,
+        names: Sequence[str],
+        value: RouterInput,
+        options: dict[str, Any],
+        event: dict[str, Any],
+    ) -> _Call:
+        if self.several == "in_order":
+            return _Call(InOrder(targets, names), value, options, event)
+        if self.several == "parallel":
+            return _Call(at_once(targets, names, value, options), value, {}, event)
+        first = names[0]
+        return _Call(targets[first], targets.input_for(first, value), options, event)
 
     # The callbacks of this `config` already hang below our own run.
     def _invoke(
         self, value: RouterInput, run_manager: object, config: RunnableConfig, **kwargs: Any
     ) -> Any:
-        call = self._route(value, config)
+        call = self._route(value, config, kwargs)
         dispatch(call.event, config)
-        return call.target.invoke(call.value, config, **kwargs)
+        return call.target.invoke(call.value, config, **call.options)
 
     async def _ainvoke(
         self, value: RouterInput, run_manager: object, config: RunnableConfig, **kwargs: Any
     ) -> Any:
-        call = await asyncio.to_thread(self._route, value, config)
+        call = await asyncio.to_thread(self._route, value, config, kwargs)
         await adispatch(call.event, config)
-        return await call.target.ainvoke(call.value, config, **kwargs)
+        return await call.target.ainvoke(call.value, config, **call.options)
 
     def _stream(
         self,
@@ -230,9 +271,9 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        call = self._route(next(values), config)
+        call = self._route(next(values), config, kwargs)
         dispatch(call.event, config)
-        yield from call.target.stream(call.value, config, **kwargs)
+        yield from call.target.stream(call.value, config, **call.options)
 
     async def _astream(
         self,
@@ -241,9 +282,9 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         config: RunnableConfig,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
-        call = await asyncio.to_thread(self._route, await anext(values), config)
+        call = await asyncio.to_thread(self._route, await anext(values), config, kwargs)
         await adispatch(call.event, config)
-        async for chunk in call.target.astream(call.value, config, **kwargs):
+        async for chunk in call.target.astream(call.value, config, **call.options):
             yield chunk
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import BaseMessage, ToolMessage
 from typing_extensions import TypedDict  # typing's own gives no schema before Python 3.12
 
-from langchain_moma.conversation import last_turn, some_query_of
+from langchain_moma.conversation import goes_on, last_turn, some_query_of
 from langchain_moma.decisions import plain_state, state_in
 from langchain_moma.vectors import Vectors
 from moma_core import (
-    Candidate,
     Handled,
     InvalidInputError,
     MoMARouter,
@@ -52,7 +52,8 @@ class TurnRecord(TypedDict):
 class Shortlist:
     """Picks at most ``max_tools`` names for a turn.
 
-    Tools that answered in the turn before stay on top of these, so that "and tomorrow?" works.
+    A turn that leans on an earlier one ("and for two people?") is read after it, as in
+    `MoMARouter.route`. Tools that answered in the turn before stay on top of these.
 
     Args:
         router: Knows the tools as agents.
@@ -68,8 +69,11 @@ class Shortlist:
     max_tools: int = 8
 
     def __post_init__(self) -> None:
-        if self.max_tools < 1:
-            raise InvalidInputError(f"max_tools must be 1 or more, got {self.max_tools!r}.")
+        if not isinstance(self.max_tools, int) or self.max_tools < 1:
+            raise InvalidInputError(
+                f"max_tools must be a whole number, 1 or more, got {self.max_tools!r}. Write "
+                "max_tools=8."
+            )
 
     def turn(
         self, messages: Sequence[BaseMessage], among: Collection[str], last: TurnRecord | None
@@ -81,47 +85,67 @@ class Shortlist:
             among: Names of the tools at hand; those that are disabled are never picked.
             last: What this returned before; within one turn it stays as it is.
         """
-        turn = _turn_id(messages)
-        if last is not None and last["turn"] == turn:
-            return last
+        known = self.known(messages, last)
+        return self._chosen(messages, among, last) if known is None else known
+
+    def known(self, messages: Sequence[BaseMessage], last: TurnRecord | None) -> TurnRecord | None:
+        """Return ``last`` within the turn that it is about, else None."""
+        if last is None or not (goes_on(messages) or last.get("turn") == _turn_id(messages)):
+            return None
+        return last
+
+    def _chosen(
+        self, messages: Sequence[BaseMessage], among: Collection[str], last: TurnRecord | None
+    ) -> TurnRecord:
         start = time.perf_counter()
-        enabled = {card.name for card in self.router.agents if card.enabled}.intersection(among)
+        known = frozenset(self.router.agents.names).intersection(among)
         before = state_in(last) or RoutingState()
-        decision = self._ranked(some_query_of(messages), before, enabled)
-        recent = [name for name in _answered_before(messages) if name in enabled]
+        recent = [name for name in _answered_before(messages) if self._is_enabled(name, known)]
+        if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
+            before = replace(before, last_target=recent[-1])
+        decision = self._ranked(some_query_of(messages), before, known)
         return {
-            "turn": turn,
+            "turn": _turn_id(messages),
             "tools": list(dict.fromkeys([*(decision.targets if decision else ()), *recent])),
             "decision": decision.to_dict() if decision is not None else None,
             "state": plain_state(decision.state if decision is not None else before),
             "ms": (time.perf_counter() - start) * 1e3,
         }
 
+    def _is_enabled(self, name: str, known: Collection[str]) -> bool:
+        return name in known and self.router.agents.get(name).enabled
+
     def _ranked(
-        self, query: Query, before: RoutingState, enabled: Collection[str]
+        self, query: Query, before: RoutingState, known: Collection[str]
     ) -> RoutingDecision | None:
-        vector = self.vectors.of(query.text)
-        out = set(self.router.agents.names).difference(enabled)
-        candidates: list[Candidate] = []
-        outcome, following = self.router.agent_router.route(query, vector, before, out)
-        first = outcome
+        if not known:
+            return None
+        reading = self.router.states.read(query, before)
+        texts = [reading.text] if reading.joined is None else [reading.text, reading.joined]
+        vectors = self.vectors.all(texts)
+        out = set(self.router.agents.names).difference(known)
+        asked = partial(
+            self.router.agent_router.route, query, vectors[0], before, joined=vectors[1:]
+        )
+        outcome, following = asked(out)
+        first, candidates = outcome, list(outcome.candidates)
         while outcome.candidates and len(candidates) < self.max_tools:
+            out.update(candidate.name for candidate in outcome.candidates)
+            outcome, _ = asked(out)  # a route names its best ten
             candidates += outcome.candidates
-            if len(candidates) < self.max_tools:  # a route names its best ten
-                out.update(candidate.name for candidate in outcome.candidates)
-                outcome, _ = self.router.agent_router.route(query, vector, before, out)
         if not candidates:
             return None
         names = tuple(candidate.name for candidate in candidates[: self.max_tools])
         fits = "the first fits" if isinstance(first, Handled) else "perhaps none fits"
+        topic = reading.next_topic(same_target=before.last_target in (None, names[0]))
         return RoutingDecision(
             kind="agent",
             targets=names,
             probability=first.probability,
             candidates=tuple(candidates[: self.max_tools]),
             preference="",
-            reason=f"{len(names)} of {len(enabled)} tools; {fits} ({first.probability:.2f})",
-            state=replace(following, last_target=names[0]),
+            reason=f"{len(names)} of {len(known)} tools; {fits} ({first.probability:.2f})",
+            state=replace(following, last_target=names[0], topic=topic),
         )
 
 

@@ -22,6 +22,10 @@ class Synced:
         added: New names.
         updated: Names whose card changed.
         removed: Names that are gone from the list.
+
+    Example:
+        >>> Synced(added=("clock",)) == Synced(("clock",), (), ())
+        True
     """
 
     added: tuple[str, ...] = ()

@@ -20,14 +20,25 @@ from langchain_moma.conversation import RouterInput, messages_in, query_of
 from langchain_moma.tools import input_schema_of
 from moma_core import InvalidInputError
 
-__all__ = ["Arguments", "Targets", "ToolArgumentsError", "input_for"]
+__all__ = ["Arguments", "Targets", "ToolArgumentsError", "input_for", "is_graph"]
 
 Arguments = Callable[[str], Mapping[str, Any]]
 """Reads a tool's arguments out of the user's words."""
 
 
 class ToolArgumentsError(InvalidInputError):
-    """A tool needs arguments that nobody reads out of the query."""
+    """A tool needs arguments that nobody reads out of the query.
+
+    Example:
+        >>> from langchain_core.tools import tool
+        >>> @tool
+        ... def add(left: int, right: int) -> int:
+        ...     "Add two numbers."
+        ...     return left + right
+        >>> Targets({"add": add})
+        Traceback (most recent call last):
+        langchain_moma.targets.ToolArgumentsError: tool 'add' needs {'left': ..., 'right': ...}, ...
+    """
 
 
 class Targets(Mapping[str, Runnable[Any, Any]]):
@@ -38,14 +49,20 @@ class Targets(Mapping[str, Runnable[Any, Any]]):
         arguments: For tools with several arguments: how to read them out of the query's text.
 
     Raises:
+        InvalidInputError: There is no target, or one cannot be run.
         ToolArgumentsError: A tool needs more than one text and has no entry in ``arguments``.
     """
 
     def __init__(
         self, runnables: Mapping[str, Any], arguments: Mapping[str, Arguments] | None = None
     ) -> None:
+        if not runnables or not isinstance(runnables, Mapping):
+            raise InvalidInputError(
+                "targets are what runs under each name, at least one: "
+                f"targets={{'weather': weather_tool}}; got {runnables!r:.60}."
+            )
         self._runnables: dict[str, Runnable[Any, Any]] = {
-            name: coerce_to_runnable(item) for name, item in runnables.items()
+            name: _runnable(name, item) for name, item in runnables.items()
         }
         self._arguments = dict(arguments or {})
         for name, runnable in self._runnables.items():
@@ -91,8 +108,24 @@ def input_for(
     return value
 
 
+def is_graph(runnable: Any) -> bool:
+    """Say whether ``runnable`` is a compiled graph, also where options are bound to it."""
+    return isinstance(_bare(runnable), Pregel)
+
+
 def _is_state(value: RouterInput) -> bool:
     return isinstance(value, Mapping) and "messages" in value
+
+
+def _runnable(name: str, item: Any) -> Runnable[Any, Any]:
+    try:
+        runnable: Runnable[Any, Any] = coerce_to_runnable(item)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"target {name!r} must be a Runnable, chat model, tool, compiled graph or function, "
+            f"got {type(item).__name__}. Write targets={{{name!r}: lambda text: ...}}."
+        ) from error
+    return runnable
 
 
 def _bare(runnable: Any) -> Any:

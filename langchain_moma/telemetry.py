@@ -27,7 +27,7 @@ class Counts(TypedDict):
     """Decisions made."""
 
     deferrals: int
-    """Of these, decisions for an LLM because no agent fitted or none was asked for."""
+    """Of these, for an LLM or a team because no agent fitted or none was asked for."""
 
     unrouted: int
     """Queries that nothing could take."""
@@ -73,7 +73,7 @@ class Telemetry:
         saved = _saved(decision)
         with self._lock:
             self._totals["routes"] += 1
-            self._totals["deferrals"] += decision.kind == "llm"
+            self._totals["deferrals"] += decision.kind != "agent"
             self._by["by_target"][decision.target] += 1
             self._saved += saved
             self._ms += ms

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as as_tool
 from pydantic import BaseModel
 
-from moma_core import AgentCard, DuplicateNameError, InvalidCardError, UnknownNameError
+from moma_core import AgentCard, InvalidCardError
+from moma_core.words import Words, check_names, joined
 
 __all__ = ["agent_cards_from_tools", "input_schema_of"]
-
-Words = Mapping[str, Sequence[str]]
 
 
 def agent_cards_from_tools(
@@ -48,7 +46,7 @@ def agent_cards_from_tools(
         ('shout', 'Put text in capitals.', ['text'])
     """
     built = [_as_tool(item) for item in tools]
-    _check_names(built, examples, categories)
+    check_names("tool", [item.name for item in built], examples, categories)
     return [_card(item, examples or {}, categories or {}) for item in built]
 
 
@@ -74,22 +72,6 @@ def _as_tool(item: BaseTool | Callable[..., Any]) -> BaseTool:
         ) from error
 
 
-def _check_names(tools: Sequence[BaseTool], *mappings: Words | None) -> None:
-    counts = Counter(item.name for item in tools)
-    for name, count in counts.items():
-        if count > 1:
-            raise DuplicateNameError(
-                f"{count} tools are called {name!r}; a router tells them apart by name. Rename all "
-                "but one."
-            )
-    for mapping in mappings:
-        for name in mapping or ():
-            if name not in counts:
-                raise UnknownNameError(
-                    f"there are words for a tool {name!r}, but the tools are {sorted(counts)!r}."
-                )
-
-
 def _card(tool: BaseTool, examples: Words, categories: Words) -> AgentCard:
     return AgentCard(
         name=tool.name,
@@ -101,11 +83,5 @@ def _card(tool: BaseTool, examples: Words, categories: Words) -> AgentCard:
 
 
 def _words(tool: BaseTool, key: str, given: Words) -> tuple[str, ...]:
-    own, more = (tool.metadata or {}).get(key, ()), given.get(tool.name, ())
-    for words in (own, more):
-        if isinstance(words, str):
-            raise InvalidCardError(
-                f"{key} of tool {tool.name!r} are a list of texts, got one text {words[:40]!r}. "
-                f"Write [{words[:40]!r}]."
-            )
-    return tuple(dict.fromkeys((*own, *more)))
+    own: Sequence[str] = (tool.metadata or {}).get(key, ())
+    return joined(key, tool.name, own, given.get(tool.name, ()))

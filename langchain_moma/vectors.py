@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ class Vectors:
     Example:
         >>> from moma_core.testing import HashEncoder
         >>> vectors = Vectors(HashEncoder())
-        >>> vectors.of("hello") is vectors.of("hello")
+        >>> bool((vectors.of("hello") == vectors.all(["bye", "hello"])[1]).all())
         True
     """
 
@@ -35,13 +36,20 @@ class Vectors:
 
     def of(self, text: str) -> npt.NDArray[np.float32]:
         """Return the unit vector of ``text``, shape (d,)."""
-        with self._lock:
-            if text in self._known:
-                self._known.move_to_end(text)
-                return self._known[text]
-        vector: npt.NDArray[np.float32] = self._encoder.encode([text])[0]
-        with self._lock:
-            self._known[text] = vector
-            if len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+        vector: npt.NDArray[np.float32] = self.all([text])[0]
         return vector
+
+    def all(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the unit vectors of texts, shape (n, d); the new ones are encoded together."""
+        with self._lock:
+            found = {text: self._known[text] for text in texts if text in self._known}
+        fresh = [text for text in dict.fromkeys(texts) if text not in found]
+        if fresh:
+            found.update(zip(fresh, self._encoder.encode(fresh), strict=True))
+        with self._lock:
+            for text in texts:
+                self._known[text] = found[text]
+                self._known.move_to_end(text)
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return np.stack([found[text] for text in texts])

@@ -16,6 +16,7 @@ from moma_core import (
     ChromaRegistry,
     DuplicateNameError,
     InvalidCardError,
+    InvalidInputError,
     MemoryRegistry,
     Query,
     RegistryError,
@@ -114,6 +115,13 @@ def test_unknown_names(catalog, change):
     assert catalog.snapshot is before
 
 
+@pytest.mark.parametrize("change", ["remove", "enable", "disable", "get"])
+@pytest.mark.parametrize("name", [["weather"], None, 3, ("weather",)], ids=repr)
+def test_names_are_texts(catalog, change, name):
+    with pytest.raises(InvalidInputError, match=r"unpack lists with \*"):
+        getattr(catalog, change)(name)
+
+
 def test_no_names_change_nothing(catalog):
     before = catalog.snapshot
     for change in (catalog.add, catalog.update, catalog.remove, catalog.enable, catalog.disable):
@@ -210,6 +218,17 @@ def test_four_threads_add_and_route(cards):
     assert not wrong
     assert len(catalog) == 80 + 4 * 2
     assert router.trained.ranker.names == catalog.names
+
+
+def test_a_vector_is_of_the_whole_and_of_its_parts():
+    encoder = HashEncoder()
+    catalog = AgentCatalog(encoder, MemoryRegistry())
+    catalog.add(AgentCard("dice_roller", "Rolls dice"), AgentCard("dice", "dice"))
+    first, second = catalog.snapshot.descriptions
+    whole, name, about = encoder.encode(["dice roller: Rolls dice", "dice roller", "Rolls dice"])
+    mean = whole + 0.5 * name + 0.5 * about
+    assert first == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    assert np.linalg.norm(second) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -168,14 +168,15 @@ def test_found_groups_that_repeat_named_ones_are_merged_into_them():
 def test_near_duplicates_keep_the_first_name_and_know_both():
     words = " ".join(TOPICS["weather"].split() + TOPICS["music"].split())
     cards = [
-        AgentCard("a", words, categories=("weather",)),
-        AgentCard("b", words, categories=("climate",)),
+        AgentCard("rain song", words, categories=("weather",)),
+        AgentCard("song rain", words, categories=("climate",)),
         AgentCard("c", "bank loan", categories=("money",)),
     ]
     snapshot = snapshot_of(cards)
     categories = collect(snapshot)
     assert categories.names == ("weather", "money")
-    assert membership(categories, snapshot) == {"weather": {"a", "b"}, "money": {"c"}}
+    found = {"weather": {"rain song", "song rain"}, "money": {"c"}}
+    assert membership(categories, snapshot) == found
     assert categories.members("climate").tolist() == [0, 1]
 
 

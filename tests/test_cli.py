@@ -154,6 +154,7 @@ def test_the_commands_are_these():
         "demo",
         "route",
         "agents list",
+        "agents categories",
         "agents show",
         "agents add",
         "agents remove",
@@ -207,6 +208,33 @@ def test_agents_from_parquet(ok, files, cards):
     shown = json.loads(ok("agents", "show", "weather"))
     assert len(shown["examples"]) == len(cards[0].examples) + 1
     assert json.loads(ok("route", "is rain expected", "--json"))["targets"] == ["weather"]
+
+
+def test_more_queries_bring_their_negatives_too(ok, files, tmp_path):
+    agents, train, _ = files
+    ok("agents", "add", "--from", agents, "--queries", train)
+    more = parquet(tmp_path / "more.parquet", name=["dice"], description=["Rolls dice"])
+    foreign = [f"write verse number {i} of a poem" for i in range(3)]
+    rows = parquet(
+        tmp_path / "rows.parquet", query=["roll a die", *foreign], agents=[["dice"], [], [], []]
+    )
+    assert "4 agents now" in ok("agents", "add", "--from", more, "--queries", rows)
+    saved = json.loads((tmp_path / ".moma" / "ranker.json").read_text())
+    assert saved["negatives_given"] == 4
+    assert saved["negatives"][:4] == ["who am I", *foreign]
+
+
+def test_categories_are_listed(ok):
+    ok("agents", "add", "weather", "Weather forecast", "-c", "out[doors]")
+    listed = ok("agents", "categories")
+    assert "out[doors]" in listed
+    assert "weather" in listed
+
+
+def test_llms_of_the_router_from_the_environment(ok, monkeypatch, tmp_path):
+    ok("agents", "add", "weather", "Weather forecast")
+    monkeypatch.setenv("MOMA_ROUTER", str(tmp_path / ".moma"))
+    assert "best single" in ok("llms", "list")
 
 
 def test_names_that_look_like_markup(ok):

@@ -1,12 +1,16 @@
 """The gate: a calibrated yes or no."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moma_core import AgentCard, AgentCatalog, AgentRouter, Deferred, Handled, MemoryRegistry
-from moma_core.agent_routing.gate import Gate, Signals, fit_gate, signals
+from moma_core.agent_routing.crossfit import cold_threshold
+from moma_core.agent_routing.gate import Curve, Gate, Signals, fit_gate, signals
 from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.training import train
 from moma_core.testing import HashEncoder
@@ -14,7 +18,8 @@ from moma_core.testing import HashEncoder
 ENCODER = HashEncoder()
 finite = st.floats(-60, 60, width=32)
 weights = st.floats(0, 10)
-gates = st.builds(Gate, weights, weights, st.floats(-10, 10), st.floats(0.01, 0.99))
+curves = st.builds(Curve, weights, weights, st.floats(-10, 10))
+gates = st.builds(Gate, curves, st.none() | curves, st.floats(0.01, 0.99))
 
 
 def array(values):
@@ -57,9 +62,10 @@ def test_whatever_it_is_fitted_to(examples, foreign):
     lower = [(top - 5, share, yes) for top, share, yes in examples]
     gate = fit_gate(as_signals(examples), right, as_signals(lower), as_signals(foreign))
     assert 0 < gate.threshold < 1
-    assert gate.top >= 0
-    assert gate.log_share >= 0
-    assert np.isfinite([gate.top, gate.log_share, gate.intercept]).all()
+    for curve in (gate.fits, gate.right):
+        assert min(curve.top, curve.log_share, curve.scope) >= 0
+        assert np.isfinite([curve.top, curve.log_share, curve.intercept, curve.scope]).all()
+    assert Gate.from_dict(json.loads(json.dumps(gate.to_dict()))) == gate
 
 
 def test_clear_cases_are_told_apart():
@@ -69,6 +75,35 @@ def test_clear_cases_are_told_apart():
     gate = fit_gate(inside, np.ones(60, bool), outside, outside)
     assert (gate.chances(inside) >= gate.threshold).mean() > 0.9
     assert (gate.chances(outside) < gate.threshold).mean() > 0.9
+
+
+def test_the_chance_is_a_product_of_two():
+    fits, right = Curve(1.0, 0.0, 0.0), Curve(0.0, 1.0, 0.0)
+    seen = Signals(array([0.0]), array([0.0]))
+    assert Gate(fits, None).chances(seen) == pytest.approx([0.5])
+    assert Gate(fits, right).chances(seen) == pytest.approx([0.25])
+    scoped = Gate(replace(fits, scope=2.0), right)
+    assert scoped.chances(replace(seen, scope=array([50.0]))) == pytest.approx([0.5])
+    assert scoped.chances(replace(seen, scope=array([-50.0]))) == pytest.approx([0.0])
+
+
+def test_wrong_among_the_fitting_lowers_the_chance_and_not_the_fit():
+    rng = np.random.default_rng(0)
+    share = rng.uniform(-2, 0, 400).astype(np.float32)
+    right = rng.random(400) < np.exp(share)  # as sure as the softmax says
+    inside = Signals(rng.normal(8, 1, 400).astype(np.float32), share)
+    outside = Signals(rng.normal(0, 1, 400).astype(np.float32), share)
+    gate = fit_gate(inside, right, outside, outside)
+    sure, torn = Signals(array([8.0]), array([-0.05])), Signals(array([8.0]), array([-1.5]))
+    assert gate.chances(sure)[0] > gate.chances(torn)[0] + 0.3
+    assert gate.fits.chances(torn)[0] > 0.8
+    assert gate.chances(inside).mean() == pytest.approx(right.mean(), abs=0.08)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_without_examples_the_threshold_stays_between_bounds(foreign):
+    threshold = cold_threshold(np.array(foreign))
+    assert 0.15 <= threshold <= Gate().threshold
 
 
 def topic(name, *words, n=8):

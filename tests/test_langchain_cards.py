@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,6 +78,20 @@ def test_graphs_need_a_name_and_a_description() -> None:
         agent_cards_from_graphs([graph("writer"), graph("writer")], {"writer": "Writes"})
     with pytest.raises(UnknownNameError, match="wrter"):
         agent_cards_from_graphs([graph("writer")], {"writer": "x", "wrter": "x"})
+    with pytest.raises(InvalidCardError, match="list of texts"):
+        agent_cards_from_graphs([graph("writer")], {"writer": "x"}, {"writer": "write this"})
+
+
+def test_words_about_an_mcp_servers_tools() -> None:
+    clock = SimpleNamespace(name="clock", description="Tell the time", inputSchema={})
+    [card] = agent_cards_from_mcp([clock], {"clock": ["how late is it?"]})
+    assert card.examples == ("how late is it?",)
+    with pytest.raises(UnknownNameError, match="clcok"):
+        agent_cards_from_mcp([clock], {"clcok": ["how late is it?"]})
+    with pytest.raises(InvalidCardError, match="list of texts"):
+        agent_cards_from_mcp([clock], {"clock": "how late is it?"})
+    with pytest.raises(DuplicateNameError, match="clock"):
+        agent_cards_from_mcp([clock, clock])
 
 
 def server_in(folder: Path, *extra: str) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackH
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from langchain_moma import ChatMoMA
@@ -290,7 +292,7 @@ def test_profile_is_what_all_have_in_common() -> None:
 
 
 def test_what_cannot_be_asked_is_refused_when_built() -> None:
-    with pytest.raises(InvalidInputError, match="at least one chat model"):
+    with pytest.raises(InvalidInputError, match="chat models by name"):
         ChatMoMA(router=ROUTER, llms={})
     with pytest.raises(InvalidInputError, match="must be a chat model"):
         ChatMoMA(router=ROUTER, llms={SMALL: ScriptedChat().with_retry()})
@@ -365,3 +367,33 @@ def test_a_span_a_decision_when_opentelemetry_is_installed(monkeypatch: pytest.M
     assert span.name == "moma.route"
     assert span.attributes["moma.targets"] == (SMALL,)
     assert span.end_time > span.start_time
+
+
+class Careful(ScriptedChat):
+    """Asks a person before it answers."""
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        interrupt("may I?")
+        return super()._generate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("way", ["invoke", "generate", "stream"])
+def test_an_interrupt_is_no_failure_of_an_llm(way: str) -> None:
+    llms = {name: Careful(name=name, disable_streaming=True) for name in (SMALL, LARGE)}
+    moma = ChatMoMA(router=ROUTER, llms=llms, health=Health(failures=1))
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        if way == "generate":
+            return {"messages": moma.generate([state["messages"]]).generations[0][0].message}
+        if way == "stream":
+            return {"messages": list(moma.stream(state["messages"]))}
+        return {"messages": moma.invoke(state["messages"])}
+
+    graph = StateGraph(MessagesState).add_node("llm", node).add_edge(START, "llm")
+    graph = graph.compile(InMemorySaver())
+    thread = {"configurable": {"thread_id": "1"}}
+    half = graph.invoke({"messages": [("human", "hi")]}, thread)
+    assert half["__interrupt__"][0].value == "may I?"
+    assert moma.telemetry.counts()["fallbacks"] == {}
+    assert not any(moma.health.is_open(name) for name in llms)
+    assert graph.invoke(Command(resume=True), thread)["messages"][-1].text.endswith("heard: hi")

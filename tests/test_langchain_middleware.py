@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, ModelRequest
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ModelRequest,
+    SummarizationMiddleware,
+)
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
@@ -24,7 +28,14 @@ from langchain_moma import (
     decision_in,
 )
 from langchain_moma.testing import ScriptedChat
-from moma_core import InvalidInputError, MoMARouter, UnknownNameError
+from moma_core import (
+    InvalidInputError,
+    MoMARouter,
+    Query,
+    RoutingState,
+    UnknownNameError,
+)
+from moma_core.agent_routing.followups import encode_readings
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 ABOUT = {
@@ -280,6 +291,14 @@ def test_prebuilt_builds_its_own_router() -> None:
 def test_what_cannot_work_is_refused_when_built(router: MoMARouter) -> None:
     with pytest.raises(InvalidInputError, match="max_tools"):
         MoMAMiddleware(router, max_tools=0)
+    with pytest.raises(InvalidInputError, match="max_tools=8"):
+        MoMAMiddleware(router, max_tools="8")
+    with pytest.raises(InvalidInputError, match="always is a list"):
+        MoMAMiddleware(router, always="weather")
+    with pytest.raises(InvalidInputError, match="chat models by name"):
+        MoMAMiddleware(router, llms=[ScriptedChat()])
+    with pytest.raises(InvalidInputError, match="must be a MoMARouter"):
+        MoMAMiddleware(None)
     with pytest.raises(UnknownNameError):
         MoMAMiddleware(router, llms={"weather": ScriptedChat()})
 
@@ -288,3 +307,109 @@ def test_more_than_a_routes_candidates(router: MoMARouter) -> None:
     many = [stub(f"tool_{i}", f"Do the thing number {i} in the garden") for i in range(30)]
     agent = create_moma_agent(ScriptedChat(), many, max_tools=25)
     assert len(set(ask(agent)["moma_turn"]["tools"])) == 25
+
+
+CONVERSATIONS = (
+    ("find me a recipe for lasagne", "and for two people?", "and without cheese?"),
+    ("flights from Rome to Oslo", "and on Friday?", "never mind, tell me a joke"),
+    ("what does a share of Apple cost?", "and of Nvidia?", "what is 12 times 7?"),
+)
+
+
+@pytest.mark.parametrize("turns", CONVERSATIONS)
+def test_follow_ups_are_read_like_a_route_reads_them(
+    router: MoMARouter, turns: tuple[str, ...]
+) -> None:
+    llms = {SMALL: ScriptedChat(name=SMALL, reply=lambda *_: "fine")}
+    moma = MoMAMiddleware(router, llms=llms)
+    agent = create_agent(llms[SMALL], TOOLS, middleware=[moma], checkpointer=InMemorySaver())
+    thread, state = {"configurable": {"thread_id": "1"}}, None
+    for i, text in enumerate(turns):
+        turn = ask(agent, text, thread)["moma_turn"]
+        query = Query(text, history=turns[:i])
+        candidates = router.agent_router.route(*read(router, query, state))[0].candidates
+        assert turn["tools"] == [candidate.name for candidate in candidates]
+        before, state = state, decision_in(turn).state
+        if before is not None and text.startswith("and"):
+            assert state.topic == turns[0]
+            assert turn["tools"][0] == before.last_target
+
+
+def read(router: MoMARouter, query: Query, state: RoutingState | None) -> tuple[Any, ...]:
+    """Return what `AgentRouter.route` is called with by `MoMARouter.route`."""
+    state = state or RoutingState()
+    vectors = encode_readings([router.states.read(query, state)], router.encoder)
+    return query, vectors.alone[0], state, (), None, vectors.joined
+
+
+def test_a_follow_up_leans_on_the_tool_that_answered(router: MoMARouter) -> None:
+    agent = create_agent(
+        ScriptedChat(reply=calls("jokes")),
+        TOOLS,
+        middleware=[MoMAMiddleware(router)],
+        checkpointer=InMemorySaver(),
+    )
+    thread = {"configurable": {"thread_id": "1"}}
+    first = ask(agent, "find me a recipe for lasagne", thread)["moma_turn"]
+    assert (decision_in(first).target, RAN) == ("recipes", ["jokes"])
+    shares = [shares_of(ask(agent, "and for two people?", thread))]
+    alone = create_agent(
+        ScriptedChat(reply=lambda *_: "none"),
+        TOOLS,
+        middleware=[MoMAMiddleware(router)],
+        checkpointer=InMemorySaver(),
+    )
+    ask(alone, "find me a recipe for lasagne", thread)
+    shares.append(shares_of(ask(alone, "and for two people?", thread)))
+    assert shares[0]["jokes"] > shares[1]["jokes"]
+
+
+def shares_of(end: dict[str, Any]) -> dict[str, float]:
+    return {c["name"]: c["score"] for c in end["moma_turn"]["decision"]["candidates"]}
+
+
+async def test_both_decisions_are_on_the_trace(router: MoMARouter) -> None:
+    moma = MoMAMiddleware(router, llms={SMALL: ScriptedChat(name=SMALL)})
+    agent = create_agent(ScriptedChat(), TOOLS, middleware=[moma])
+    asked = {"messages": [("human", ASK)]}
+    seen = [
+        (event["data"]["kind"], event["data"]["targets"][0])
+        async for event in agent.astream_events(asked, version="v2")
+        if event["event"] == "on_custom_event" and event["name"] == "moma.route"
+    ]
+    assert seen == [("agent", "weather"), ("llm", SMALL)]
+
+
+def test_a_summary_amid_a_turn_is_not_a_new_turn(router: MoMARouter) -> None:
+    llm = ScriptedChat(reply=thrice("weather"))
+    told = ScriptedChat(reply=lambda *_: "They spoke of recipes for a dish.")
+    shorten = SummarizationMiddleware(told, trigger=("messages", 4), keep=("messages", 2))
+    moma = MoMAMiddleware(router, max_tools=1)
+    end = ask(create_agent(llm, TOOLS, middleware=[moma, shorten]))
+    assert end["messages"][0].additional_kwargs == {"lc_source": "summarization"}
+    assert [call.tools for call in llm.calls] == [("weather",)] * 4
+    assert RAN == ["weather"] * 3
+    assert moma.telemetry.counts()["routes"] == 1
+
+
+def thrice(name: str) -> Any:
+    """Call a tool three times, then speak; by its own count, since messages get lost."""
+    calls = iter(range(1, 4))
+
+    def reply(messages: Any, tools: Any, choice: Any) -> AIMessage | str:
+        i = next(calls, None)
+        if i is None:
+            return "done"
+        call = {"name": name, "args": {"text": "x"}, "id": str(i), "type": "tool_call"}
+        return AIMessage("", tool_calls=[call])
+
+    return reply
+
+
+def test_a_record_that_somebody_cut_short_is_made_anew(router: MoMARouter) -> None:
+    moma = MoMAMiddleware(router, max_tools=1)
+    agent = create_agent(ScriptedChat(), TOOLS, middleware=[moma], checkpointer=InMemorySaver())
+    thread = {"configurable": {"thread_id": "1"}}
+    ask(agent, config=thread)
+    agent.update_state(thread, {"moma_turn": {"tools": []}})
+    assert ask(agent, "tell me jokes about cats", thread)["moma_turn"]["tools"][0] == "jokes"

@@ -19,6 +19,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langchain_moma import RunnableRouter, ToolArgumentsError
 from moma_core import (
     AgentCard,
+    InvalidInputError,
     InvalidQueryError,
     MoMARouter,
     NoTargetError,
@@ -72,9 +73,9 @@ class Recorder:
         self.agents, self.llms, self.calls = router.agents, router.llms, []
         self._route = router.route
 
-    def route(self, query, preference=None, state=None, *, exclude=()) -> RoutingDecision:
-        self.calls.append((query, preference, frozenset(exclude)))
-        return self._route(query, preference, state, exclude=exclude)
+    def route(self, query, preference=None, state=None, **options) -> RoutingDecision:
+        self.calls.append((query, preference, frozenset(options["exclude"])))
+        return self._route(query, preference, state, **options)
 
 
 class Rogue:
@@ -341,3 +342,28 @@ def test_it_draws_itself_and_composes(agents_only: MoMARouter) -> None:
     names = {node.name for node in chain.get_graph().nodes.values()}
     assert {"RunnableRouter", "weather", "default"} <= names
     assert (chain | RunnableLambda(str.upper)).invoke(ASK_WEATHER).startswith("SUNNY")
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ({}, "at least one"),
+        (["weather"], "under each name"),
+        ({"weather": 5}, "target 'weather' must be a Runnable"),
+        ({"weather": None}, "lambda text"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_when_built(
+    agents_only: MoMARouter, targets: Any, words: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        RunnableRouter(router=agents_only, targets=targets)
+    with pytest.raises(InvalidInputError, match=r"MoMARouter\.from_cards"):
+        RunnableRouter(router=None, targets=targets)
+
+
+@pytest.mark.parametrize("excluded", ["weather", 5])
+def test_exclusions_are_a_list(agents_only: MoMARouter, excluded: Any) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather})
+    with pytest.raises(InvalidInputError, match="moma_exclude is a list"):
+        chain.invoke(ASK_WEATHER, {"configurable": {"moma_exclude": excluded}})

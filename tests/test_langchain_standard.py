@@ -1,14 +1,15 @@
-"""LangChain's own suites over ChatMoMA, with scripted chat models as the LLMs."""
+"""LangChain's own suites over ChatMoMA, with scripted chat models as the LLMs, and RouteTool."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
+from langchain_core.tools import BaseTool
+from langchain_tests.integration_tests import ChatModelIntegrationTests, ToolsIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests, ToolsUnitTests
 
-from langchain_moma import ChatMoMA
+from langchain_moma import ChatMoMA, RouteTool
 from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 
@@ -38,3 +39,25 @@ class TestChatMoMAIntegration(Suite, ChatModelIntegrationTests):
     @property
     def model_override_value(self) -> str:
         return NAMES[1]
+
+
+class ToolSuite:
+    @property
+    def tool_constructor(self) -> type[BaseTool]:
+        return RouteTool
+
+    @property
+    def tool_constructor_params(self) -> dict[str, Any]:
+        return {"router": ROUTER}
+
+    @property
+    def tool_invoke_params_example(self) -> dict[str, Any]:
+        return {"query": "why is the sky blue?"}
+
+
+class TestRouteToolUnit(ToolSuite, ToolsUnitTests):
+    pass
+
+
+class TestRouteToolIntegration(ToolSuite, ToolsIntegrationTests):
+    pass

@@ -57,9 +57,9 @@ class Recorder:
         self.agents, self.llms, self.calls = router.agents, router.llms, []
         self._route = router.route
 
-    def route(self, query, preference=None, state=None, *, exclude=()) -> RoutingDecision:
+    def route(self, query, preference=None, state=None, **options) -> RoutingDecision:
         self.calls.append((query, preference, state))
-        return self._route(query, preference, state, exclude=exclude)
+        return self._route(query, preference, state, **options)
 
 
 class Rogue:
@@ -198,6 +198,13 @@ def test_unknown_names_never_end_a_graph_silently(agents_only: MoMARouter) -> No
         as_node(agents_only, [])
     with pytest.raises(InvalidInputError, match="list of names"):
         as_edge(agents_only, "weather")
+    with pytest.raises(InvalidInputError, match="no destination"):
+        as_node(agents_only, None)
+    for nobody in ([None], {"weather": None}):
+        with pytest.raises(InvalidInputError, match="names of agents and nodes"):
+            as_node(agents_only, nobody)
+    with pytest.raises(InvalidInputError, match="must be a MoMARouter"):
+        as_node(None, ["weather"])
     with pytest.raises(UnknownNameError, match="ghost"):
         ask(build(Rogue(agents_only), ("weather", "calculator")).compile(), ASK_WEATHER)
     builder = StateGraph(MoMAState).add_node("weather", says("weather"))
@@ -353,3 +360,10 @@ def test_a_node_called_by_hand(agents_only: MoMARouter) -> None:
     command = as_node(agents_only, ["weather"])({"messages": [("human", ASK_WEATHER)]}, {})
     assert command.goto == "weather"
     assert command.update["moma"]["decision"]["targets"] == ["weather"]
+
+
+@pytest.mark.parametrize("left", [5, {"state": 5}, {"state": {"turns": "many"}}])
+def test_something_else_under_the_routers_key(agents_only: MoMARouter, left: Any) -> None:
+    node = as_node(agents_only, ["weather"])
+    with pytest.raises(InvalidInputError):
+        node({"messages": [("human", ASK_WEATHER)], "moma": left}, {})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 SCRIPT = '''
-import json, os, pickle, signal, sys
+import json, os, pickle, signal, sys, threading
 from collections import defaultdict
 from pathlib import Path
 
@@ -41,7 +42,9 @@ class FileSaver(InMemorySaver):
 
     def _kept(self, result):
         storage = {thread: dict(spaces) for thread, spaces in self.storage.items()}
-        FILE.write_bytes(pickle.dumps((storage, self.blobs, dict(self.writes))))
+        part = FILE.with_suffix(f".{threading.get_ident()}")  # so FILE is always whole
+        part.write_bytes(pickle.dumps((storage, self.blobs, dict(self.writes))))
+        part.replace(FILE)
         return result
 
 
@@ -76,7 +79,7 @@ def test_a_killed_process_is_taken_up_by_the_next(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            env={"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"},
+            env={"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         )
 
     assert live("first").returncode == -signal.SIGKILL

@@ -203,7 +203,7 @@ def test_cards_say_what_tools_say() -> None:
     assert (card.name, card.description) == ("add", "Add two numbers.")
     with pytest.raises(DuplicateNameError, match="2 tools are called 'add'"):
         agent_cards_from_function_tools([add, add])
-    with pytest.raises(UnknownNameError, match="words for 'sum'"):
+    with pytest.raises(UnknownNameError, match="words for a tool 'sum'"):
         agent_cards_from_function_tools([add], {"sum": ["1 + 1"]})
     with pytest.raises(InvalidCardError, match="list of texts"):
         agent_cards_from_function_tools([add], {"add": "1 + 1"})

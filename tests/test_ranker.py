@@ -13,6 +13,7 @@ from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry
 from moma_core.agent_routing.fitting import fit_columns, logsumexp
 from moma_core.agent_routing.lexical import (
     N_FEATURES,
+    N_WORD_FEATURES,
     document_frequencies,
     inverse_frequencies,
     lexical_rows,
@@ -73,14 +74,18 @@ def test_logsumexp_of_nothing_and_of_much():
 ODD_TEXTS = ["", " ", "!?", "rain", "rain rain", "天气 🌧️", "a\x00b", "x" * 100_000, "rain " * 9_000]
 
 
-def test_lexical_rows_have_two_unit_parts():
+def test_lexical_rows_have_a_word_part_and_a_longer_character_part():
     idf = inverse_frequencies(document_frequencies(["rain in Paris", "snow"]), 2)
     rows = lexical_rows(ODD_TEXTS, idf)
     assert rows.shape == (len(ODD_TEXTS), N_FEATURES)
     assert np.isfinite(rows.data).all()
-    squares = np.asarray(rows.multiply(rows).sum(axis=1)).ravel()
-    assert (squares < 2.0 + 1e-4).all()
-    assert squares[3] == pytest.approx(2.0, abs=1e-4)
+    squares = rows.multiply(rows)
+    words = np.asarray(squares[:, :N_WORD_FEATURES].sum(axis=1)).ravel()
+    characters = np.asarray(squares[:, N_WORD_FEATURES:].sum(axis=1)).ravel()
+    assert (words < 1.0 + 1e-4).all()
+    assert (characters < 1.5 + 1e-2).all()
+    assert words[3] == pytest.approx(1.0, abs=1e-4)
+    assert characters[3] == pytest.approx(1.5, abs=1e-2)
     assert lexical_rows([], idf).shape == (0, N_FEATURES)
 
 

@@ -14,8 +14,11 @@ from moma_core import (
     AgentCard,
     ArtifactError,
     Auto,
+    Category,
     Cost,
     DuplicateNameError,
+    InvalidCardError,
+    InvalidInputError,
     InvalidPreferenceError,
     InvalidQueryError,
     InvalidStatesError,
@@ -31,6 +34,7 @@ from moma_core import (
     ScoreError,
     State,
     StateMachine,
+    Taxonomy,
 )
 from moma_core.testing import HashEncoder
 
@@ -158,6 +162,19 @@ def test_one_name_may_be_excluded_as_text(shared):
 def test_excluding_from_an_iterator(shared):
     gone = iter(["weather", "translator", "calculator", "big"])
     assert shared.route("rain snow wind", exclude=gone).target == "small"
+
+
+@pytest.mark.parametrize("exclude", [None, 3, [None], [["weather"]]], ids=repr)
+def test_what_is_no_collection_of_names_excludes_nobody(shared, exclude):
+    for call in (shared.route, lambda text, exclude: shared.route_batch([text], exclude=exclude)):
+        with pytest.raises(InvalidInputError, match="exclude takes names"):
+            call("rain snow wind", exclude=exclude)
+
+
+@pytest.mark.parametrize("llms", ["foo", 3, ["big"], object()], ids=ascii)
+def test_what_is_no_pool_is_refused(make, llms):
+    with pytest.raises(InvalidInputError, match=r"LLMRouter\.load"):
+        make(llms=llms)
 
 
 def test_nothing_to_route_to(make):
@@ -356,6 +373,54 @@ def test_a_router_on_a_server(make, chroma_server, hashing):
         assert shared_names == router.agents.names
     finally:
         router.agents.remove(*router.agents.names)
+
+
+def test_a_saved_router_remembers_its_server_and_no_password(
+    make, chroma_server, hashing, tmp_path
+):
+    url = chroma_server.url.replace("http://", "http://someone:secret@")
+    router = make(path=url, llms=None)
+    try:
+        router.save(tmp_path)
+        assert b"secret" not in b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
+        assert not (tmp_path / "registry").exists()
+        loaded = MoMARouter.load(tmp_path, encoder=hashing)
+        assert loaded.route("rain snow wind").target == "weather"
+        loaded.agents.add(AgentCard("zoo", "zebra okapi"))
+        router.agents.refresh()
+        assert "zoo" in router.agents
+    finally:
+        router.agents.remove(*router.agents.names)
+
+
+def test_categories_reach_the_router_and_its_saved_form(make, hashing, tmp_path):
+    sky = Category("sky", "rain snow wind sun")
+    router = make([AgentCard("met", "rain snow wind"), AgentCard("b", "loan")], categories=[sky])
+    assert router.agent_router.categories.members("sky").tolist() == [0]
+    router.save(tmp_path)
+    loaded = MoMARouter.load(tmp_path, encoder=hashing)
+    assert loaded.agent_router.taxonomy.given == (sky,)
+    assert loaded.agent_router.categories.members("sky").tolist() == [0]
+    only_named = make(categories=Taxonomy((sky,), discover_from=None, restrict=True))
+    assert only_named.agent_router.taxonomy.vectors.shape == (1, hashing.dimension)
+    only_named.save(tmp_path / "other")
+    again = MoMARouter.load(tmp_path / "other", encoder=hashing).agent_router.taxonomy
+    assert (again.discover_from, again.restrict) == (None, True)
+
+
+@pytest.mark.parametrize("categories", ["sky", ["sky"], [None], 3], ids=repr)
+def test_unfit_categories_are_refused(make, categories):
+    with pytest.raises(InvalidInputError, match=r"Category\('travel'"):
+        make(categories=categories)
+
+
+def test_unfit_categories_by_name(make):
+    with pytest.raises(DuplicateNameError, match="'sky'"):
+        make(categories=[Category("sky"), Category("sky", "again")])
+    with pytest.raises(InvalidCardError, match="category's name"):
+        Category(" sky")
+    with pytest.raises(InvalidCardError, match="'sky'"):
+        Category("sky", None)
 
 
 FILES = (

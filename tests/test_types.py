@@ -27,7 +27,17 @@ from moma_core import (
 )
 from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, MAX_NAME_CHARS
 
-GOOD_NAMES = ("a", "weather_forecast", "get user v2", "天气", "погода", "🌧️", "x" * MAX_NAME_CHARS)
+GOOD_NAMES = (
+    "a",
+    "\u0646\u200c\u0645",
+    "👨\u200d👩",
+    "weather_forecast",
+    "get user v2",
+    "天气",
+    "погода",
+    "🌧️",
+    "x" * MAX_NAME_CHARS,
+)
 BAD_NAMES = (
     "",
     " ",
@@ -40,6 +50,13 @@ BAD_NAMES = (
     "a\x00",
     "\x00a",
     "a\x1bb",
+    "\u200b",
+    "\u200b\u200d\ufeff",
+    "\ufeffweather",
+    "weather\u200b",
+    "\u202eweather",
+    "\u3164",
+    "\u00a0a",
     "\x7f",
     "\ud800",
     "x" * (MAX_NAME_CHARS + 1),
@@ -66,7 +83,16 @@ def test_unfit_names_are_refused(name):
 
 @pytest.mark.parametrize(
     "description",
-    ["", " \n\t", None, 3, b"bytes", "x" * (MAX_DESCRIPTION_CHARS + 1), "\ud800 half a character"],
+    [
+        "",
+        " \n\t",
+        "\u200b \ufeff",
+        None,
+        3,
+        b"bytes",
+        "x" * (MAX_DESCRIPTION_CHARS + 1),
+        "\ud800 half a character",
+    ],
     ids=lambda value: ascii(value)[:20],
 )
 def test_unfit_descriptions_are_refused(description):
