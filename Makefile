@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA := $(or $(MOMA_DATA),../shared/data)
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test test-next lint format bench clean
 
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
@@ -25,6 +25,10 @@ demo: .venv/.demo  ## route and run the demo's agents
 test: install  ## all tests and doctests, warnings as errors
 	$(BIN)/python -m pytest
 
+test-next: install  ## the LangChain tests on the next minor versions
+	$(PIP) --no-deps --upgrade --target .next -r constraints-next.txt
+	PYTHONPATH=.next $(BIN)/python -m pytest tests/test_langchain_*.py tests/test_langgraph_*.py langchain_moma
+
 lint: install  ## style, types, and the floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +44,4 @@ bench: install  ## the slow measurements; data from MOMA_DATA
 	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/llms.py
 
 clean:
-	rm -rf .venv moma-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .next moma-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -57,8 +57,8 @@ def main() -> None:
         report[name] = evaluate_agents(cards, known, asked, shots=shots)
         report[name]["seconds"] = time.perf_counter() - start
         print(name, json.dumps(report[name]), flush=True)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(report, indent=1) + "\n")
+        OUT.parent.mkdir(parents=True, exist_ok=True)
+        OUT.write_text(json.dumps(report, indent=1) + "\n")  # now: a run cut short keeps these
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from moma_core import (
     RoutingState,
 )
 from moma_core.agent_routing.dataset import read_agents
-from moma_core.agent_routing.wording import readable
+from moma_core.agent_routing.wording import sentence, views
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/growth.json")
@@ -62,7 +62,7 @@ def synthetic(size: int, encoder: KnownVectors) -> list[AgentCard]:
     """Return cards, and tell the encoder their vectors."""
     rng = np.random.default_rng(SEED)
     real = read_agents(DATA / "sealtools_agents.parquet")
-    vectors = encoder.inner.encode([f"{readable(c.name)}: {c.description}" for c in real[:size]])
+    vectors = encoder.inner.encode([sentence(card) for card in real[:size]])
     cards = []
     for i in range(size):
         card, variant = real[i % len(real)], i // len(real)
@@ -72,8 +72,7 @@ def synthetic(size: int, encoder: KnownVectors) -> list[AgentCard]:
             text = f"{card.description} {last}"
             card = AgentCard(f"{card.name}_{variant}", text, categories=card.categories)
             vector = vector + 0.04 * rng.standard_normal(vector.size).astype(np.float32)
-        text = f"{readable(card.name)}: {card.description}"
-        encoder.known[text] = vector / np.linalg.norm(vector)
+        encoder.known |= dict.fromkeys(views(card), vector / np.linalg.norm(vector))
         cards.append(card)
     return cards
 

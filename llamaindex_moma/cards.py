@@ -7,15 +7,15 @@ Knows nothing of routing.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.agent.workflow import AgentWorkflow, BaseWorkflowAgent
 from llama_index.core.tools import BaseTool, FunctionTool, ToolMetadata
 
-from moma_core import AgentCard, DuplicateNameError, InvalidCardError, MoMARouter, UnknownNameError
+from moma_core import AgentCard, MoMARouter
+from moma_core.words import Words, check_names, joined
 
 __all__ = [
     "MoMAToolMetadata",
@@ -24,8 +24,6 @@ __all__ = [
     "agent_cards_from_workflow",
     "register_cards",
 ]
-
-Words = Mapping[str, Sequence[str]]
 
 
 @dataclass
@@ -75,7 +73,7 @@ def agent_cards_from_query_engine_tools(
         ('who proved it?',)
     """
     metadata = [tool.metadata for tool in tools]
-    _check_names([item.name or "" for item in metadata], examples, categories)
+    check_names("tool", [item.name or "" for item in metadata], examples, categories)
     return [_card(item, examples or {}, categories or {}) for item in metadata]
 
 
@@ -118,7 +116,7 @@ def agent_cards_from_workflow(
     """
     agents = workflow.agents.values() if isinstance(workflow, AgentWorkflow) else workflow
     metadata = [ToolMetadata(_described(agent), agent.name, fn_schema=None) for agent in agents]
-    _check_names([item.name or "" for item in metadata], examples, categories)
+    check_names("agent", [item.name or "" for item in metadata], examples, categories)
     cards = [_card(item, examples or {}, categories or {}) for item in metadata]
     return [dataclasses.replace(card, input_schema={}) for card in cards]
 
@@ -167,7 +165,7 @@ def words_of(metadata: ToolMetadata, key: str) -> tuple[str, ...]:
         InvalidCardError: They are one text, not a list of texts.
     """
     own: Sequence[str] = getattr(metadata, key, ())
-    return _texts(own, key, metadata.name)
+    return joined(key, metadata.name or "", own)
 
 
 def _card(metadata: ToolMetadata, examples: Words, categories: Words) -> AgentCard:
@@ -176,23 +174,11 @@ def _card(metadata: ToolMetadata, examples: Words, categories: Words) -> AgentCa
         name=name,
         description=_described_in_words(metadata),
         input_schema=metadata.get_parameters_dict(),
-        categories=_joined(metadata, "categories", categories.get(name, ())),
-        examples=_joined(metadata, "examples", examples.get(name, ())),
+        categories=joined(
+            "categories", name, words_of(metadata, "categories"), categories.get(name, ())
+        ),
+        examples=joined("examples", name, words_of(metadata, "examples"), examples.get(name, ())),
     )
-
-
-def _joined(metadata: ToolMetadata, key: str, more: Sequence[str]) -> tuple[str, ...]:
-    own = words_of(metadata, key)
-    return tuple(dict.fromkeys((*own, *_texts(more, key, metadata.name))))
-
-
-def _texts(words: Sequence[str], key: str, name: str | None) -> tuple[str, ...]:
-    if isinstance(words, str):
-        raise InvalidCardError(
-            f"{key} of tool {name!r} are a list of texts, got one text {words[:40]!r}. Write "
-            f"[{words[:40]!r}]."
-        )
-    return tuple(words)
 
 
 def _described_in_words(metadata: ToolMetadata) -> str:
@@ -208,19 +194,3 @@ def _described(agent: BaseWorkflowAgent) -> str:
 
 
 _MAX_DESCRIPTION = 8_000
-
-
-def _check_names(names: Sequence[str], *mappings: Words | None) -> None:
-    counts = Counter(names)
-    for name, count in counts.items():
-        if count > 1:
-            raise DuplicateNameError(
-                f"{count} tools are called {name!r}; a router tells them apart by name. Rename all "
-                "but one, for example QueryEngineTool.from_defaults(engine, name=...)."
-            )
-    for mapping in mappings:
-        for name in mapping or ():
-            if name not in counts:
-                raise UnknownNameError(
-                    f"there are words for {name!r}, but the names are {sorted(counts)!r:.500}."
-                )

@@ -16,6 +16,7 @@ from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma.cards import words_of
 from moma_core import AgentCard, DuplicateNameError, MoMARouter, UnknownNameError
+from moma_core.types.checks import is_text, is_visible
 
 __all__ = ["Choice", "KnownChoices", "add_example", "cards_of", "fingerprint", "positions_in"]
 
@@ -88,7 +89,8 @@ def cards_of(
     cards: dict[str, AgentCard] = {}
     for position, choice in enumerate(choices, start=1):
         name = _free_name(_printable(choice.name), position, counts, cards)
-        text = choice.description.strip()[:_MAX_DESCRIPTION] or name
+        said = choice.description.strip()[:_MAX_DESCRIPTION]
+        text = said if is_text(said) else name
         texts = dict.fromkeys((*choice.examples, *given.get(choice.called, ())))
         cards[name] = AgentCard(name, text, examples=tuple(texts))
     return tuple(cards.values())
@@ -194,5 +196,6 @@ def _free_name(
 
 
 def _printable(name: str | None) -> str:
-    letters = "".join(character if character.isprintable() else " " for character in name or "")
+    seen = (c if c.isprintable() and is_visible(c) else " " for c in name or "")
+    letters = "".join(seen)
     return letters[:_MAX_NAME].strip()

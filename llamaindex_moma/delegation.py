@@ -28,6 +28,7 @@ from moma_core import (
     Preference,
     UnknownNameError,
 )
+from moma_core.types.checks import is_text
 
 __all__ = ["Call", "Delegates", "last_user_text"]
 
@@ -47,8 +48,8 @@ def last_user_text(
     if user_msg is not None:
         return user_msg if isinstance(user_msg, str) else user_msg.content or ""
     texts = [(message.role, message.content or "") for message in messages or ()]
-    asked = [text for role, text in texts if role == MessageRole.USER and text.strip()]
-    return asked[-1] if asked else next((text for _, text in reversed(texts) if text.strip()), "")
+    asked = [text for role, text in texts if role == MessageRole.USER and is_text(text)]
+    return asked[-1] if asked else next((text for _, text in reversed(texts) if is_text(text)), "")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Delegates:
                 f"none of the LLMs {list(self.llms)!r} can call tools. Give MoMALLM one whose "
                 "metadata.is_function_calling_model is true, or use a ReActAgent."
             )
-        pool, words = _pool(self.router), text if text.strip() else _NO_WORDS
+        pool, words = _pool(self.router), text if is_text(text) else _NO_WORDS
         table = pool.score(words, self.router.encoder.encode([words])[0])
         left_out = set(pool.names).difference(allowed)
         return pool.select(table, self.preference if preference is None else preference, left_out)[

@@ -35,6 +35,7 @@ from moma_core import (
     NoTargetError,
     UnknownNameError,
 )
+from moma_core.types.checks import is_text
 
 __all__ = ["MoMASelector", "ScoredSelection"]
 
@@ -143,7 +144,7 @@ class MoMASelector(BaseSelector):
             >>> selector.select(choices, "my badge reader blinks red").ind
             1
         """
-        if not query.strip():
+        if not is_text(query):
             raise InvalidQueryError("an example needs at least one visible character.")
         called = choice if isinstance(choice, str) else fingerprint([choice])[0]
         if self._router is not None:

@@ -8,7 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moma_core.agent_routing import AgentCatalog, AgentRouter, Health, State, StateMachine
+    from moma_core.agent_routing import (
+        AgentCatalog,
+        AgentRouter,
+        Category,
+        Health,
+        State,
+        StateMachine,
+        Taxonomy,
+    )
     from moma_core.encoders import MiniLMEncoder
     from moma_core.errors import (
         ArtifactError,
@@ -33,9 +41,30 @@ if TYPE_CHECKING:
         CascadeRouter,
         LLMRouter,
     )
+    from moma_core.llm_routing.collection import (
+        CollectConfig,
+        Collected,
+        Judge,
+        Questions,
+        Reply,
+        collect,
+    )
+    from moma_core.llm_routing.learning import (
+        Directions,
+        Learning,
+        LearningConfig,
+    )
     from moma_core.protocols import AgentRecord, Encoder, QualityHead, Registry, Router
     from moma_core.registry import ChromaRegistry, MemoryRegistry
     from moma_core.router import MoMARouter
+    from moma_core.teams import (
+        ModeCard,
+        RoleCard,
+        Signal,
+        TeamOptions,
+        TeamRouter,
+        calls,
+    )
     from moma_core.types import (
         AgentCard,
         Auto,
@@ -59,9 +88,11 @@ _HOMES = {
     "moma_core.agent_routing": (
         "AgentCatalog",
         "AgentRouter",
+        "Category",
         "Health",
         "State",
         "StateMachine",
+        "Taxonomy",
     ),
     "moma_core.encoders": ("MiniLMEncoder",),
     "moma_core.errors": (
@@ -81,9 +112,30 @@ _HOMES = {
         "UnknownNameError",
     ),
     "moma_core.llm_routing": ("Accept", "Ask", "CascadePlan", "CascadeRouter", "LLMRouter"),
+    "moma_core.llm_routing.collection": (
+        "CollectConfig",
+        "Collected",
+        "Judge",
+        "Questions",
+        "Reply",
+        "collect",
+    ),
+    "moma_core.llm_routing.learning": (
+        "Directions",
+        "Learning",
+        "LearningConfig",
+    ),
     "moma_core.protocols": ("AgentRecord", "Encoder", "QualityHead", "Registry", "Router"),
     "moma_core.registry": ("ChromaRegistry", "MemoryRegistry"),
     "moma_core.router": ("MoMARouter",),
+    "moma_core.teams": (
+        "ModeCard",
+        "RoleCard",
+        "Signal",
+        "TeamOptions",
+        "TeamRouter",
+        "calls",
+    ),
     "moma_core.types": (
         "AgentCard",
         "Auto",
@@ -117,9 +169,13 @@ __all__ = [
     "Candidate",
     "CascadePlan",
     "CascadeRouter",
+    "Category",
     "ChromaRegistry",
+    "CollectConfig",
+    "Collected",
     "Cost",
     "Deferred",
+    "Directions",
     "DuplicateNameError",
     "Encoder",
     "Handled",
@@ -130,31 +186,44 @@ __all__ = [
     "InvalidPreferenceError",
     "InvalidQueryError",
     "InvalidStatesError",
+    "Judge",
     "LLMCard",
     "LLMRouter",
+    "Learning",
+    "LearningConfig",
     "MemoryRegistry",
     "MiniLMEncoder",
     "MissingExtraError",
     "MoMAError",
     "MoMARouter",
+    "ModeCard",
     "NoTargetError",
     "Performance",
     "Preference",
     "QualityHead",
     "Query",
+    "Questions",
     "Registry",
     "RegistryError",
+    "Reply",
+    "RoleCard",
     "Router",
     "RoutingDecision",
     "RoutingState",
     "ScoreError",
     "ScoreTable",
+    "Signal",
     "State",
     "StateMachine",
     "Step",
+    "Taxonomy",
     "TeamMember",
+    "TeamOptions",
     "TeamPlan",
+    "TeamRouter",
     "UnknownNameError",
+    "calls",
+    "collect",
 ]
 
 

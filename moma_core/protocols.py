@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from moma_core.types import (
     AgentCard,
@@ -19,7 +19,11 @@ from moma_core.types import (
     RoutingState,
 )
 
-__all__ = ["AgentRecord", "Encoder", "QualityHead", "Registry", "Router"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["AgentRecord", "Encoder", "FinalDecider", "QualityHead", "Registry", "Router"]
 
 
 @runtime_checkable
@@ -69,6 +73,22 @@ class Registry(Protocol):
 
     def load(self) -> Sequence[AgentRecord]:
         """Return every record, in the order in which its name was first stored."""
+
+
+@runtime_checkable
+class FinalDecider(Protocol):
+    """Decides among a ranker's shortlist, as an LLM does (eq. 26)."""
+
+    def decide(
+        self, query: str, cards: Sequence[AgentCard], log_prior: npt.ArrayLike
+    ) -> npt.NDArray[np.float64]:
+        """Return the probability of each of k agents, summing to one, shape (k,).
+
+        Args:
+            query: The words to route.
+            cards: The k agents that may be chosen, at least one.
+            log_prior: The ranker's log probabilities, up to a constant, shape (k,).
+        """
 
 
 @runtime_checkable

@@ -12,40 +12,44 @@ from typing import Any, Literal
 
 from moma_core import saved
 from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine
+from moma_core.agent_routing.categories import Category, Taxonomy
 from moma_core.agent_routing.followups import encode_readings
 from moma_core.agent_routing.health import Health
 from moma_core.agent_routing.several import join, split
 from moma_core.agent_routing.steps import Steps
 from moma_core.agent_routing.training import Progress
+from moma_core.deciding import excluded, score_deferred, to_agent, to_llm
 from moma_core.encoders import MiniLMEncoder
-from moma_core.errors import InvalidQueryError, NoTargetError
+from moma_core.errors import InvalidQueryError
 from moma_core.llm_routing import LLMRouter
-from moma_core.protocols import Encoder
-from moma_core.selection import parse_preference, preference_name
+from moma_core.llm_routing.learning.surface import TakesFeedback
+from moma_core.protocols import Encoder, FinalDecider
+from moma_core.selection import parse_preference
+from moma_core.teams import TeamRouter
+from moma_core.teams.outcome import load_beside, save_beside, team_instead
 from moma_core.types import (
     AgentCard,
     AgentOutcome,
-    Candidate,
     Deferred,
-    FloatArray,
     Handled,
     Preference,
     Query,
     RoutingDecision,
     RoutingState,
-    ScoreTable,
 )
 
 __all__ = ["MoMARouter"]
 
 
-class MoMARouter:
+class MoMARouter(TakesFeedback):
     """Decides for each query which agent takes it or, when none fits, which LLM.
 
     Args:
         encoder: Turns queries into vectors, once a query.
         agents: Routes to agents.
         llms: Routes to LLMs; None when there are only agents.
+        teams: Plans teams of these LLMs, which answer where that is worth its cost; by default one
+            LLM answers.
 
     Example:
         >>> router = MoMARouter.from_cards([
@@ -60,13 +64,20 @@ class MoMARouter:
         'llm'
     """
 
-    def __init__(self, encoder: Encoder, agents: AgentRouter, llms: LLMRouter | None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        agents: AgentRouter,
+        llms: LLMRouter | None,
+        teams: TeamRouter | None = None,
+    ) -> None:
         if llms is not None:
             llms.check_encoder(encoder.fingerprint)
             agents.catalog.reserve(llms.names)
         self._encoder = encoder
         self._agent_router = agents
         self._llms = llms
+        self._teams = teams
 
     @classmethod
     def from_cards(
@@ -79,6 +90,9 @@ class MoMARouter:
         encoder: Encoder | None = None,
         negatives: Sequence[str] = (),
         max_wrong_agent_rate: float | None = None,
+        decider: FinalDecider | None = None,
+        categories: Taxonomy | Sequence[Category] | None = None,
+        teams: TeamRouter | None = None,
     ) -> MoMARouter:
         """Build a router from agent cards.
 
@@ -92,11 +106,17 @@ class MoMARouter:
             negatives: Queries that no agent should take; they sharpen the gate.
             max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, say
                 0.05: kept by conformal risk control, at the price of more queries to LLMs.
+            categories: What categories there are and what they are for, beside those that cards
+                name; see docs/categories.md. A `Taxonomy` says more of how they are used.
+            teams: Plans teams of the LLMs where they are worth their cost; None: never.
+            decider: Has the last word on the ranker's shortlist, before the gate, as an LLM may
+                (docs/decisions.md); None: the ranker's order stands.
 
         Agents that ``path`` holds already stay; those of the same names are brought up to date.
 
         Raises:
-            InvalidCardError: A card is unfit.
+            InvalidCardError: A card or category is unfit.
+            InvalidInputError: ``llms`` is no pool of LLMs.
             DuplicateNameError: Two cards share a name.
             RegistryError: Chroma does not answer or cannot write.
         """
@@ -109,9 +129,11 @@ class MoMARouter:
             states,
             Negatives.of(negatives, encoder),
             max_wrong_agent_rate=max_wrong_agent_rate,
+            decider=decider,
+            taxonomy=Taxonomy.from_given(categories, encoder),
         )
-        pool = LLMRouter.packaged() if llms == "packaged" else llms
-        router = cls(encoder, agent_router, pool)
+        pool = saved.open_pool(llms)
+        router = cls(encoder, agent_router, pool, teams)
         catalog.put(*agents)  # last: what fails above leaves nothing registered
         return router
 
@@ -172,10 +194,11 @@ class MoMARouter:
         Raises:
             InvalidQueryError: The query is empty.
             InvalidPreferenceError: No such preference.
+            InvalidInputError: ``exclude`` is no collection of names.
             NoTargetError: No agent fits and no LLM may be chosen.
         """
         query, wanted, steps = Query.of(query), parse_preference(preference), Steps()
-        exclude, state = _names(exclude), RoutingState.of(state)
+        exclude, state = excluded(exclude), RoutingState.of(state)
         reading = self.states.read(query, state)
         with steps.timed("encode"):
             vectors = encode_readings([reading], self._encoder)
@@ -186,14 +209,20 @@ class MoMARouter:
             outcome = self._several(query, exclude, outcome, steps)
         match outcome:
             case Handled():
-                decision = _to_agent(outcome, wanted)
+                decision = to_agent(outcome, wanted)
             case Deferred():
                 with steps.timed("score"):
-                    table = self._score([reading.whole], vectors.whole, outcome)[0]
+                    table = score_deferred(self._llms, [reading.whole], vectors.whole, [outcome])[0]
                 with steps.timed("select") as detail:
-                    decision = self._to_llm(table, wanted, exclude, outcome)
+                    decision = to_llm(self._llms, table, wanted, exclude, outcome)
+                    decision = self._tried(decision, vectors.whole[0], wanted)
                     detail.append(decision.target)
-        same = decision.kind == "llm" or state.last_target in (None, decision.target)
+                if self._teams is not None:
+                    with steps.timed("team") as detail:
+                        whole = reading.whole, vectors.whole[0]
+                        decision = team_instead(self._teams, decision, *whole, wanted, exclude)
+                        detail.append(decision.team.mode if decision.team else "one LLM is enough")
+        same = decision.kind != "agent" or state.last_target in (None, decision.target)
         topic = reading.next_topic(same_target=same)
         following = replace(following, last_target=decision.target, topic=topic)
         return replace(decision, state=following, steps=steps.done())
@@ -218,20 +247,28 @@ class MoMARouter:
             )
         asked = [Query.of(query) for query in queries]
         readings = [self.states.read(query, RoutingState()) for query in asked]
-        wanted, exclude = parse_preference(preference), _names(exclude)
+        wanted, exclude = parse_preference(preference), excluded(exclude)
         vectors = encode_readings(readings, self._encoder)
         outcomes = self._agent_router.route_batch(asked, vectors.alone, exclude, vectors.joined)
-        rows = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Deferred)]
-        deferred = [outcomes[i] for i in rows]
+        deferred = {i: o for i, o in enumerate(outcomes) if isinstance(o, Deferred)}
+        rows = list(deferred)
         texts = [readings[i].whole for i in rows]
-        tables = self._score(texts, vectors.whole[rows], *deferred) if rows else []
+        reasons = list(deferred.values())
+        tables = score_deferred(self._llms, texts, vectors.whole[rows], reasons) if rows else []
         by_row = dict(zip(rows, tables, strict=True))
-        return [
-            _to_agent(outcome, wanted)
+        decisions = [
+            to_agent(outcome, wanted)
             if isinstance(outcome, Handled)
-            else self._to_llm(by_row[i], wanted, exclude, outcome)
+            else to_llm(self._llms, by_row[i], wanted, exclude, outcome)
             for i, outcome in enumerate(outcomes)
         ]
+        for i in rows:
+            decisions[i] = self._tried(decisions[i], vectors.whole[i], wanted)
+        if self._teams is not None:
+            for i, text in zip(rows, texts, strict=True):
+                whole = text, vectors.whole[i]
+                decisions[i] = team_instead(self._teams, decisions[i], *whole, wanted, exclude)
+        return decisions
 
     def save(self, directory: str | Path) -> None:
         """Write everything that `load` needs into ``directory``: JSON, TOML, safetensors, Chroma.
@@ -241,6 +278,8 @@ class MoMARouter:
             RegistryError: The agents cannot be written.
         """
         saved.write(Path(directory), self._encoder, self._agent_router, self._llms)
+        save_beside(self._teams, Path(directory))
+        self._save_learning(Path(directory))
 
     @classmethod
     def load(cls, directory: str | Path, *, encoder: Encoder | None = None) -> MoMARouter:
@@ -251,7 +290,9 @@ class MoMARouter:
             RegistryError: The agents cannot be read.
         """
         encoder = encoder or MiniLMEncoder()
-        return cls(encoder, *saved.read(Path(directory), encoder))
+        agents, llms = saved.read(Path(directory), encoder)
+        router = cls(encoder, agents, llms, load_beside(Path(directory), encoder, llms))
+        return router._with_learning(Path(directory))
 
     def _several(
         self, query: Query, exclude: Collection[str], whole: AgentOutcome, steps: Steps
@@ -266,54 +307,3 @@ class MoMARouter:
             taken = outcome.agents if isinstance(outcome, Handled) else ()
             detail.append(f"{len(parts)} parts, {len(taken)} agents")
         return outcome
-
-    def _score(
-        self, texts: Sequence[str], vectors: FloatArray, *deferred: object
-    ) -> list[ScoreTable]:
-        if self._llms is None:
-            first = deferred[0]
-            reason = first.reason if isinstance(first, Deferred) else ""
-            raise NoTargetError(
-                f"{reason}, and this router has no LLMs. Add an agent with router.agents.add(...), "
-                "or give LLMs: MoMARouter.from_cards(agents, llms='packaged')."
-            )
-        return self._llms.score_batch(texts, vectors)
-
-    def _to_llm(
-        self,
-        table: ScoreTable,
-        preference: Preference,
-        exclude: Collection[str],
-        outcome: Deferred,
-    ) -> RoutingDecision:
-        assert self._llms is not None  # noqa: S101 - _score raised otherwise
-        name, candidates = self._llms.select(table, preference, exclude)
-        best: Candidate = candidates[0]
-        label = preference_name(preference)
-        return RoutingDecision(
-            kind="llm",
-            targets=(name,),
-            probability=best.score,
-            candidates=candidates,
-            preference=label,
-            reason=f"{outcome.reason}; {label} picks {name!r}: score {best.score:.2f} at "
-            f"${best.cost or 0:.6f}",
-            cost=best.cost,
-        )
-
-
-def _to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:
-    verb = "is" if len(outcome.agents) == 1 else "are each"
-    return RoutingDecision(
-        kind="agent",
-        targets=outcome.agents,
-        probability=outcome.probability,
-        candidates=outcome.candidates,
-        preference=preference_name(preference),
-        reason=f"{' then '.join(map(repr, outcome.agents))} {verb} right with probability "
-        f"{outcome.probability:.2f}",
-    )
-
-
-def _names(exclude: Collection[str]) -> frozenset[str]:
-    return frozenset([exclude] if isinstance(exclude, str) else exclude)

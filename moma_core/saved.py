@@ -18,15 +18,33 @@ from moma_core.agent_routing import (
     StateMachine,
     checkpoint,
 )
-from moma_core.errors import ArtifactError
+from moma_core.agent_routing.categories import Taxonomy
+from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llm_routing import LLMRouter
 from moma_core.protocols import Encoder, Registry
 from moma_core.registry import MemoryRegistry
 
-__all__ = ["open_registry", "read", "write"]
+__all__ = ["open_pool", "open_registry", "read", "write"]
 
 _FORMAT = 1
+_NO_CATEGORIES = Taxonomy().to_dict()
 _ROUTER, _STATES, _REGISTRY, _LLMS = "router.json", "states.toml", "registry", "llms"
+
+
+def open_pool(llms: object) -> LLMRouter | None:
+    """Return a pool itself, the packaged one for its name, or None for none.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    if llms == "packaged":
+        return LLMRouter.packaged()
+    if llms is not None and not isinstance(llms, LLMRouter):
+        raise InvalidInputError(
+            f"llms is a pool of LLMs, 'packaged' or None, got {llms!r:.60}. Load a trained pool: "
+            "llms=LLMRouter.load('pool')."
+        )
+    return llms
 
 
 def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
@@ -39,8 +57,7 @@ def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
         return MemoryRegistry()
     from moma_core.registry import ChromaRegistry
 
-    is_url = str(path).startswith(("http://", "https://"))
-    location = str(path) if is_url else Path(path) / _REGISTRY
+    location = str(path) if _is_url(path) else Path(path) / _REGISTRY
     return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
 
 
@@ -55,10 +72,13 @@ def write(folder: Path, encoder: Encoder, agents: AgentRouter, llms: LLMRouter |
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
-    here = open_registry(folder, encoder)
-    if getattr(here, "location", "") != getattr(agents.catalog.registry, "location", None):
-        # The router's own directory has every change already, and perhaps other processes' too.
-        _copy_agents(agents.catalog, here)
+    at = getattr(agents.catalog.registry, "location", None)
+    server = at if _is_url(at) else None
+    if server is None:
+        here = open_registry(folder, encoder)
+        if getattr(here, "location", "") != at:
+            # The router's own directory has every change already, perhaps other processes' too.
+            _copy_agents(agents.catalog, here)
     checkpoint.write(folder, agents.trained, agents.negatives, encoder.fingerprint)
     if llms is not None:
         llms.save(folder / _LLMS)
@@ -68,6 +88,8 @@ def write(folder: Path, encoder: Encoder, agents: AgentRouter, llms: LLMRouter |
         "encoder": encoder.fingerprint,
         "llms": llms is not None,
         "states": hashlib.sha256(states).hexdigest(),
+        "server": server,
+        "categories": agents.taxonomy.to_dict(),
     }
     checkpoint.write_whole(folder / _STATES, states)
     checkpoint.write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
@@ -86,19 +108,25 @@ def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None]
             f"{folder} was saved with encoder {document['encoder']!r}, not "
             f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
         )
-    if not (folder / _REGISTRY / "chroma.sqlite3").exists():
+    server = document["server"]
+    if server is None and not (folder / _REGISTRY / "chroma.sqlite3").exists():
         raise ArtifactError(
             f"{folder} has lost its agents: {_REGISTRY}/chroma.sqlite3 is missing. Restore it "
             "from a backup, or register them in a new directory."
         )
-    catalog = AgentCatalog(encoder, open_registry(folder, encoder))
+    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder))
     if checkpoint.exists(folder):
         trained, negatives = checkpoint.read(folder, encoder.fingerprint)
     else:  # deleted after damage, as the error says: fitted again on the first route
         trained, negatives = None, Negatives.of((), encoder)
     states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
     llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
-    return AgentRouter(catalog, states, negatives, trained), llms
+    taxonomy = document["categories"].encoded(encoder)
+    return AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy), llms
+
+
+def _is_url(location: object) -> bool:
+    return str(location).startswith(("http://", "https://"))
 
 
 def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:
@@ -113,10 +141,15 @@ def _document(folder: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
+        server = document.get("server")
+        if server is not None and not _is_url(server):
+            raise ValueError(f"server {server!r:.40} is no URL")
         return {
             "encoder": str(document["encoder"]),
             "llms": bool(document["llms"]),
             "states": str(document["states"]),
+            "server": server,
+            "categories": Taxonomy.from_dict(document.get("categories", _NO_CATEGORIES)),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agent_routing.wording import sentence
-from moma_core.errors import DuplicateNameError, InvalidCardError, ScoreError, UnknownNameError
+from moma_core.agent_routing.wording import views
+from moma_core.errors import (
+    DuplicateNameError,
+    InvalidCardError,
+    InvalidInputError,
+    ScoreError,
+    UnknownNameError,
+)
 from moma_core.protocols import AgentRecord, Encoder, Registry
 from moma_core.types import AgentCard, FloatArray
 
@@ -134,6 +140,7 @@ class AgentCatalog:
         """Return the card of ``name``.
 
         Raises:
+            InvalidInputError: The name is no text.
             UnknownNameError: Nobody registered it.
         """
         return self._record(name).card
@@ -188,6 +195,7 @@ class AgentCatalog:
         """Forget agents.
 
         Raises:
+            InvalidInputError: A name is no text, but a list, say.
             UnknownNameError: A name is not registered.
             RegistryError: The store cannot write; nothing changed.
         """
@@ -216,6 +224,11 @@ class AgentCatalog:
             )
 
     def _record(self, name: str) -> AgentRecord:
+        if not isinstance(name, str):
+            raise InvalidInputError(
+                f"agents go by their names, got {type(name).__name__} {str(name)[:40]!r}. "
+                "Write agents.remove('weather', 'news'); unpack lists with *."
+            )
         position = self._snapshot.position.get(name)
         if position is None:
             raise UnknownNameError(
@@ -242,7 +255,9 @@ class AgentCatalog:
             )
 
     def _encoded(self, cards: Sequence[AgentCard]) -> list[AgentRecord]:
-        texts = [sentence(card) for card in cards]
+        parts = [views(card) for card in cards]
+        texts = [text for part in parts for text in part]
+        start = len(texts)
         texts += [example for card in cards for example in card.examples]
         vectors = self._encoder.encode(texts)
         if vectors.shape != (len(texts), self._encoder.dimension) or not np.isfinite(vectors).all():
@@ -250,11 +265,14 @@ class AgentCatalog:
                 f"the encoder gave vectors of shape {vectors.shape}, some perhaps not finite; "
                 f"expected {(len(texts), self._encoder.dimension)}. Check the encoder."
             )
-        records, start = [], len(cards)
-        for i, card in enumerate(cards):
+        records, row = [], 0
+        for card, part in zip(cards, parts, strict=True):
+            shares = np.array(list(part.values()), dtype=np.float32)
+            total = shares @ vectors[row : row + shares.size]
+            unit = total / max(float(np.linalg.norm(total)), 1e-12)
             end = start + len(card.examples)
-            records.append(AgentRecord(card, vectors[i], vectors[start:end]))
-            start = end
+            records.append(AgentRecord(card, unit, vectors[start:end]))
+            row, start = row + shares.size, end
         return records
 
 

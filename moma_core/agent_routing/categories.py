@@ -9,16 +9,18 @@ restricted unless examples have fitted how far to look. Knows no states and no s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moma_core.agent_routing.category_names import NameCategory
 from moma_core.agent_routing.retrieval import Retrieval
 from moma_core.agent_routing.wording import readable
+from moma_core.errors import DuplicateNameError, InvalidCardError, InvalidInputError
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray
+from moma_core.types.checks import check_name
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,10 +37,21 @@ class Category:
     Args:
         name: As cards name it.
         description: What its agents are about, in a sentence; helps agents without a category.
+
+    Raises:
+        InvalidCardError: The name cannot be used, or the description is no text.
     """
 
     name: str
     description: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "a category's")
+        if not isinstance(self.description, str):
+            raise InvalidCardError(
+                f"the description of category {self.name!r} must be text, got "
+                f"{self.description!r:.40}."
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +60,7 @@ class Taxonomy:
 
     Args:
         given: The top-down list, beside what cards name.
-        vectors: Unit vectors of ``given``, shape (len(given), d); `of` encodes them.
+        vectors: Unit vectors of ``given``, shape (len(given), d); `encoded` makes them.
         name_category: Names a bottom-up category from its cards, for example by an LLM; None takes
             its agents' distinctive terms.
         discover_from: So many agents and more are grouped bottom-up too; None leaves it at what is
@@ -78,8 +91,55 @@ class Taxonomy:
         restrict: bool = False,
     ) -> Taxonomy:
         """Encode a user's list."""
-        texts = [f"{readable(c.name)}: {c.description}".rstrip(": ") for c in given]
-        return cls(tuple(given), encoder.encode(texts), name_category, discover_from, restrict)
+        return cls(tuple(given), None, name_category, discover_from, restrict).encoded(encoder)
+
+    @classmethod
+    def from_given(cls, given: Taxonomy | Sequence[Category] | None, encoder: Encoder) -> Taxonomy:
+        """Return what a user gave, encoded: a taxonomy, a list of categories, or nothing.
+
+        Raises:
+            InvalidInputError: It is neither.
+            DuplicateNameError: Two categories share a name.
+        """
+        if given is None:
+            return cls()
+        if isinstance(given, Taxonomy):
+            return given.encoded(encoder)
+        if not isinstance(given, Sequence) or not all(isinstance(c, Category) for c in given):
+            raise InvalidInputError(
+                f"categories is a list of Category objects or a Taxonomy, got {given!r:.60}. "
+                "Write categories=[Category('travel', 'trips and hotels')]."
+            )
+        return cls.of(given, encoder)
+
+    def encoded(self, encoder: Encoder) -> Taxonomy:
+        """Return the taxonomy with vectors of its categories.
+
+        Raises:
+            DuplicateNameError: Two categories share a name.
+        """
+        names = [category.name for category in self.given]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DuplicateNameError(f"two categories are named {twice!r}; give one another name.")
+        if self.vectors is not None or not self.given:
+            return self
+        texts = [f"{readable(c.name)}: {c.description}".rstrip(": ") for c in self.given]
+        return replace(self, vectors=encoder.encode(texts))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain form for JSON, less the vectors and ``name_category``."""
+        return {
+            "given": [{"name": c.name, "description": c.description} for c in self.given],
+            "discover_from": self.discover_from,
+            "restrict": self.restrict,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Taxonomy:
+        """Rebuild what `to_dict` gave; not encoded yet."""
+        given = tuple(Category(**category) for category in plain["given"])
+        return cls(given, discover_from=plain["discover_from"], restrict=plain["restrict"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from contextlib import suppress
@@ -14,6 +13,7 @@ import numpy as np
 from moma_core.agent_routing.gate import Gate
 from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.ranker import LinearRanker
+from moma_core.agent_routing.scope import Scope
 from moma_core.agent_routing.training import Trained
 from moma_core.errors import ArtifactError
 
@@ -31,17 +31,19 @@ def write(directory: Path, trained: Trained, negatives: Negatives, encoder: str)
     """
     from safetensors.numpy import save
 
-    arrays = {**trained.ranker.arrays(), "negative_vectors": negatives.vectors}
+    scope = trained.scope.arrays() if trained.scope else {}
+    arrays = {**trained.ranker.arrays(), **scope, "negative_vectors": negatives.vectors}
     packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     document = {
         "format": _VERSION,
         "encoder": encoder,
         "sha256": hashlib.sha256(packed).hexdigest(),
         "agents": list(trained.ranker.names),
-        "gate": dataclasses.asdict(trained.gate),
+        "gate": trained.gate.to_dict(),
         "sources": dict(trained.sources),
         "changes": trained.changes,
         "exemplar_weight": trained.exemplar_weight,
+        "fresh": sorted(trained.fresh),
         "negatives": list(negatives.texts),
         "negatives_given": negatives.n_given,
     }
@@ -74,9 +76,14 @@ def read(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
         arrays = load(packed)
         vectors = arrays.pop("negative_vectors")
         ranker = LinearRanker.from_arrays(document["agents"], arrays)
-        gate = Gate(**document["gate"])
         trained = Trained(
-            ranker, gate, document["sources"], document["changes"], document["exemplar_weight"]
+            ranker,
+            Gate.from_dict(document["gate"]),
+            document["sources"],
+            document["changes"],
+            document["exemplar_weight"],
+            Scope.from_arrays(arrays),
+            frozenset(document.get("fresh", ())),
         )
         texts = tuple(document["negatives"])
         return trained, Negatives(texts, vectors, document["negatives_given"])

@@ -1,4 +1,4 @@
-"""Chooses on held-out examples what training examples cannot tell: the gate and the exemplars' say.
+"""Fits on held-out examples what training examples cannot tell: gate, scope, the exemplars' say.
 
 Fold by fold, the i-th example of every agent is kept away from the ranker and from the exemplars;
 what both then say of it is what they will say of a user's words.
@@ -7,6 +7,7 @@ what both then say of it is what they will say of a user's words.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,8 @@ import numpy as np
 from moma_core.agent_routing.catalog import Snapshot
 from moma_core.agent_routing.gate import Gate, Signals, fit_gate
 from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.ranker import LinearRanker
+from moma_core.agent_routing.ranker import Features, LinearRanker
+from moma_core.agent_routing.scope import ENOUGH_NEGATIVES, Scope, cross_fit_scope, fit_scope
 from moma_core.agent_routing.shortlist import Shortlist, exemplars, shortlist
 from moma_core.agent_routing.task import FOLDS, Task
 from moma_core.types import FloatArray
@@ -22,9 +24,24 @@ from moma_core.types import FloatArray
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["FOLDS", "cold_gate", "cross_fit"]
+__all__ = ["FOLDS", "CrossFitted", "cold_gate", "cold_threshold", "cross_fit"]
 
 _WEIGHTS = (0.0, 3.0, 6.0, 10.0, 15.0, 20.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossFitted:
+    """What held-out examples told.
+
+    Args:
+        gate: Whether the best agent fits.
+        exemplar_weight: What an agent's examples, one by one, add to its logit.
+        scope: Whether a query's words are in scope; None with too few negatives to learn it.
+    """
+
+    gate: Gate
+    exemplar_weight: float = 0.0
+    scope: Scope | None = None
 
 
 def cross_fit(
@@ -34,8 +51,8 @@ def cross_fit(
     negatives: Negatives,
     tell: Callable[[str, int, int], None],
     max_wrong_agent_rate: float | None = None,
-) -> tuple[Gate, float]:
-    """Return the gate and the exemplars' weight, both chosen on held-out examples.
+) -> CrossFitted:
+    """Return the gate, the scope and the exemplars' weight, chosen on held-out examples.
 
     Args:
         task: The examples, laid out for fitting.
@@ -46,31 +63,32 @@ def cross_fit(
         max_wrong_agent_rate: What the gate must guarantee, or None.
     """
     lists: list[Shortlist] = []
-    owners: list[npt.NDArray[np.intp]] = []
+    rows: list[npt.NDArray[np.intp]] = []
     for fold in range(FOLDS):
         tell("fitting the gate on held-out examples", 1 + fold, 1 + FOLDS)
         held = np.flatnonzero(task.folds == fold)
         if 0 < held.size < task.n_examples:
             lists.append(_held_out(task, snapshot, fold, held))
-            owners.append(task.active[task.owners[held]])
+            rows.append(held)
     if not lists:
-        return Gate(), 0.0
+        return CrossFitted(Gate())
+    owners = [task.active[task.owners[held]] for held in rows]
     wanted = np.concatenate(owners)
     weight = _best_weight(lists, wanted)
+    told = ranker.features(negatives.texts, negatives.vectors)
+    scope, inside, outside = _scope(task, np.concatenate(rows), told, negatives.n_given)
     foreign = shortlist(
-        ranker.logits(negatives.texts, negatives.vectors),
-        negatives.vectors,
-        lambda agent: exemplars(snapshot.records[agent]),
+        ranker.scores(told), negatives.vectors, lambda agent: exemplars(snapshot.records[agent])
     )
     gate = fit_gate(
-        _join([part.signals(weight) for part in lists]),
+        _join([part.signals(weight) for part in lists], inside),
         _best(lists, weight) == wanted,
-        _join([p.without(o).signals(weight) for p, o in zip(lists, owners, strict=True)]),
-        foreign.signals(weight),
+        _join([p.without(o).signals(weight) for p, o in zip(lists, owners, strict=True)], inside),
+        foreign.signals(weight, outside),
         n_given=negatives.n_given,
         max_wrong_agent_rate=max_wrong_agent_rate,
     )
-    return gate, weight
+    return CrossFitted(gate, weight, scope)
 
 
 def cold_gate(
@@ -81,7 +99,7 @@ def cold_gate(
 ) -> Gate:
     """Return the gate for agents with too few examples to hold any out.
 
-    The default curve, its threshold raised until nearly all foreign negatives stay below it. So
+    The default curve, its threshold set so that nearly all foreign negatives stay below it. So
     few examples cannot promise a rate: asked for one, the gate accepts nothing.
     """
     if max_wrong_agent_rate is not None:
@@ -91,10 +109,26 @@ def cold_gate(
     if not snapshot.records or not foreign.texts:
         return Gate()
     chances = Gate().probabilities(ranker.logits(foreign.texts, foreign.vectors))
-    return Gate(threshold=float(max(Gate().threshold, np.quantile(chances, _CAUGHT))))
+    return Gate(threshold=cold_threshold(chances))
+
+
+def cold_threshold(foreign: npt.NDArray[np.float64]) -> float:
+    """Return the least probability to accept, from that of n foreign queries, shape (n,).
+
+    Some catalogs describe their agents in a word, others in sentences, and one curve cannot be
+    calibrated for both; how near queries come that fit nobody tells them apart. Between bounds, a
+    catalog whose descriptions foreign queries never come near asks for less certainty.
+
+    Example:
+        >>> cold_threshold(np.array([0.01, 0.02, 0.3])), cold_threshold(np.array([0.9, 0.95]))
+        (0.272, 0.5)
+    """
+    wanted = float(np.quantile(foreign, _CAUGHT))
+    return round(min(max(wanted, _LEAST), Gate().threshold), 4)
 
 
 _CAUGHT = 0.95  # share of foreign queries that a gate without examples refuses
+_LEAST = 0.15  # whatever foreign queries say: kept and caught at it, benchmarks/cold_gate.py
 
 
 def _held_out(task: Task, snapshot: Snapshot, fold: int, held: npt.NDArray[np.intp]) -> Shortlist:
@@ -126,8 +160,22 @@ def _best_weight(lists: Sequence[Shortlist], wanted: npt.NDArray[np.intp]) -> fl
     return _WEIGHTS[int(np.argmax(right))]
 
 
-def _join(parts: Sequence[Signals]) -> Signals:
+def _scope(
+    task: Task, order: npt.NDArray[np.intp], outside: Features, n_given: int
+) -> tuple[Scope | None, FloatArray | None, FloatArray | None]:
+    """Return the scope, and held-out logits of the examples in ``order`` and of the negatives."""
+    if n_given < ENOUGH_NEGATIVES:
+        return None, None, None
+    inside = task.features.rows(np.arange(task.n_examples))
+    folds = np.arange(outside.dense.shape[0]) % FOLDS
+    shown, foreign = cross_fit_scope(inside, outside, task.folds, folds)
+    scope = replace(fit_scope(inside, outside), usual=float(np.median(shown)))
+    return scope, shown[order], foreign
+
+
+def _join(parts: Sequence[Signals], scope: FloatArray | None) -> Signals:
     return Signals(
         np.concatenate([part.top for part in parts]),
         np.concatenate([part.log_share for part in parts]),
+        scope,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from moma_core.agent_routing.wording import readable
 from moma_core.errors import InvalidDataError
 from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, AgentCard
+from moma_core.types.checks import is_text
 
 __all__ = ["LabelledQueries", "read_agents", "read_queries", "with_examples"]
 
@@ -49,11 +50,12 @@ def read_agents(path: str | Path) -> list[AgentCard]:
     cards = []
     for i, name in enumerate(table["name"]):
         text = str(table["description"][i] or "").strip()
+        text = text if is_text(text) else readable(str(name))
         category = str(table.get("category", {i: ""})[i] or "").strip()
         cards.append(
             AgentCard(
                 name=name,
-                description=(text or readable(str(name)))[:MAX_DESCRIPTION_CHARS],
+                description=text[:MAX_DESCRIPTION_CHARS],
                 categories=(category,) if category else (),
             )
         )
@@ -75,7 +77,7 @@ def read_queries(path: str | Path) -> LabelledQueries:
             raise InvalidDataError(f"{path}: row {i} needs a list of names, got {wanted!r:.40}.")
         if text is not None and not isinstance(text, str):
             raise InvalidDataError(f"{path}: row {i} has {text!r:.40} for a query; give texts.")
-        if text and text.strip():
+        if is_text(text):
             texts.append(text)
             agents.append(tuple(dict.fromkeys(wanted or ())))
     return LabelledQueries(tuple(texts), tuple(agents))

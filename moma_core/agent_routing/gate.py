@@ -1,15 +1,19 @@
 """The gate: does the best agent fit at all? ``Handled`` above a probability, else ``Deferred``.
 
-A logistic curve over two numbers of a query's logits: how high the best one is, and which share of
-the softmax it holds. Fitted on held-out examples (right or wrong), on the same examples with their
-own agent taken away (then none is right: leave-one-agent-out), and on queries that the user says
-no agent should take. Knows nothing of states and names.
+    P(best agent is right) = P(some agent fits) P(best agent is right | some agent fits)
+
+Each factor is a logistic curve over numbers of a query: how high its best logit is, which share of
+the softmax that one holds, and whether its words are in scope (`moma_core.agent_routing.scope`).
+The first is fitted on held-out examples against the same examples with their own agent taken away
+(leave-one-agent-out) and queries that the user says no agent should take; the second on right and
+wrong among the held-out examples. Knows nothing of states and names.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,19 +24,27 @@ from moma_core.types import FloatArray
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Gate", "Signals", "fit_gate", "signals"]
+__all__ = ["Curve", "Gate", "Signals", "fit_gate", "signals"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Signals:
-    """What the gate sees of n queries: each array has shape (n,)."""
+    """What the gate sees of n queries: each array has shape (n,).
+
+    Args:
+        top: The best logit.
+        log_share: Log share of the softmax that it holds.
+        scope: Logit of being in scope; None where nothing was fitted to tell.
+    """
 
     top: FloatArray
     log_share: FloatArray
+    scope: FloatArray | None = None
 
     def rows(self) -> npt.NDArray[np.float64]:
-        """Return the two numbers side by side, shape (n, 2)."""
-        return np.column_stack([self.top, self.log_share]).astype(np.float64)
+        """Return the three numbers side by side, shape (n, 3)."""
+        scope = np.zeros_like(self.top) if self.scope is None else self.scope
+        return np.column_stack([self.top, self.log_share, scope]).astype(np.float64)
 
 
 def signals(logits: FloatArray) -> Signals:
@@ -42,13 +54,40 @@ def signals(logits: FloatArray) -> Signals:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """Accepts an agent when its calibrated probability reaches a threshold.
+class Curve:
+    """A logistic curve over what the gate sees.
 
     Args:
         top: Weight of the best logit.
         log_share: Weight of the best agent's log share of the softmax.
-        intercept: Of the logistic curve.
+        intercept: Of the curve.
+        scope: Weight of the logit of being in scope.
+    """
+
+    top: float
+    log_share: float
+    intercept: float
+    scope: float = 0.0
+
+    def chances(self, seen: Signals) -> npt.NDArray[np.float64]:
+        """Return the curve's value for each of n queries, shape (n,)."""
+        score = seen.rows() @ np.array([self.top, self.log_share, self.scope]) + self.intercept
+        chances: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
+        return chances
+
+
+_COLD_CURVE = Curve(top=0.96, log_share=0.72, intercept=-1.39)
+_RIGHT_CURVE = Curve(top=0.5, log_share=1.0, intercept=0.0)  # where few examples tell nothing else
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Accepts an agent when its calibrated probability reaches a threshold.
+
+    Args:
+        fits: The chance that some agent fits.
+        right: The chance that, if some agent fits, the best one is right; None where ``fits`` says
+            both.
         threshold: Least probability to accept.
         coverage: Share of held-out examples that the threshold accepts, when fitted.
         max_wrong_agent_rate: The promise that the threshold keeps, when one was asked for.
@@ -61,9 +100,8 @@ class Gate:
         True
     """
 
-    top: float = 1.93
-    log_share: float = 1.02
-    intercept: float = -1.79
+    fits: Curve = _COLD_CURVE
+    right: Curve | None = None
     threshold: float = 0.5
     coverage: float | None = None
     max_wrong_agent_rate: float | None = None
@@ -74,9 +112,18 @@ class Gate:
 
     def chances(self, seen: Signals) -> npt.NDArray[np.float64]:
         """Return the same from the signals of n queries."""
-        score = seen.rows() @ np.array([self.top, self.log_share]) + self.intercept
-        chances: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
-        return chances
+        fits = self.fits.chances(seen)
+        return fits if self.right is None else fits * self.right.chances(seen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain form for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Gate:
+        """Rebuild what `to_dict` gave."""
+        curves = {key: plain[key] and Curve(**plain[key]) for key in ("fits", "right")}
+        return cls(**{**plain, **curves})
 
 
 _COLD = Gate()
@@ -102,19 +149,11 @@ def fit_gate(
         max_wrong_agent_rate: Promise to keep on examples and the user's negatives together
             (`conformal_threshold`); None balances what is kept with what is caught.
     """
-    rows = np.concatenate([held_out.rows(), without_owner.rows(), negatives.rows()])
-    n, m = right.size, negatives.top.size
-    labels = np.concatenate([right, np.zeros(n + m, dtype=bool)])
-    real = m / (m + _ENOUGH_NEGATIVES)
-    weights = np.concatenate(
-        [
-            np.ones(n),
-            np.full(n, _NONE_FITS * (1.0 - real)),
-            np.full(m, _NONE_FITS * real * n / max(m, 1)),
-        ]
+    n = right.size
+    fitted = Gate(
+        fits=_fits(held_out, without_owner, negatives),
+        right=_fit_curve(held_out.rows()[:, :2], right, np.ones(n), _RIGHT_CURVE),
     )
-    top, log_share, intercept = _fit_logistic(rows, labels, weights)
-    fitted = Gate(top, log_share, intercept)
     shown, foreign = fitted.chances(held_out), fitted.chances(negatives)
     if max_wrong_agent_rate is not None:
         chances = np.concatenate([shown, foreign[:n_given]])
@@ -123,30 +162,47 @@ def fit_gate(
     else:
         threshold = _threshold(shown, right, foreign)
     threshold = min(max(threshold, _CERTAIN), 1.0 - _CERTAIN)
-    return replace(
-        fitted,
-        threshold=threshold,
-        coverage=float((shown >= threshold).mean()) if n else None,
-        max_wrong_agent_rate=max_wrong_agent_rate,
-    )
+    coverage = float((shown >= threshold).mean()) if n else None
+    return Gate(fitted.fits, fitted.right, threshold, coverage, max_wrong_agent_rate)
 
 
 _NONE_FITS = 0.4  # queries for which no agent fits, for each one that some agent should take
 _ENOUGH_NEGATIVES = 20  # as many count as much as the made-up ones, and set the threshold
 _CERTAIN = 1e-6  # chances this near to 0 or 1 are rounding
+_NOISE = 0.7  # standard errors of the sum that a lower threshold may cost
 _KEEP = 0.97  # share of right examples that a threshold without real negatives keeps
 
 
-def _fit_logistic(
+def _fits(held_out: Signals, without_owner: Signals, negatives: Signals) -> Curve:
+    """Return the curve that tells examples from what no agent should take."""
+    n, m = held_out.top.size, negatives.top.size
+    rows = np.concatenate([held_out.rows(), without_owner.rows(), negatives.rows()])
+    labels = np.repeat([True, False], [n, n + m])
+    real = m / (m + _ENOUGH_NEGATIVES)
+    made_up = np.full(n, _NONE_FITS * (1.0 - real))
+    foreign = np.full(m, _NONE_FITS * real * n / max(m, 1))
+    return _fit_curve(rows, labels, np.concatenate([np.ones(n), made_up, foreign]), _COLD_CURVE)
+
+
+def _fit_curve(
     rows: npt.NDArray[np.float64],
     labels: npt.NDArray[np.bool_],
     weights: npt.NDArray[np.float64],
-) -> tuple[float, float, float]:
-    """Minimise the weighted logistic loss, held near the cold gate so that few rows cannot run."""
+    near: Curve,
+) -> Curve:
+    """Minimise the weighted logistic loss, held near a curve so that few rows cannot run.
+
+    Args:
+        rows: Best logits, log shares and perhaps logits of being in scope, shape (n, 2 or 3).
+        labels: Shape (n,).
+        weights: Shape (n,).
+        near: What no row at all would give.
+    """
     from scipy.optimize import minimize
 
+    count = rows.shape[1]
     design = np.column_stack([rows, np.ones(len(rows))])
-    prior = np.array([_COLD.top, _COLD.log_share, _COLD.intercept])
+    prior = np.array([*[near.top, near.log_share, near.scope][:count], near.intercept])
     signs = np.where(labels, 1.0, -1.0)
 
     def loss(theta: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
@@ -156,9 +212,9 @@ def _fit_logistic(
         away = theta - prior
         return value + 0.5 * float(away @ away), design.T @ slope + away
 
-    bounds = [(0.0, None), (0.0, None), (None, None)]  # a higher logit never lowers the chance
-    theta = minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return float(theta[0]), float(theta[1]), float(theta[2])
+    bounds = [*[(0.0, None)] * count, (None, None)]  # a higher logit never lowers the chance
+    *found, intercept = map(float, minimize(loss, prior, jac=True, bounds=bounds).x)
+    return Curve(found[0], found[1], intercept, *found[2:])
 
 
 def _threshold(
@@ -169,8 +225,9 @@ def _threshold(
     """Return the least probability to accept.
 
     With enough real negatives: the largest sum of (examples kept and right) and (negatives
-    caught) or rather, by the one-standard-error rule, the lowest threshold that is no worse within
-    the noise of so few negatives: users' words stray further than examples do.
+    caught) or rather, after the one-standard-error rule, the lowest threshold that is no worse
+    within part of the noise of so few examples and negatives: users' words stray further than
+    examples do.
     Without them nothing tells how near a foreign query may come, so the threshold keeps a fixed
     share of the right examples.
     """
@@ -184,6 +241,9 @@ def _threshold(
     catches = np.searchsorted(np.sort(negatives), cuts) / negatives.size
     total = keeps + catches
     best = int(np.argmax(total))
-    spread = np.sqrt(catches[best] * (1.0 - catches[best]) / negatives.size)
+    spread = _NOISE * np.sqrt(
+        catches[best] * (1.0 - catches[best]) / negatives.size
+        + keeps[best] * (1.0 - keeps[best]) / right.size
+    )
     first = int(np.flatnonzero(total >= total[best] - max(spread, 1.0 / negatives.size))[0])
     return float((cuts[max(first - 1, 0)] + cuts[first]) / 2)

@@ -50,6 +50,17 @@ class Negatives:
             _ENCODED[key] = encoder.encode(_background())
         return cls((*given, *_background()), np.concatenate([own, _ENCODED[key]]), len(given))
 
+    def also(self, given: Sequence[str], encoder: Encoder) -> Negatives:
+        """Return these with more queries of the user's, each kept once."""
+        known = set(self.texts[: self.n_given])
+        fresh = [text for text in dict.fromkeys(given) if text not in known]
+        n, own = self.n_given, encoder.encode(fresh)
+        return Negatives(
+            (*self.texts[:n], *fresh, *self.texts[n:]),
+            np.concatenate([self.vectors[:n], own, self.vectors[n:]]),
+            n + len(fresh),
+        )
+
     def foreign_to(self, *agents: FloatArray) -> Negatives:
         """Return those given, and the background that is far from all these vectors (n, d)."""
         nearest = np.full(len(self.texts), -1.0, dtype=np.float32)

@@ -178,15 +178,22 @@ class LinearRanker:
             vectors: Theirs, shape (n, d).
             rows: Agents that matter, where not all do; the logits of others may be -inf.
         """
-        features = Features.of(texts, vectors, self.idf)
-        n = len(self.names)
+        return self.scores(self.features(texts, vectors), rows)
+
+    def features(self, texts: Sequence[str], vectors: FloatArray) -> Features:
+        """Return n texts and their unit vectors (n, d) as this ranker sees them."""
+        return Features.of(texts, vectors, self.idf)
+
+    def scores(self, features: Features, rows: npt.NDArray[np.intp] | None = None) -> FloatArray:
+        """Return `logits` of n texts that are features already."""
+        n, n_texts = len(self.names), features.dense.shape[0]
         if rows is not None and rows.size <= _FEW * n:
-            logits = np.full((len(texts), n), -np.inf, dtype=np.float32)
+            logits = np.full((n_texts, n), -np.inf, dtype=np.float32)
             columns = self.columns.rows(rows)
-            one = len(texts) == 1
+            one = n_texts == 1
             logits[:, rows] = _one_text(columns, features) if one else columns.logits(features)
             return logits
-        if len(texts) == 1 and n >= _COARSE_FROM:
+        if n_texts == 1 and n >= _COARSE_FROM:
             return self._refined(features, rows)[None]
         return self._exact(features)
 

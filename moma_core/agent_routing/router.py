@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,10 +16,9 @@ from moma_core.agent_routing.categories import Categories, Taxonomy
 from moma_core.agent_routing.categorising import collect, follow
 from moma_core.agent_routing.conformal import check_rate
 from moma_core.agent_routing.eligible import Eligible, eligible_agents
-from moma_core.agent_routing.followups import Reading, in_context
 from moma_core.agent_routing.health import Health
 from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.shortlist import exemplars, shortlist
+from moma_core.agent_routing.ranking import Asked, rank
 from moma_core.agent_routing.states import StateMachine
 from moma_core.agent_routing.steps import Steps
 from moma_core.agent_routing.training import (
@@ -30,25 +28,13 @@ from moma_core.agent_routing.training import (
     sources_of,
     train,
 )
-from moma_core.errors import ScoreError
-from moma_core.types import (
-    AgentOutcome,
-    Candidate,
-    Deferred,
-    FloatArray,
-    Handled,
-    Query,
-    RoutingState,
-)
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from moma_core.protocols import FinalDecider
+from moma_core.types import AgentOutcome, Deferred, FloatArray, Query, RoutingState
 
 __all__ = ["AgentRouter"]
 
 _REFIT_SHARE = 0.2  # of agents changed since the last full fit, above which all are fitted again
 _FOLLOW_FROM = 300  # agents, from which categories are kept when single agents come or go
-_SHOWN = 10  # candidates kept in a decision
 
 
 class AgentRouter:
@@ -63,6 +49,7 @@ class AgentRouter:
             by conformal risk control; None, or what ``trained`` was fitted to, balances instead.
         health: Agents that fail are not chosen until they recover; told by whoever invokes them.
         taxonomy: The user's list of categories and what they are for; by default what cards name.
+        decider: Has the last word on who of the shortlist is best, before the gate; None: nobody.
     """
 
     def __init__(
@@ -74,6 +61,7 @@ class AgentRouter:
         health: Health | None = None,
         max_wrong_agent_rate: float | None = None,
         taxonomy: Taxonomy | None = None,
+        decider: FinalDecider | None = None,
     ) -> None:
         self.catalog = catalog
         if trained is not None and max_wrong_agent_rate is None:
@@ -83,6 +71,7 @@ class AgentRouter:
             check_rate(max_wrong_agent_rate)
         self.health = health or Health()
         self.taxonomy = taxonomy or Taxonomy()
+        self.decider = decider
         self.states = states or StateMachine()
         empty = np.zeros((0, catalog.snapshot.dimension), dtype=np.float32)
         self.negatives = negatives or Negatives((), empty, 0)
@@ -97,6 +86,12 @@ class AgentRouter:
             snapshot = self.catalog.snapshot
             trained = train(snapshot, self.negatives, progress, self.max_wrong_agent_rate)
             self._current = snapshot, trained, collect(snapshot, self.taxonomy)
+
+    def set_negatives(self, negatives: Negatives) -> None:
+        """Replace the queries that no agent should take; the next route fits the gate to them."""
+        with self._lock:
+            self.negatives = negatives
+            self._current = None
 
     @property
     def categories(self) -> Categories:
@@ -151,8 +146,8 @@ class AgentRouter:
         if rows.size == 0:
             return Deferred(allowed.why_nobody), following
         with steps.timed("rank") as detail:
-            logits = _logits(trained, snapshot, [reading], vector[None], joined, state, rows)
-            outcome = _outcomes(logits, vector[None], rows, snapshot, trained)[0]
+            asked = Asked([reading], vector[None], joined, state)
+            outcome = rank(asked, rows, snapshot, trained, self.decider)[0]
             detail.append(f"best {outcome.candidates[0].name}")
         with steps.timed("gate") as detail:
             needed = trained.gate.threshold
@@ -194,8 +189,8 @@ class AgentRouter:
                 if not chosen[0].follows:
                     rows = categories.narrowed(vectors[chunk[0]], rows)
                 also = None if joined is None else joined[[place[i] for i in chunk if i in place]]
-                logits = _logits(trained, snapshot, chosen, vectors[chunk], also, _FRESH, rows)
-                found = _outcomes(logits, vectors[chunk], rows, snapshot, trained)
+                part = Asked(chosen, vectors[chunk], also)
+                found = rank(part, rows, snapshot, trained, self.decider)
                 outcomes |= dict(zip(chunk, found, strict=True))
         return [outcomes[i] for i in range(len(asked))]
 
@@ -238,69 +233,3 @@ class AgentRouter:
 
 _BATCH = 256
 _FRESH = RoutingState()
-
-
-def _logits(
-    trained: Trained,
-    snapshot: Snapshot,
-    readings: Sequence[Reading],
-    vectors: FloatArray,
-    joined: FloatArray | None,
-    state: RoutingState,
-    eligible: npt.NDArray[np.intp],
-) -> FloatArray:
-    """Return logits (n, n_eligible); follow-ups also by ``joined``, one row a joined reading."""
-    ranker = trained.ranker
-    logits = ranker.logits([reading.text for reading in readings], vectors, eligible)
-    leaning = [i for i, reading in enumerate(readings) if reading.follows]
-    if not leaning:
-        return logits if eligible.size == logits.shape[1] else logits[:, eligible]
-    after = [reading.joined for reading in readings if reading.joined is not None]
-    rows = iter(() if joined is None else ranker.logits(after, joined, eligible))
-    previous = snapshot.position.get(state.last_target or "")
-    by_llm = state.last_target is not None and previous is None
-    for i in leaning:
-        row = next(rows, None) if readings[i].joined is not None else None
-        logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
-    return logits[:, eligible]
-
-
-def _outcomes(
-    logits: FloatArray,
-    vectors: FloatArray,
-    rows: npt.NDArray[np.intp],
-    snapshot: Snapshot,
-    trained: Trained,
-) -> list[AgentOutcome]:
-    """Return the outcome of each of n queries from logits (n, n_rows) of the eligible agents."""
-    if not np.isfinite(logits).all():
-        raise ScoreError(
-            "the ranker gave scores that are not finite. Check that the encoder gives finite "
-            "vectors, then fit again with router.fit()."
-        )
-    weight = trained.exemplar_weight
-    best = shortlist(
-        logits, vectors, (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
-    )
-    chances = trained.gate.chances(best.signals(weight))
-    refined = best.refined(weight)
-    shares = np.exp(refined - best.total(weight)[:, None])
-    order = np.argsort(-refined, axis=1, kind="stable")[:, :_SHOWN]
-    return [
-        _outcome(
-            float(chance),
-            trained.gate.threshold,
-            tuple(Candidate(snapshot.names[rows[row[i]]], float(share[i])) for i in places),
-        )
-        for chance, row, share, places in zip(chances, best.agents, shares, order, strict=True)
-    ]
-
-
-def _outcome(chance: float, threshold: float, candidates: tuple[Candidate, ...]) -> AgentOutcome:
-    if chance >= threshold:
-        return Handled((candidates[0].name,), chance, candidates)
-    reason = (
-        f"no agent fits: the nearest, {candidates[0].name!r}, is right with probability "
-        f"{chance:.2f} and {threshold:.2f} is needed"
-    )
-    return Deferred(reason, chance, candidates)

@@ -61,11 +61,11 @@ class Shortlist:
         chosen: npt.NDArray[np.intp] = np.take_along_axis(self.agents, first, axis=1)[:, 0]
         return chosen
 
-    def signals(self, weight: float) -> Signals:
-        """Return what the gate sees."""
+    def signals(self, weight: float, scope: FloatArray | None = None) -> Signals:
+        """Return what the gate sees, ``scope`` (n,) beside the logits."""
         top = np.maximum(self.refined(weight).max(axis=1), _LEAST)
         total = np.maximum(self.total(weight), _LEAST)
-        return Signals(top, np.minimum(top - total, 0.0))
+        return Signals(top, np.minimum(top - total, 0.0), scope)
 
     def without(self, owners: npt.NDArray[np.intp]) -> Shortlist:
         """Return the list as if each query's owner (n,) were not eligible."""

@@ -27,6 +27,7 @@ from moma_core.agent_routing.ranker import (
     stack_columns,
     stack_features,
 )
+from moma_core.agent_routing.scope import Scope
 from moma_core.agent_routing.task import Task
 from moma_core.agent_routing.wording import card_text
 from moma_core.protocols import AgentRecord
@@ -52,6 +53,8 @@ class Trained:
         exemplar_weight: What an agent's examples, one by one, add to its logit (`Shortlist`).
         sources: Fingerprint of each agent's card when its column was fitted.
         changes: Agents added or changed since everything was last fitted together.
+        scope: Whether a query's words are in scope; None where nothing told.
+        fresh: Names of the agents that came or changed since: the scope does not know them.
     """
 
     ranker: LinearRanker
@@ -59,6 +62,8 @@ class Trained:
     sources: Mapping[str, str] = field(default_factory=dict)
     changes: int = 0
     exemplar_weight: float = 0.0
+    scope: Scope | None = None
+    fresh: frozenset[str] = frozenset()
 
 
 def fingerprint(record: AgentRecord) -> str:
@@ -106,9 +111,11 @@ def train(
         )
     shown = np.concatenate([record.example_vectors for record in records])
     foreign = negatives.foreign_to(snapshot.descriptions, shown)
-    gate, weight = cross_fit(task, snapshot, ranker, foreign, tell, max_wrong_agent_rate)
+    told = cross_fit(task, snapshot, ranker, foreign, tell, max_wrong_agent_rate)
     tell("fitted", total, total)
-    return Trained(ranker, gate, sources, exemplar_weight=weight)
+    return Trained(
+        ranker, told.gate, sources, exemplar_weight=told.exemplar_weight, scope=told.scope
+    )
 
 
 def sources_of(
@@ -146,15 +153,19 @@ def extend(
         columns = [old.columns.rows(np.array([row[n] for n in kept], dtype=np.intp))]
     for name in fresh:
         columns.append(_one_column(snapshot, name, columns, kept, old.idf))
-    changes = trained.changes + len(fresh)
+    trained = replace(
+        trained,
+        sources=sources,
+        changes=trained.changes + len(fresh),
+        fresh=trained.fresh.union(fresh),
+    )
     if appended:
         ranker = old.extended(fresh, stack_columns(columns[1:])) if fresh else old
-        return replace(trained, ranker=ranker, sources=sources, changes=changes)
+        return replace(trained, ranker=ranker)
     stacked = stack_columns(columns)
     place = {name: i for i, name in enumerate([*kept, *fresh])}
     order = np.array([place[name] for name in snapshot.names], dtype=np.intp)
-    ranker = LinearRanker(snapshot.names, stacked.rows(order), old.idf)
-    return replace(trained, ranker=ranker, sources=sources, changes=changes)
+    return replace(trained, ranker=LinearRanker(snapshot.names, stacked.rows(order), old.idf))
 
 
 def _one_column(

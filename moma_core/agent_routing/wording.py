@@ -7,7 +7,10 @@ from collections.abc import Mapping
 
 from moma_core.types import AgentCard
 
-__all__ = ["card_text", "readable", "sentence"]
+__all__ = ["card_text", "readable", "sentence", "views"]
+
+# Shares of a card's vector; by MetaTool's and Seal-Tools' train and val rows (benchmarks/LOG.md).
+_WHOLE, _PART = 1.0, 0.5
 
 
 def readable(name: str) -> str:
@@ -33,5 +36,22 @@ def card_text(card: AgentCard) -> str:
 
 
 def sentence(card: AgentCard) -> str:
-    """Return the name in words and the description: what an agent's vector is made of."""
+    """Return the name in words and the description."""
     return f"{readable(card.name)}: {card.description}"
+
+
+def views(card: AgentCard) -> dict[str, float]:
+    """Return the texts whose vectors make up an agent's, each with its share.
+
+    The whole sentence, and beside it the name and the description alone: in a long sentence the
+    mean over tokens buries a telling name.
+
+    Example:
+        >>> views(AgentCard("dice_roller", "Rolls dice"))
+        {'dice roller: Rolls dice': 1.0, 'dice roller': 0.5, 'Rolls dice': 0.5}
+    """
+    shares = {sentence(card): _WHOLE}
+    for text in (readable(card.name), card.description):
+        if text:
+            shares[text] = shares.get(text, 0.0) + _PART
+    return shares

@@ -79,12 +79,15 @@ class ChromaRegistry:
             RegistryError: The directory cannot be written or the server does not answer.
         """
         settings = Settings(anonymized_telemetry=False)
-        url = urlsplit(str(location))
+        url, place = urlsplit(str(location)), str(location)
         with _as_registry_errors("open"):
             if url.scheme in ("http", "https"):
+                host, port = url.hostname or "localhost", url.port or 8000
+                # Made anew: what is remembered of a URL must hold no user and no password.
+                place = f"{url.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
                 client = chromadb.HttpClient(
-                    host=url.hostname or "localhost",
-                    port=url.port or 8000,
+                    host=host,
+                    port=port,
                     ssl=url.scheme == "https",
                     settings=settings,
                 )
@@ -95,7 +98,7 @@ class ChromaRegistry:
                 path.mkdir(parents=True, exist_ok=True)
                 client = chromadb.PersistentClient(path=str(path), settings=settings)
         registry = cls(client, fingerprint, dimension)
-        registry.location = str(location)
+        registry.location = place
         return registry
 
     def put(self, records: Sequence[AgentRecord]) -> None:

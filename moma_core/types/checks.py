@@ -5,34 +5,40 @@ from __future__ import annotations
 import json
 import numbers
 import re
+import unicodedata
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from moma_core.errors import InvalidCardError
 
-__all__ = ["MAX_NAME_CHARS", "check_name", "is_json_object", "is_number", "is_text"]
+__all__ = ["MAX_NAME_CHARS", "check_name", "is_json_object", "is_number", "is_text", "is_visible"]
 
 MAX_NAME_CHARS = 128
 
-# No control characters and no lone surrogates; no blanks at either end.
-_NAME = re.compile(r"(?!\s)[^\x00-\x1f\x7f\ud800-\udfff]+(?<!\s)")
+_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, no half ones
+# Unicode counts these as letters or symbols, and draws nothing.
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 def check_name(name: object, what: str) -> None:
     """Refuse a name that no registry, tokeniser or person could use.
 
     Raises:
-        InvalidCardError: It is empty, too long, unprintable, or no text.
+        InvalidCardError: It is empty, too long, unprintable, begins or ends with a character that
+            nobody sees (a blank, a zero-width space, a byte order mark), or is no text.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARS:
+    fits = isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARS and _NAME.fullmatch(name)
+    if not isinstance(name, str) or not fits or not (is_visible(name[0]) and is_visible(name[-1])):
         raise InvalidCardError(
-            f"{what} name must be 1 to {MAX_NAME_CHARS} printable characters without spaces at "
-            f"either end, got {str(name)[:40]!r}. Give a short name such as 'weather_forecast'."
+            f"{what} name must be 1 to {MAX_NAME_CHARS} printable characters without spaces or "
+            f"invisible characters at either end, got {str(name)[:40]!r}. Give a short name "
+            "such as 'weather_forecast'."
         )
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Say whether it is text with something to see and no half characters."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not any(map(is_visible, value)):
         return False
     try:
         value.encode()
@@ -55,3 +61,9 @@ def is_json_object(value: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def is_visible(character: str) -> bool:
+    """Say whether a character leaves a mark: no blank, control or format character."""
+    kind = unicodedata.category(character)
+    return kind not in ("Cc", "Cf", "Zs", "Zl", "Zp") and character not in _FILLERS

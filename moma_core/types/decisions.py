@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from moma_core.errors import ScoreError
 from moma_core.types.query import RoutingState
+from moma_core.types.team import TeamPlan
+from moma_core.types.trial import Trial
 
 __all__ = [
     "AgentOutcome",
@@ -118,15 +120,17 @@ class RoutingDecision:
     """Where a query goes and why.
 
     Args:
-        kind: ``"agent"`` or ``"llm"``.
-        targets: Names to invoke, in order; never empty.
-        probability: Agents: calibrated chance of being right. LLMs: predicted quality.
+        kind: ``"agent"``, ``"llm"``, or ``"team"`` where a router was given teams.
+        targets: Names to invoke, in order; never empty. A team's are its LLMs, each once.
+        probability: Agents: calibrated chance of being right. LLMs, teams: predicted quality.
         candidates: What was considered, best first.
         preference: ``"performance"``, ``"auto"`` or ``"cost"``.
         reason: Why, in words.
         state: Conversation state to pass to the next ``route``.
         steps: Encode, categories, state, eligible, rank, gate, score, select with their times.
-        cost: Expected USD, for LLMs.
+        cost: Expected USD, for LLMs and teams.
+        team: Who answers together and how, for teams.
+        trial: How an LLM was chosen, while learning from use is on.
 
     Example:
         >>> decision = RoutingDecision("agent", ("weather",), 0.97)
@@ -134,7 +138,7 @@ class RoutingDecision:
         True
     """
 
-    kind: Literal["agent", "llm"]
+    kind: Literal["agent", "llm", "team"]
     targets: tuple[str, ...]
     probability: float
     candidates: tuple[Candidate, ...] = ()
@@ -143,6 +147,8 @@ class RoutingDecision:
     state: RoutingState = field(default_factory=RoutingState)
     steps: tuple[Step, ...] = ()
     cost: float | None = None
+    team: TeamPlan | None = None
+    trial: Trial | None = None
 
     @property
     def target(self) -> str:
@@ -156,7 +162,11 @@ class RoutingDecision:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RoutingDecision:
-        """Rebuild a decision from `to_dict`, also after a trip through JSON."""
+        """Rebuild a decision from `to_dict`, also after a trip through JSON.
+
+        Dicts of versions that knew no teams are read too.
+        """
+        team, trial = data.get("team"), data.get("trial")
         return cls(
             kind=data["kind"],
             targets=tuple(data["targets"]),
@@ -167,6 +177,8 @@ class RoutingDecision:
             state=RoutingState.of(data["state"]),
             steps=tuple(Step(**s) for s in data["steps"]),
             cost=data["cost"],
+            team=None if team is None else TeamPlan.from_dict(team),
+            trial=None if trial is None else Trial.from_dict(trial),
         )
 
 
