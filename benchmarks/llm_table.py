@@ -51,7 +51,9 @@ def run(pool: str, folder: Path, seed: int) -> list[_Row]:
         start = time.perf_counter()
         head = auto.head if kind == "auto" else fit_head(kind, inputs, scores, auto.cards, seed)
         seconds = time.perf_counter() - start
-        report = evaluate_llms(replace(auto, head=head), test, encoder, vectors[held])
+        thrift = auto.thrift if kind == "auto" else 0.0  # it is fitted to its own head's noise
+        router = replace(auto, head=head, thrift=thrift)
+        report = evaluate_llms(router, test, encoder, vectors[held])
         unit = report["best_single_cost"]
         for preference in PREFERENCES:
             got = report["preferences"][preference]

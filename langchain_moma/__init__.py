@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
         'Type: pip install "moma-router[langchain]"'
     ) from error
 
+from langchain_moma.cascade import ChatCascade
 from langchain_moma.chat_model import ChatMoMA
 from langchain_moma.collecting import collect
 from langchain_moma.decisions import MoMARecord, decision_in
@@ -38,6 +39,7 @@ from langchain_moma.telemetry import Telemetry
 from langchain_moma.tools import agent_cards_from_tools
 
 __all__ = [
+    "ChatCascade",
     "ChatDecider",
     "ChatMoMA",
     "FinalChoice",

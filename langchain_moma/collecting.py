@@ -14,17 +14,19 @@ from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
 
 from langchain_moma.llm_cards import llm_cards_from_chat_models
-from moma_core import Encoder, InvalidInputError
-from moma_core.llm_routing.collection import (
+from moma_core import (
     AskLLM,
     CollectConfig,
     Collected,
+    Encoder,
+    InvalidInputError,
     Judge,
+    MissingExtraError,
     Questions,
     Reply,
     Scorer,
 )
-from moma_core.llm_routing.collection import collect as collect_answers
+from moma_core import collect as collect_answers
 
 __all__ = ["JUDGE", "ask_chat_model", "collect"]
 
@@ -39,7 +41,8 @@ def ask_chat_model(llm: BaseChatModel | str) -> AskLLM:
         llm: A chat model, or what `init_chat_model` takes: ``"openai:gpt-4o-mini"``.
 
     Raises:
-        InvalidInputError: It is neither.
+        InvalidInputError: It is neither, or its provider refuses, say without a key.
+        MissingExtraError: The provider's package is not installed.
 
     Example:
         >>> from langchain_moma.testing import ScriptedChat
@@ -124,12 +127,25 @@ def collect(
 
 
 def _opened(llm: BaseChatModel | str) -> BaseChatModel:
-    model = init_chat_model(llm) if isinstance(llm, str) else llm
+    model = _connected(llm) if isinstance(llm, str) else llm
     if not isinstance(model, BaseChatModel):
         raise InvalidInputError(
             f"expected a chat model or 'provider:model', got {type(model).__name__}."
         )
     return model
+
+
+def _connected(name: str) -> BaseChatModel:
+    try:
+        return init_chat_model(name)
+    except ImportError as error:  # says which package to install
+        raise MissingExtraError(f"{name!r} cannot be asked: {error}.") from error
+    except Exception as error:  # what a provider's constructor raises, say without its key
+        said = str(error).strip().partition("\n")[0]
+        raise InvalidInputError(
+            f"{name!r} cannot be asked: {said} Write 'provider:model' such as "
+            "'openai:gpt-4o-mini', with the provider's key in the environment."
+        ) from error
 
 
 def _questions(queries: Questions | str | Path | Iterable[str | Mapping[str, Any]]) -> Questions:

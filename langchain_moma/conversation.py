@@ -12,7 +12,7 @@ from langchain_core.messages import AnyMessage, BaseMessage, ChatMessage, conver
 from langchain_core.prompt_values import PromptValue
 
 from moma_core import InvalidQueryError, Query
-from moma_core.types.checks import is_text
+from moma_core.types import is_text
 
 __all__ = [
     "TEXT_KEYS",

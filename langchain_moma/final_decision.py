@@ -63,6 +63,13 @@ class ChatDecider:
     alive: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.llm, Runnable):
+            raise InvalidInputError(
+                f"llm must be a chat model, got {type(self.llm).__name__}. Give the chat model "
+                "itself: ChatDecider(ChatOpenAI(...))."
+            )
+        if self.timeout is not None and not self.timeout > 0:
+            raise InvalidInputError(f"timeout is more than 0 seconds, got {self.timeout!r}.")
         if not 1 <= self.shortlist <= _MOST_AGENTS:
             raise InvalidInputError(
                 f"shortlist must lie in [1, {_MOST_AGENTS}], got {self.shortlist!r}: providers "

@@ -18,8 +18,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field, SkipValidation
 
-from moma_core import InvalidInputError
-from moma_core.decoding.local_llm import LocalLLM
+from moma_core import InvalidInputError, LocalLLM
 
 __all__ = ["LocalChat"]
 

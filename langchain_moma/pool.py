@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ from moma_core import (
     Preference,
     RoutingDecision,
     RoutingState,
+    parse_preference,
+    preference_name,
 )
 
 __all__ = ["LLM_KEY", "Ask", "ChatPool", "Try"]
@@ -59,14 +61,6 @@ class Try(NamedTuple):
     name: str
     llm: BaseChatModel
     decision: RoutingDecision | None
-
-
-class _Held(BaseException):
-    """What is no `Exception`, as a cancellation, so that no breaker takes it for a failure."""
-
-    def __init__(self, bubble: GraphBubbleUp) -> None:
-        super().__init__(bubble)
-        self.bubble = bubble
 
 
 @dataclass(frozen=True)
@@ -109,20 +103,12 @@ class ChatPool:
                 )
         check_registered(self.router, self.llms, agents=False)
 
-    @contextmanager
-    def attempt(self, name: str) -> Iterator[None]:
+    def attempt(self, name: str) -> AbstractContextManager[None]:
         """Tell the circuit breaker of ``name`` how the body ends; an interrupt counts as nothing.
 
         LangGraph's interrupts and commands pass as exceptions, but no LLM failed by them.
         """
-        try:
-            with self.health.attempt(name):
-                try:
-                    yield
-                except GraphBubbleUp as bubble:
-                    raise _Held(bubble) from bubble
-        except _Held as held:
-            raise held.bubble from None
+        return self.health.attempt(name, passing=(GraphBubbleUp,))
 
     def tries(self, ask: Ask) -> Iterator[Try]:
         """Yield the LLMs to ask, best first; the one that began a tool-calling turn leads.
@@ -174,7 +160,7 @@ class ChatPool:
         table = llms.score(text, vectors.of(text))
         name, candidates = llms.select(table, preference, out)
         best = candidates[0]
-        label = preference_name(preference)
+        label = preference_name(parse_preference(preference))
         reason = f"{label} picks {name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}"
         return RoutingDecision(
             "llm", (name,), best.score, candidates, label, reason, cost=best.cost
@@ -223,13 +209,6 @@ def _alone(decision: RoutingDecision) -> RoutingDecision:
         team=None,
         reason=f"{best.name!r} is the best LLM for a call that one LLM answers",
     )
-
-
-def preference_name(preference: str | Preference | None) -> str:
-    """Return a preference as one word: performance, auto or cost."""
-    if isinstance(preference, str):
-        return preference.partition(":")[0].strip().lower()
-    return "auto" if preference is None else type(preference).__name__.lower()
 
 
 def turn_llm(messages: Sequence[BaseMessage], names: Collection[str]) -> str | None:

@@ -30,7 +30,8 @@ class _Request(BaseModel):
 class RouteTool(BaseTool):
     """Names the agent, or the LLM when none fits, that should take a request.
 
-    The answer is text for an LLM: the name first, with its description and how sure the router is.
+    The answer is text for an LLM: the name first (of a team, all its LLMs), with its description
+    and how sure the router is.
     The artifact is `RoutingDecision.to_dict`. What cannot be routed is an error message, so that
     the asking LLM can go on.
 
@@ -81,4 +82,5 @@ class RouteTool(BaseTool):
         about = ""
         if decision.kind == "agent":
             about = f": {self.router.agents.get(decision.target).description}"
-        return f"{decision.target}{about} ({decision.kind}, {decision.probability:.2f}){also}"
+        names = ", ".join(decision.targets)
+        return f"{names}{about} ({decision.kind}, {decision.probability:.2f}){also}"

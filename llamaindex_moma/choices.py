@@ -16,7 +16,7 @@ from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma.cards import words_of
 from moma_core import AgentCard, DuplicateNameError, MoMARouter, UnknownNameError
-from moma_core.types.checks import is_text, is_visible
+from moma_core.types import is_text, is_visible
 
 __all__ = ["Choice", "KnownChoices", "add_example", "cards_of", "fingerprint", "positions_in"]
 

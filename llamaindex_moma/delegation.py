@@ -28,7 +28,7 @@ from moma_core import (
     Preference,
     UnknownNameError,
 )
-from moma_core.types.checks import is_text
+from moma_core.types import is_text
 
 __all__ = ["Call", "Delegates", "last_user_text"]
 

@@ -35,7 +35,7 @@ from moma_core import (
     NoTargetError,
     UnknownNameError,
 )
-from moma_core.types.checks import is_text
+from moma_core.types import is_text
 
 __all__ = ["MoMASelector", "ScoredSelection"]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         StateMachine,
         Taxonomy,
     )
+    from moma_core.decoding import FusedDecider, LocalLLM
     from moma_core.encoders import MiniLMEncoder
     from moma_core.errors import (
         ArtifactError,
@@ -41,22 +42,34 @@ if TYPE_CHECKING:
         CascadeRouter,
         LLMRouter,
     )
+    from moma_core.llm_routing.answers import normalise_answer
     from moma_core.llm_routing.collection import (
+        AskLLM,
         CollectConfig,
         Collected,
         Judge,
         Questions,
         Reply,
+        Scorer,
         collect,
+        final_answer,
     )
     from moma_core.llm_routing.learning import (
         Directions,
         Learning,
         LearningConfig,
     )
-    from moma_core.protocols import AgentRecord, Encoder, QualityHead, Registry, Router
+    from moma_core.protocols import (
+        AgentRecord,
+        Encoder,
+        FinalDecider,
+        QualityHead,
+        Registry,
+        Router,
+    )
     from moma_core.registry import ChromaRegistry, MemoryRegistry
     from moma_core.router import MoMARouter
+    from moma_core.selection import parse_preference, preference_name
     from moma_core.teams import (
         ModeCard,
         RoleCard,
@@ -94,6 +107,7 @@ _HOMES = {
         "StateMachine",
         "Taxonomy",
     ),
+    "moma_core.decoding": ("FusedDecider", "LocalLLM"),
     "moma_core.encoders": ("MiniLMEncoder",),
     "moma_core.errors": (
         "ArtifactError",
@@ -112,22 +126,34 @@ _HOMES = {
         "UnknownNameError",
     ),
     "moma_core.llm_routing": ("Accept", "Ask", "CascadePlan", "CascadeRouter", "LLMRouter"),
+    "moma_core.llm_routing.answers": ("normalise_answer",),
     "moma_core.llm_routing.collection": (
+        "AskLLM",
         "CollectConfig",
         "Collected",
         "Judge",
         "Questions",
         "Reply",
+        "Scorer",
         "collect",
+        "final_answer",
     ),
     "moma_core.llm_routing.learning": (
         "Directions",
         "Learning",
         "LearningConfig",
     ),
-    "moma_core.protocols": ("AgentRecord", "Encoder", "QualityHead", "Registry", "Router"),
+    "moma_core.protocols": (
+        "AgentRecord",
+        "Encoder",
+        "FinalDecider",
+        "QualityHead",
+        "Registry",
+        "Router",
+    ),
     "moma_core.registry": ("ChromaRegistry", "MemoryRegistry"),
     "moma_core.router": ("MoMARouter",),
+    "moma_core.selection": ("parse_preference", "preference_name"),
     "moma_core.teams": (
         "ModeCard",
         "RoleCard",
@@ -165,6 +191,7 @@ __all__ = [
     "AgentRouter",
     "ArtifactError",
     "Ask",
+    "AskLLM",
     "Auto",
     "Candidate",
     "CascadePlan",
@@ -178,6 +205,8 @@ __all__ = [
     "Directions",
     "DuplicateNameError",
     "Encoder",
+    "FinalDecider",
+    "FusedDecider",
     "Handled",
     "Health",
     "InvalidCardError",
@@ -191,6 +220,7 @@ __all__ = [
     "LLMRouter",
     "Learning",
     "LearningConfig",
+    "LocalLLM",
     "MemoryRegistry",
     "MiniLMEncoder",
     "MissingExtraError",
@@ -212,6 +242,7 @@ __all__ = [
     "RoutingState",
     "ScoreError",
     "ScoreTable",
+    "Scorer",
     "Signal",
     "State",
     "StateMachine",
@@ -224,6 +255,10 @@ __all__ = [
     "UnknownNameError",
     "calls",
     "collect",
+    "final_answer",
+    "normalise_answer",
+    "parse_preference",
+    "preference_name",
 ]
 
 

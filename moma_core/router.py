@@ -15,7 +15,7 @@ from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateM
 from moma_core.agent_routing.categories import Category, Taxonomy
 from moma_core.agent_routing.followups import encode_readings
 from moma_core.agent_routing.health import Health
-from moma_core.agent_routing.several import join, split
+from moma_core.agent_routing.several import in_parts
 from moma_core.agent_routing.steps import Steps
 from moma_core.agent_routing.training import Progress
 from moma_core.deciding import excluded, score_deferred, to_agent, to_llm
@@ -26,16 +26,17 @@ from moma_core.llm_routing.learning.surface import TakesFeedback
 from moma_core.protocols import Encoder, FinalDecider
 from moma_core.selection import parse_preference
 from moma_core.teams import TeamRouter
-from moma_core.teams.outcome import load_beside, save_beside, team_instead
+from moma_core.teams.outcome import team_instead
 from moma_core.types import (
     AgentCard,
-    AgentOutcome,
     Deferred,
+    FloatArray,
     Handled,
     Preference,
     Query,
     RoutingDecision,
     RoutingState,
+    ScoreTable,
 )
 
 __all__ = ["MoMARouter"]
@@ -132,8 +133,7 @@ class MoMARouter(TakesFeedback):
             decider=decider,
             taxonomy=Taxonomy.from_given(categories, encoder),
         )
-        pool = saved.open_pool(llms)
-        router = cls(encoder, agent_router, pool, teams)
+        router = cls(encoder, agent_router, saved.open_pool(llms), teams)
         catalog.put(*agents)  # last: what fails above leaves nothing registered
         return router
 
@@ -206,22 +206,15 @@ class MoMARouter(TakesFeedback):
             query, vectors.alone[0], state, exclude, steps, vectors.joined
         )
         if several:
-            outcome = self._several(query, exclude, outcome, steps)
+            outcome = in_parts(query, outcome, self._agent_router, self._encoder, exclude, steps)
         match outcome:
             case Handled():
                 decision = to_agent(outcome, wanted)
             case Deferred():
                 with steps.timed("score"):
                     table = score_deferred(self._llms, [reading.whole], vectors.whole, [outcome])[0]
-                with steps.timed("select") as detail:
-                    decision = to_llm(self._llms, table, wanted, exclude, outcome)
-                    decision = self._tried(decision, vectors.whole[0], wanted)
-                    detail.append(decision.target)
-                if self._teams is not None:
-                    with steps.timed("team") as detail:
-                        whole = reading.whole, vectors.whole[0]
-                        decision = team_instead(self._teams, decision, *whole, wanted, exclude)
-                        detail.append(decision.team.mode if decision.team else "one LLM is enough")
+                whole = reading.whole, vectors.whole[0]
+                decision = self._to_llms(table, *whole, wanted, exclude, outcome, steps)
         same = decision.kind != "agent" or state.last_target in (None, decision.target)
         topic = reading.next_topic(same_target=same)
         following = replace(following, last_target=decision.target, topic=topic)
@@ -252,23 +245,15 @@ class MoMARouter(TakesFeedback):
         outcomes = self._agent_router.route_batch(asked, vectors.alone, exclude, vectors.joined)
         deferred = {i: o for i, o in enumerate(outcomes) if isinstance(o, Deferred)}
         rows = list(deferred)
-        texts = [readings[i].whole for i in rows]
-        reasons = list(deferred.values())
-        tables = score_deferred(self._llms, texts, vectors.whole[rows], reasons) if rows else []
-        by_row = dict(zip(rows, tables, strict=True))
-        decisions = [
+        texts, whole = [readings[i].whole for i in rows], vectors.whole[rows]
+        tables = score_deferred(self._llms, texts, whole, [*deferred.values()]) if rows else []
+        by_row = dict(zip(rows, zip(tables, texts, whole, strict=True), strict=True))
+        return [
             to_agent(outcome, wanted)
             if isinstance(outcome, Handled)
-            else to_llm(self._llms, by_row[i], wanted, exclude, outcome)
+            else self._to_llms(*by_row[i], wanted, exclude, outcome, Steps())
             for i, outcome in enumerate(outcomes)
         ]
-        for i in rows:
-            decisions[i] = self._tried(decisions[i], vectors.whole[i], wanted)
-        if self._teams is not None:
-            for i, text in zip(rows, texts, strict=True):
-                whole = text, vectors.whole[i]
-                decisions[i] = team_instead(self._teams, decisions[i], *whole, wanted, exclude)
-        return decisions
 
     def save(self, directory: str | Path) -> None:
         """Write everything that `load` needs into ``directory``: JSON, TOML, safetensors, Chroma.
@@ -277,8 +262,7 @@ class MoMARouter(TakesFeedback):
             ArtifactError: The directory cannot be written.
             RegistryError: The agents cannot be written.
         """
-        saved.write(Path(directory), self._encoder, self._agent_router, self._llms)
-        save_beside(self._teams, Path(directory))
+        saved.write(Path(directory), self._encoder, self._agent_router, self._llms, self._teams)
         self._save_learning(Path(directory))
 
     @classmethod
@@ -290,20 +274,27 @@ class MoMARouter(TakesFeedback):
             RegistryError: The agents cannot be read.
         """
         encoder = encoder or MiniLMEncoder()
-        agents, llms = saved.read(Path(directory), encoder)
-        router = cls(encoder, agents, llms, load_beside(Path(directory), encoder, llms))
+        router = cls(encoder, *saved.read(Path(directory), encoder))
         return router._with_learning(Path(directory))
 
-    def _several(
-        self, query: Query, exclude: Collection[str], whole: AgentOutcome, steps: Steps
-    ) -> AgentOutcome:
-        """Return the outcome of a query's parts, where they go to different agents."""
-        parts = split(query.text)
-        if len(parts) < 2:
-            return whole
-        with steps.timed("several") as detail:
-            vectors = self._encoder.encode(parts)
-            outcome = join(whole, self._agent_router.route_batch(parts, vectors, exclude))
-            taken = outcome.agents if isinstance(outcome, Handled) else ()
-            detail.append(f"{len(parts)} parts, {len(taken)} agents")
-        return outcome
+    def _to_llms(
+        self,
+        table: ScoreTable,
+        text: str,
+        vector: FloatArray,
+        wanted: Preference,
+        exclude: Collection[str],
+        outcome: Deferred,
+        steps: Steps,
+    ) -> RoutingDecision:
+        """Return the decision for the LLM that is worth its price, or for a team worth its."""
+        with steps.timed("select") as detail:
+            decision = to_llm(self._llms, table, wanted, exclude, outcome)
+            decision = self._tried(decision, vector, wanted)
+            detail.append(decision.target)
+        if self._teams is None:
+            return decision
+        with steps.timed("team") as detail:
+            decision = team_instead(self._teams, decision, text, vector, wanted, exclude)
+            detail.append(decision.team.mode if decision.team else "one LLM is enough")
+        return decision

@@ -23,12 +23,15 @@ from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llm_routing import LLMRouter
 from moma_core.protocols import Encoder, Registry
 from moma_core.registry import MemoryRegistry
+from moma_core.teams import TeamRouter
+from moma_core.teams.checkpoint import CONFIG_FILE
 
 __all__ = ["open_pool", "open_registry", "read", "write"]
 
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
-_ROUTER, _STATES, _REGISTRY, _LLMS = "router.json", "states.toml", "registry", "llms"
+_ROUTER, _STATES = "router.json", "states.toml"
+_REGISTRY, _LLMS, _TEAMS = "registry", "llms", "teams"
 
 
 def open_pool(llms: object) -> LLMRouter | None:
@@ -61,7 +64,13 @@ def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
     return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
 
 
-def write(folder: Path, encoder: Encoder, agents: AgentRouter, llms: LLMRouter | None) -> None:
+def write(
+    folder: Path,
+    encoder: Encoder,
+    agents: AgentRouter,
+    llms: LLMRouter | None,
+    teams: TeamRouter | None,
+) -> None:
     """Write a router's parts.
 
     Raises:
@@ -93,10 +102,14 @@ def write(folder: Path, encoder: Encoder, agents: AgentRouter, llms: LLMRouter |
     }
     checkpoint.write_whole(folder / _STATES, states)
     checkpoint.write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
+    if teams is not None:
+        teams.save(folder / _TEAMS)
+    else:
+        _remove_teams(folder)
 
 
-def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None]:
-    """Read what `write` wrote.
+def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
+    """Read what `write` wrote; a router without LLMs has no teams.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another encoder.
@@ -122,11 +135,21 @@ def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None]
     states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
     llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
     taxonomy = document["categories"].encoded(encoder)
-    return AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy), llms
+    teams = None
+    if llms is not None and (folder / _TEAMS / CONFIG_FILE).exists():
+        teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
+    return AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy), llms, teams
 
 
 def _is_url(location: object) -> bool:
     return str(location).startswith(("http://", "https://"))
+
+
+def _remove_teams(folder: Path) -> None:
+    try:
+        (folder / _TEAMS / CONFIG_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot remove the teams in {folder} ({error}).") from error
 
 
 def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""What users say about things beside their cards: examples and categories, by name.
+"""What users say about things beside their cards, by name; and a name as words.
 
 Slips of the pen are refused here: a name that is not there, a name given twice, one text where a
 list of texts belongs.
@@ -6,12 +6,13 @@ list of texts belongs.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from moma_core.errors import DuplicateNameError, InvalidCardError, UnknownNameError
 
-__all__ = ["Words", "check_names", "joined"]
+__all__ = ["Words", "check_names", "joined", "readable"]
 
 Words = Mapping[str, Sequence[str]]
 """Texts by the name of what they are about."""
@@ -72,3 +73,14 @@ def joined(label: str, name: str, *parts: Sequence[str]) -> tuple[str, ...]:
                 f"[{part[:40]!r}]."
             )
     return tuple(dict.fromkeys(text for part in parts for text in part))
+
+
+def readable(name: str) -> str:
+    """Return a name as the words it is made of; empty where it has none.
+
+    Example:
+        >>> readable("getHealthWorkforce_v2")
+        'get health workforce v2'
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return " ".join(re.sub(r"[_\-/.:]+", " ", spaced).split()).lower()

@@ -24,8 +24,9 @@ from moma_core import (
     ScoreError,
     UnknownNameError,
 )
-from moma_core.agent_routing.wording import card_text, readable
+from moma_core.agent_routing.wording import card_text
 from moma_core.testing import HashEncoder
+from moma_core.words import readable
 
 ENCODER = HashEncoder()
 

@@ -269,9 +269,17 @@ def test_errors_are_one_line(fails, arguments, says):
 
 def test_errors_about_registered_agents(ok, fails):
     ok("agents", "add", "weather", "Weather forecast")
-    assert "'weather' exists" in fails("agents", "add", "weather", "Again")
+    again = fails("agents", "add", "weather", "Again")
+    assert "'weather' exists" in again
+    assert "moma agents remove weather --router .moma" in again
     for change in ("show", "remove", "enable", "disable"):
-        assert "'wether'" in fails("agents", change, "wether")
+        said = fails("agents", change, "wether")
+        assert "'wether' in .moma. Did you mean 'weather'?" in said
+        assert "moma agents list --router .moma" in said
+
+
+def test_states_that_are_not_there(fails):
+    assert "moma states show states.toml" in fails("states", "show", "missing.toml")
     Path("router-file").write_text("in the way")
     fails("agents", "add", "a", "b", "--router", "router-file", status=2)
 
@@ -366,6 +374,13 @@ def test_train_and_eval_llms_on_unfit_files(ok, fails, scored, files, tmp_path):
     assert "moma train llms" in fails(
         "eval", "llms", "--router", "empty", "--data", scored, "--out", "r.json"
     )
+
+
+@pytest.mark.parametrize("what", ["llms", "teams"])
+def test_training_says_at_once_that_it_cannot_write(fails, scored, tmp_path, what):
+    (tmp_path / "file").write_text("in the way")
+    said = fails("train", what, "--data", scored, "--out", "file/inside")
+    assert "Choose another --out" in said
 
 
 def test_the_program_in_a_process_of_its_own(tmp_path):

@@ -164,6 +164,37 @@ def test_a_judge_that_answers_junk(tmp_path):
     assert len(llms["x"].asked) == 12
 
 
+def test_a_broken_llm_is_given_up_before_it_was_asked_everything(tmp_path, caplog):
+    def broken(prompt):
+        raise PermissionError("no key")
+
+    broken, works = Script(broken), Script(guesses)
+    llms = {"broken": broken, "works": works}
+    calls = [call(llms[x], f"{n}{x}", x, prompt=f"q{n}") for n in range(200) for x in llms]
+    rules = CallRules(concurrency=4, attempts=3, backoff=0.02, give_up_after=5)
+    done, _ = run(calls, tmp_path, rules)
+    assert (done.answered, done.failed, done.given_up) == (200, {"broken": 200}, {"broken"})
+    assert len(broken.asked) <= (5 + 4) * 3
+    assert len(works.asked) == 200
+    warned = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert 5 <= len(warned) <= 9  # one a call, not one an attempt
+
+
+def test_an_llm_that_recovers_is_asked_everything(tmp_path):
+    down = Script(lambda prompt: "fine")
+    until = time.monotonic() + 0.15
+
+    def limited(prompt):
+        if time.monotonic() < until:
+            raise ConnectionError("429")
+        return down(prompt)
+
+    rules = CallRules(concurrency=4, attempts=3, backoff=0.1)
+    done, _ = run([call(limited, str(n)) for n in range(60)], tmp_path, rules)
+    assert (done.answered, done.failed) == (60, {})
+    assert len(down.asked) == 60
+
+
 def test_failures_are_tried_again_and_then_left(tmp_path):
     times = Counter()
 
@@ -500,3 +531,21 @@ def test_training_reads_what_was_collected(tmp_path, hashing):
     )  # fmt: skip
     router = train(LLMDataset.read(done.scored), hashing, "linear")
     assert router.best_single == "good"
+
+
+def test_a_scorer_that_fails_says_so_and_keeps_the_answers(tmp_path):
+    def wrong(query, answer, reference):
+        return {}[query]
+
+    llms = {"x": Script(adds)}
+    with pytest.raises(InvalidDataError, match=r"failed \(KeyError.*mended scorer"):
+        collect(Questions.of(SUMS), llms, cards("x"), tmp_path, scorer=wrong)
+    done = collect(Questions.of(SUMS), llms, cards("x"), tmp_path, scorer=exact_match)
+    assert (done.mean_scores, len(llms["x"].asked)) == ({"x": 1.0}, 12)
+
+
+def test_more_representatives_than_queries_are_refused_in_words():
+    questions = Questions.of([{"query": f"q{n}", "task": f"t{n % 3}"} for n in range(6)])
+    for total in (2, 7):  # fewer than tasks, more than queries
+        with pytest.raises(InvalidInputError, match=f"{total} of 6 queries.*3 to 6"):
+            questions.representative(total, encoder=None)

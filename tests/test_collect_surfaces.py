@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -10,7 +11,7 @@ from langchain_moma import collect
 from langchain_moma.collecting import ask_chat_model
 from langchain_moma.testing import ScriptedChat
 from moma_core.cli import main
-from moma_core.errors import InvalidCardError, InvalidInputError
+from moma_core.errors import InvalidCardError, InvalidInputError, MissingExtraError
 from moma_core.llm_routing import LLMDataset
 from moma_core.llm_routing.collection import CallRules, CollectConfig, exact_match
 
@@ -108,7 +109,7 @@ def test_slips_on_the_command_line(moma, tmp_path):
         (("--llm", "x=openai:gpt", "--scorer", "exact"), "price of LLM 'x' is not given"),
         ((), "one of them"),
         (("--llm", "good=python:own_llms:judge", "--scorer", "exact"), "named twice"),
-        (("--sample", "9", "--scorer", "exact"), "representatives"),
+        (("--sample", "9", "--scorer", "exact"), "9 of 4 queries cannot be chosen"),
     ):
         status, said = moma(*GOOD, *arguments)
         assert status == 1, said
@@ -172,3 +173,17 @@ def test_chat_models_are_asked_judged_and_priced(tmp_path):
         collect(SUMS, pool, tmp_path, judge=judge, prices={**prices, "judge": None})
     with pytest.raises(InvalidInputError, match="expected a chat model"):
         collect(SUMS, {"x": 3}, tmp_path, scorer=exact_match)
+
+
+@pytest.mark.parametrize("name", ["no-provider", "nobody:model"])
+def test_a_chat_model_that_no_provider_has(name):
+    with pytest.raises(InvalidInputError, match=r"cannot be asked.*'provider:model'") as caught:
+        ask_chat_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_provider_whose_package_is_missing():
+    if find_spec("langchain_mistralai"):
+        pytest.skip("langchain-mistralai is installed here")
+    with pytest.raises(MissingExtraError, match="pip install"):
+        ask_chat_model("mistralai:mistral-small")

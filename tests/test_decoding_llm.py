@@ -198,6 +198,19 @@ def test_what_is_no_llm_is_refused(tmp_path):
         LocalLLM.load(tmp_path, dtype="int3")
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_a_damaged_folder_is_refused_whatever_transformers_raises(tiny, tmp_path, name):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / name).write_text("[1]")
+    with pytest.raises(ArtifactError, match="moma llm install"):
+        LocalLLM.load(tmp_path)
+
+
+def test_an_llm_is_printed_in_one_line(tiny):
+    assert len(repr(tiny)) < 80
+
+
 def test_weights_as_pickle_are_never_read(tiny, tmp_path):
     tiny.model.config.save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)

@@ -383,3 +383,38 @@ def test_the_estimate_on_the_command_line(truth, advice, tmp_path, monkeypatch, 
     said = capsys.readouterr().out
     assert advice in said
     assert "doubly robust" in said
+
+
+@pytest.mark.parametrize("junk", [{"kind": "llm"}, None, "big"])
+def test_feedback_on_what_is_no_decision_says_how_to_get_one(junk):
+    with pytest.raises(InvalidInputError, match=r"RoutingDecision\.from_dict"):
+        Learning(ON).feedback(junk, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [{"explore": "x"}, {"delta": None}, {"apply": "yes"}])
+def test_a_configuration_of_other_types_is_refused(wrong):
+    with pytest.raises(InvalidInputError):
+        LearningConfig(**wrong)
+
+
+@pytest.mark.parametrize(("key", "value"), [("apply", "x"), ("apply", None), ("delta", "x")])
+def test_a_changed_configuration_on_disk_is_refused(key, value, tmp_path):
+    learning = Learning(ON)
+    learning.feedback(trial_of(learning), 1.0)
+    learning.save(tmp_path)
+    path = tmp_path / "learning.json"
+    saved = json.loads(path.read_text())
+    saved["config"][key] = value
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ArtifactError, match="does not hold together"):
+        Learning.load(tmp_path)
+    saved["config"] = dataclasses.asdict(ON)
+    saved["llms"] = [None]
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ArtifactError, match="does not hold together"):
+        Learning.load(tmp_path)
+
+
+def test_a_folder_is_no_log(tmp_path):
+    with pytest.raises(ArtifactError, match="Name a file in it"):
+        Learning(ON, log=tmp_path)

@@ -100,6 +100,40 @@ def test_wrong_among_the_fitting_lowers_the_chance_and_not_the_fit():
     assert gate.chances(inside).mean() == pytest.approx(right.mean(), abs=0.08)
 
 
+def separate(n=60, foreign_at=0.0):
+    """Examples that are right and far above their likes without an owner, and 40 foreign ones."""
+    rng = np.random.default_rng(0)
+    shown, removed, foreign = (
+        Signals(rng.normal(at, 1, m).astype(np.float32), np.full(m, share, np.float32))
+        for at, m, share in ((8, n, -0.05), (0, n, -2.0), (foreign_at, 40, -2.0))
+    )
+    return shown, np.ones(n, bool), removed, foreign
+
+
+def test_without_the_users_negatives_the_threshold_is_a_chance_of_being_right():
+    alone = fit_gate(*separate())
+    few = fit_gate(*separate(), n_given=19)
+    far = fit_gate(*separate(foreign_at=-6.0))
+    assert alone.threshold == few.threshold == far.threshold == 0.6
+    assert alone.coverage > 0.9
+
+
+def test_enough_of_the_users_negatives_set_the_threshold():
+    given = fit_gate(*separate(), n_given=20)
+    foreign = separate()[-1]
+    assert given.threshold != fit_gate(*separate(), n_given=19).threshold
+    assert (given.chances(foreign) < given.threshold).mean() > 0.9
+
+
+def test_a_threshold_keeps_most_right_examples_however_low_their_chances():
+    rng = np.random.default_rng(0)
+    blurred = Signals(rng.normal(2, 1, 80).astype(np.float32), np.full(80, -1.5, np.float32))
+    right = rng.random(80) < 0.3
+    gate = fit_gate(blurred, right, blurred, blurred)
+    assert gate.threshold < 0.6
+    assert (gate.chances(blurred)[right] >= gate.threshold).mean() >= 0.75
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_without_examples_the_threshold_stays_between_bounds(foreign):
     threshold = cold_threshold(np.array(foreign))

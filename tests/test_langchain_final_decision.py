@@ -251,3 +251,9 @@ def test_unfit_shortlists_are_refused():
             decider.choose("rain?", cards, prior, count=count)
     with pytest.raises(InvalidInputError):
         decider.choose("rain?", CARDS, [0.0, np.nan, 0.0])
+
+
+@pytest.mark.parametrize("wrong", [{"llm": "gpt-4o"}, {"timeout": -1.0}, {"timeout": 0}])
+def test_what_would_let_the_ranker_decide_for_ever_is_refused(wrong):
+    with pytest.raises(InvalidInputError):
+        ChatDecider(**{"llm": ScriptedChat(), **wrong})

@@ -9,7 +9,15 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, StateGraph
 
-from langchain_moma import ChatMoMA, MoMAState, RunnableRouter, as_node, decision_in, llm_node
+from langchain_moma import (
+    ChatMoMA,
+    MoMAState,
+    RouteTool,
+    RunnableRouter,
+    as_node,
+    decision_in,
+    llm_node,
+)
 from langchain_moma.testing import ScriptedChat
 from moma_core import (
     Candidate,
@@ -99,3 +107,8 @@ def test_the_llm_node_alone() -> None:
     decided = RoutingDecision("llm", ("ghost",), 0.9).to_dict()
     with pytest.raises(UnknownNameError, match="ghost"):
         node.invoke({"messages": [("human", ASK)], "moma": {"decision": decided}})
+
+
+def test_a_supervisor_is_told_all_llms_of_a_team(router: TeamUp) -> None:
+    told = RouteTool(router=router).invoke(ASK)
+    assert told.startswith(f"{', '.join(PLAN.llms)} (team, 0.90)")

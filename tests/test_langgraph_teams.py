@@ -348,3 +348,9 @@ def test_final_answers_are_compared_without_their_dress() -> None:
     assert same_answer("Paris.", "paris")
     assert not same_answer("Answer: 42", "Answer: 43")
     assert APPROVED in MODES["reflection"](cast_of("reflection")[0])[1].note
+
+
+@pytest.mark.parametrize("junk", [RoutingDecision("llm", ("a",), 0.5), "debate", None])
+def test_what_is_no_plan_says_where_plans_come_from(junk: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"expected a TeamPlan.*decision\.team"):
+        build(junk, {"a": ScriptedChat(name="a")})

@@ -59,12 +59,27 @@ def test_exported_names():
     assert names == sorted(names)
     assert len(names) == len(set(names))
     assert dir(moma_core) == names
+    aliases = {"AskLLM", "Preference", "Scorer"}  # of types that have other names, or none
     for name in names:
-        assert getattr(moma_core, name).__name__ == name if name != "Preference" else True
+        assert name in aliases or getattr(moma_core, name).__name__ == name
+        assert getattr(moma_core, name) is not None
     tree = ast.parse((ROOT / "moma_core" / "__init__.py").read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     typed = {alias.name for node in block.body for alias in node.names}
     assert typed == set(names), "TYPE_CHECKING imports and __all__ differ"
+
+
+@pytest.mark.parametrize("adapter", ["langchain_moma", "llamaindex_moma"])
+def test_adapters_know_public_names_of_the_core_only(adapter):
+    deep = []
+    for path in (ROOT / adapter).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moma_core"):
+                home = importlib.import_module(node.module)
+                public = {alias.name for alias in node.names} <= set(home.__all__)
+                if not public or node.module.count(".") > 1:
+                    deep.append((path.name, node.module))
+    assert deep == []
 
 
 def test_every_error_is_exported():

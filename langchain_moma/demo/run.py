@@ -131,7 +131,7 @@ def _real_answer(outcomes: Sequence[Outcome], graph: _Graph, console: Console) -
             f"{escape(how_to_set_a_key())}"
         )
         return
-    query = next(outcome.query for outcome in outcomes if outcome.decision.kind == "llm")
+    query = next(outcome.query for outcome in outcomes if outcome.decision.kind != "agent")
     console.print(f"{provider.key} is set, so one query gets its answer: {escape(query.text)}")
     answer = ask(graph, replace(query, preference="cost"), real=True)
     console.print(escape(answer.output), style="dim")
@@ -142,7 +142,7 @@ def _picture(router: MoMARouter, outcomes: Sequence[Outcome], console: Console, 
     choices = {
         outcome.query.preference: outcome.decision.target
         for outcome in outcomes
-        if outcome.query in hard and outcome.decision.kind == "llm"
+        if outcome.query in hard and outcome.decision.kind != "agent"
     }
     drawn = draw(llms_for(router, hard[0].text), choices, hard[0].text, plot)
     console.print(

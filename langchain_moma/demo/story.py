@@ -30,7 +30,7 @@ class Outcome:
     def went_to(self) -> str:
         """The target, with LLMs told from agents."""
         target = self.decision.target
-        return f"{LLM} {target}" if self.decision.kind == "llm" else target
+        return target if self.decision.kind == "agent" else f"{LLM} {target}"
 
     @property
     def right(self) -> bool:
@@ -39,7 +39,7 @@ class Outcome:
         if expected.startswith("not "):
             return self.decision.target != expected.removeprefix("not ")
         if expected == LLM:
-            return self.decision.kind == "llm"
+            return self.decision.kind != "agent"
         return self.decision.target == expected
 
 
@@ -81,7 +81,7 @@ def reckon(router: MoMARouter, outcomes: Sequence[Outcome]) -> Reckoning:
         tables[0], key=lambda name: statistics.fmean(table[name].score for table in tables)
     )
     costs = [table[strongest].cost or 0.0 for table in tables]
-    to_llms = [outcome.decision.kind == "llm" for outcome in outcomes]
+    to_llms = [outcome.decision.kind != "agent" for outcome in outcomes]
     return Reckoning(
         strongest=strongest,
         chosen=sum(outcome.decision.cost or 0.0 for outcome in outcomes),

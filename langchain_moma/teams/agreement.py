@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from moma_core.llm_routing.answers import normalise_answer
+from moma_core import normalise_answer
 
 __all__ = ["Equal", "agreeing", "comparable", "final_answer", "same_answer"]
 

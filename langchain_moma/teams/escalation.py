@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_moma.teams.transcript import Escalation, TeamRecord, Turn
-from moma_core import InvalidInputError, TeamPlan
-from moma_core.teams import Signal
+from moma_core import InvalidInputError, Signal, TeamPlan
 
 __all__ = ["Check", "Escalating", "Repair", "Second"]
 

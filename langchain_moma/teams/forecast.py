@@ -62,11 +62,11 @@ class Forecast:
             given = messages_for(conversation, member, seat, stage, transcript)
             read = sum(len(str(message.text)) for message in given) // _CHARS_PER_TOKEN
             card = self.cards.get(member.llm)
-            cost += 0.0 if card is None else card.input_price * read + card.output_price * wrote
+            cost += 0.0 if card is None else card.usd(read, wrote)
             reads += read
         return {
             "calls": len(seats),
             "input_tokens": reads,
             "output_tokens": wrote * len(seats),
-            "cost": cost / 1e6,
+            "cost": cost,
         }

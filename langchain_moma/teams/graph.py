@@ -88,7 +88,8 @@ def build(
     Raises:
         UnknownNameError: No such mode, or an LLM of the plan or of the fallbacks is not in
             ``llms``.
-        InvalidInputError: The mode cannot work with these members, or a limit in USD lacks prices.
+        InvalidInputError: That is no plan, the mode cannot work with these members, or a limit in
+            USD lacks prices.
         NoTargetError: At a call: nobody answered.
 
     Example:
@@ -100,6 +101,11 @@ def build(
         >>> end["messages"][-1].text, end["team"]["total"]["calls"]
         ('b heard: done', 2)
     """
+    if not isinstance(plan, TeamPlan):
+        raise InvalidInputError(
+            f"expected a TeamPlan, got {type(plan).__name__}. Take TeamRouter.plan(query), or "
+            "decision.team where decision.kind is 'team'."
+        )
     limits = limits or Limits()
     stages = stages_of(plan, modes, limits.rounds)
     prices = {card.name: card for card in cards}

@@ -6,7 +6,6 @@ Knows neither stages nor graphs: it gets messages and gives a turn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -85,7 +84,7 @@ class Members:
         for name in self._order(seat.llm):
             llm, own = self.llms[name], _naming(name, config)
             try:
-                with _attempt(self.health, name):
+                with self.health.attempt(name, passing=(GraphBubbleUp,)):
                     answer = llm.invoke(portable_messages(messages, llm), own)
                 return self._spoken(seat, name, messages, answer, errors)
             except GraphBubbleUp:
@@ -106,7 +105,7 @@ class Members:
         for name in self._order(seat.llm):
             llm, own = self.llms[name], _naming(name, config)
             try:
-                with _attempt(self.health, name):
+                with self.health.attempt(name, passing=(GraphBubbleUp,)):
                     answer = await llm.ainvoke(portable_messages(messages, llm), own)
                 return self._spoken(seat, name, messages, answer, errors)
             except GraphBubbleUp:
@@ -136,7 +135,7 @@ class Members:
     ) -> Turn:
         read, wrote, estimated = _tokens(asked, answer)
         card = self.cards.get(name)
-        cost = None if card is None else (card.input_price * read + card.output_price * wrote) / 1e6
+        cost = None if card is None else card.usd(read, wrote)
         return {
             **silent(seat, errors),
             "llm": name,
@@ -165,22 +164,6 @@ def silent(seat: Seat, errors: Sequence[tuple[str, Exception]]) -> Turn:
         "cost": None,
         "failures": [{"llm": name, "error": repr(error)} for name, error in errors],
     }
-
-
-class _Held(BaseException):
-    """Carries LangGraph's interrupts and commands past the breaker: no LLM failed by them."""
-
-
-@contextmanager
-def _attempt(health: Health, name: str) -> Iterator[None]:
-    try:
-        with health.attempt(name):
-            try:
-                yield
-            except GraphBubbleUp as bubble:
-                raise _Held from bubble
-    except _Held as held:
-        raise held.__cause__ from None  # type: ignore[misc]  # a bubble, from above
 
 
 def _naming(name: str, config: RunnableConfig) -> RunnableConfig:

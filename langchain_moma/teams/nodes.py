@@ -29,8 +29,7 @@ from langchain_moma.teams.transcript import (
     total,
 )
 from langchain_moma.teams.views import messages_for
-from moma_core import InvalidInputError, InvalidQueryError, NoTargetError, TeamPlan
-from moma_core.teams import Signal
+from moma_core import InvalidInputError, InvalidQueryError, NoTargetError, Signal, TeamPlan
 
 __all__ = ["ANSWER", "BEGIN", "CHECK", "FINAL", "REPAIR", "ROUND", "Nodes"]
 

@@ -16,7 +16,7 @@ from pydantic import Field, SkipValidation
 
 from langchain_moma.chat_model import ChatMoMA
 from langchain_moma.conversation import some_query_of
-from langchain_moma.pool import Ask, ChatPool, preference_name
+from langchain_moma.pool import Ask, ChatPool
 from langchain_moma.teams.assignment import RoleShare, assign
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.vectors import Vectors
@@ -33,8 +33,9 @@ from moma_core import (
     Preference,
     RoutingDecision,
     ScoreTable,
+    parse_preference,
+    preference_name,
 )
-from moma_core.selection import parse_preference
 
 __all__ = ["HasLLMs", "RoleChat", "RoleLLMs", "RoleShare", "role_llms"]
 
@@ -108,7 +109,7 @@ class _RolePool(ChatPool):
             (best.name,),
             best.score,
             tuple(ranked),
-            preference_name(ask.preference),
+            preference_name(parse_preference(ask.preference)),
             reason,
             cost=best.cost,
         )

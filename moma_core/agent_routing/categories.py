@@ -16,11 +16,11 @@ import numpy as np
 
 from moma_core.agent_routing.category_names import NameCategory
 from moma_core.agent_routing.retrieval import Retrieval
-from moma_core.agent_routing.wording import readable
 from moma_core.errors import DuplicateNameError, InvalidCardError, InvalidInputError
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray
 from moma_core.types.checks import check_name
+from moma_core.words import readable
 
 if TYPE_CHECKING:
     import numpy.typing as npt

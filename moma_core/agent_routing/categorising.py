@@ -17,8 +17,8 @@ from moma_core.agent_routing.categories import CATCH_ALL, Categories, Taxonomy
 from moma_core.agent_routing.category_names import name_groups, unused
 from moma_core.agent_routing.clustering import group, near_duplicates, unit
 from moma_core.agent_routing.retrieval import Retrieval, fit_retrieval
-from moma_core.agent_routing.wording import readable
 from moma_core.types import FloatArray
+from moma_core.words import readable
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -160,17 +160,18 @@ def fit_gate(
         correct = np.concatenate([right, np.zeros(n_given, dtype=bool)])
         threshold = conformal_threshold(chances, correct, max_wrong_agent_rate)
     else:
-        threshold = _threshold(shown, right, foreign)
+        threshold = _threshold(shown, right, foreign if n_given >= _ENOUGH_NEGATIVES else None)
     threshold = min(max(threshold, _CERTAIN), 1.0 - _CERTAIN)
     coverage = float((shown >= threshold).mean()) if n else None
     return Gate(fitted.fits, fitted.right, threshold, coverage, max_wrong_agent_rate)
 
 
 _NONE_FITS = 0.4  # queries for which no agent fits, for each one that some agent should take
-_ENOUGH_NEGATIVES = 20  # as many count as much as the made-up ones, and set the threshold
+_ENOUGH_NEGATIVES = 20  # as many count as much as the made-up ones; the user's set the threshold
 _CERTAIN = 1e-6  # chances this near to 0 or 1 are rounding
 _NOISE = 0.7  # standard errors of the sum that a lower threshold may cost
-_KEEP = 0.97  # share of right examples that a threshold without real negatives keeps
+_SURE = 0.6  # threshold without so many negatives of the user's; benchmarks/few_examples.py
+_KEEP = 0.8  # share of right examples that it keeps whatever their chances
 
 
 def _fits(held_out: Signals, without_owner: Signals, negatives: Signals) -> Curve:
@@ -220,22 +221,27 @@ def _fit_curve(
 def _threshold(
     chances: npt.NDArray[np.float64],
     right: npt.NDArray[np.bool_],
-    negatives: npt.NDArray[np.float64],
+    negatives: npt.NDArray[np.float64] | None,
 ) -> float:
     """Return the least probability to accept.
 
-    With enough real negatives: the largest sum of (examples kept and right) and (negatives
-    caught) or rather, after the one-standard-error rule, the lowest threshold that is no worse
-    within part of the noise of so few examples and negatives: users' words stray further than
-    examples do.
-    Without them nothing tells how near a foreign query may come, so the threshold keeps a fixed
-    share of the right examples.
+    Without negatives of the user's nothing tells how near a foreign query may come: the threshold
+    is a fixed chance of being right, lower only where the examples' chances are low as a whole.
+    With them: the largest sum of (examples kept and right) and (negatives caught) or rather, after
+    the one-standard-error rule, the lowest threshold that is no worse within part of the noise of
+    so few examples and negatives: users' words stray further than examples do.
+
+    Args:
+        chances: Of n examples, shape (n,).
+        right: Whether the best agent was the wanted one, shape (n,).
+        negatives: Chances of m queries that no agent should take, background included, shape (m,);
+            None where the user gave too few.
     """
     kept = np.sort(chances[right])
     if kept.size == 0:
         return _COLD.threshold
-    if negatives.size < _ENOUGH_NEGATIVES:
-        return float(np.quantile(kept, 1.0 - _KEEP))
+    if negatives is None:
+        return min(_SURE, float(np.quantile(kept, 1.0 - _KEEP)))
     cuts = np.unique(np.concatenate([kept, negatives]))
     keeps = (kept.size - np.searchsorted(kept, cuts)) / right.size
     catches = np.searchsorted(np.sort(negatives), cuts) / negatives.size

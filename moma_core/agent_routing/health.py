@@ -91,10 +91,16 @@ class Health:
             self._records.pop(name, None)
 
     @contextmanager
-    def attempt(self, name: str) -> Iterator[None]:
+    def attempt(
+        self, name: str, *, passing: tuple[type[BaseException], ...] = ()
+    ) -> Iterator[None]:
         """Report what the body does: an `Exception` fails, a cancellation counts as nothing.
 
         Of a half-open circuit, only one attempt at a time is let through by `is_open`.
+
+        Args:
+            name: Who is tried.
+            passing: Exceptions that count as nothing either, such as a framework's interrupts.
 
         Example:
             >>> health = Health(failures=1)
@@ -111,13 +117,13 @@ class Health:
                 record.probing = self._clock()
         try:
             yield
-        except Exception:
-            self.report_failure(name)
-            raise
-        except BaseException:
-            with self._lock:
-                if name in self._records:
-                    self._records[name].probing = None
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, passing):
+                self.report_failure(name)
+            else:
+                with self._lock:
+                    if name in self._records:
+                        self._records[name].probing = None
             raise
         self.report_success(name)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot
-from moma_core.agent_routing.deciding import decided
+from moma_core.agent_routing.final_decision import decided
 from moma_core.agent_routing.followups import Reading, in_context
 from moma_core.agent_routing.shortlist import Shortlist, exemplars, shortlist
 from moma_core.agent_routing.training import Trained

@@ -8,11 +8,14 @@ cut and how outcomes are joined; never how either is scored.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from moma_core.types import AgentOutcome, Handled
+from moma_core.agent_routing.router import AgentRouter
+from moma_core.agent_routing.steps import Steps
+from moma_core.protocols import Encoder
+from moma_core.types import AgentOutcome, Handled, Query
 
-__all__ = ["join", "split"]
+__all__ = ["in_parts", "join", "split"]
 
 _MAX_PARTS = 8
 _MIN_WORDS = 3
@@ -27,6 +30,34 @@ _CUTS = re.compile(
     rf"|,?\s+and\s+(?:also\s+)?(?={_VERBS}\b)",
     re.IGNORECASE,
 )
+
+
+def in_parts(
+    query: Query,
+    whole: AgentOutcome,
+    agents: AgentRouter,
+    encoder: Encoder,
+    exclude: Collection[str],
+    steps: Steps,
+) -> AgentOutcome:
+    """Return the outcome of a query's parts where they go to different agents, else the whole's.
+
+    Args:
+        query: The query.
+        whole: Its outcome, undivided.
+        agents: Route the parts.
+        encoder: Encodes them.
+        exclude: Names that may not be chosen this time.
+        steps: Receives the step.
+    """
+    parts = split(query.text)
+    if len(parts) < 2:
+        return whole
+    with steps.timed("several") as detail:
+        outcome = join(whole, agents.route_batch(parts, encoder.encode(parts), exclude))
+        taken = outcome.agents if isinstance(outcome, Handled) else ()
+        detail.append(f"{len(parts)} parts, {len(taken)} agents")
+    return outcome
 
 
 def split(text: str) -> tuple[str, ...]:

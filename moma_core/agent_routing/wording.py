@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from moma_core.types import AgentCard
+from moma_core.words import readable
 
-__all__ = ["card_text", "readable", "sentence", "views"]
+__all__ = ["card_text", "sentence", "views"]
 
 # Shares of a card's vector; by MetaTool's and Seal-Tools' train and val rows (benchmarks/LOG.md).
 _WHOLE, _PART = 1.0, 0.5
-
-
-def readable(name: str) -> str:
-    """Return a name as words.
-
-    Example:
-        >>> readable("getHealthWorkforce_v2")
-        'get health workforce v2'
-    """
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return " ".join(re.sub(r"[_\-/.:]+", " ", spaced).split()).lower()
 
 
 def card_text(card: AgentCard) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
+from moma_core.errors import DuplicateNameError, UnknownNameError
 from moma_core.types import AgentCard
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def list_agents(router: RouterOption = _HERE) -> None:
 @app.command(epilog="Example: moma agents show weather")
 def show(name: Name, router: RouterOption = _HERE) -> None:
     """Show all that is known of one agent, as JSON."""
-    card = open_router(router).agents.get(name)
+    card = _open_with(router, name).agents.get(name)
     console.print_json(
         json.dumps({field: getattr(card, field) for field in AgentCard.__dataclass_fields__})
     )
@@ -120,6 +123,13 @@ def _register(cards: list[AgentCard], negatives: tuple[str, ...], directory: Pat
 
     if router_exists(directory):
         opened = open_router(directory)
+        for card in cards:
+            if card.name in opened.agents:
+                raise DuplicateNameError(
+                    f"an agent named {card.name!r} exists already in {directory}. Choose another "
+                    f"name, or type first: moma agents remove {shlex.quote(card.name)} --router "
+                    f"{shlex.quote(str(directory))}"
+                )
         opened.agents.add(*cards)
         if negatives:
             agents = opened.agent_router
@@ -128,6 +138,19 @@ def _register(cards: list[AgentCard], negatives: tuple[str, ...], directory: Pat
     own = (directory / "head.json").exists()  # what moma train llms wrote
     pool = LLMRouter.load(directory) if own else LLMRouter.packaged()
     return MoMARouter.from_cards(cards, path=directory, llms=pool, negatives=negatives)
+
+
+def _open_with(directory: Path, name: str) -> MoMARouter:
+    """Open the router in a directory that knows this agent."""
+    opened = open_router(directory)
+    if name not in opened.agents:
+        close = difflib.get_close_matches(name, opened.agents.names, 3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise UnknownNameError(
+            f"no agent is named {name!r} in {directory}.{hint} All names: moma agents list "
+            f"--router {shlex.quote(str(directory))}"
+        )
+    return opened
 
 
 @app.command(epilog="Example: moma agents categories --router .moma")
@@ -146,7 +169,7 @@ def categories(router: RouterOption = _HERE) -> None:
 @app.command(epilog="Example: moma agents remove weather")
 def remove(name: Name, router: RouterOption = _HERE) -> None:
     """Forget an agent."""
-    opened = open_router(router)
+    opened = _open_with(router, name)
     opened.agents.remove(name)
     opened.save(router)
     console.print(
@@ -157,14 +180,14 @@ def remove(name: Name, router: RouterOption = _HERE) -> None:
 @app.command(epilog="Example: moma agents enable weather")
 def enable(name: Name, router: RouterOption = _HERE) -> None:
     """Let an agent be chosen again."""
-    open_router(router).agents.enable(name)
+    _open_with(router, name).agents.enable(name)
     console.print(f"{escape(repr(name))} is enabled.", highlight=False)
 
 
 @app.command(epilog="Example: moma agents disable weather")
 def disable(name: Name, router: RouterOption = _HERE) -> None:
     """Keep an agent registered, but never choose it."""
-    open_router(router).agents.disable(name)
+    _open_with(router, name).agents.disable(name)
     console.print(
         f"{escape(repr(name))} is disabled: no query goes to it until it is enabled.",
         highlight=False,

@@ -67,7 +67,7 @@ def collect(
     sample: Annotated[
         int | None, typer.Option(min=1, help="So many representative queries only.")
     ] = None,
-    method: Annotated[Sampling, typer.Option(help="How they are chosen.")] = Sampling.K_MEANS,
+    method: Annotated[Sampling, typer.Option(help="How --sample chooses them.")] = Sampling.K_MEANS,
     pairs: Annotated[
         int | None, typer.Option(min=1, help="Judged pairs a query; default one an LLM.")
     ] = None,
@@ -76,7 +76,9 @@ def collect(
     max_output_tokens: Annotated[
         int, typer.Option(min=1, help="What the budget holds back for a running call.")
     ] = 1024,
-    prompt: Annotated[str, typer.Option(help="What an LLM is sent.")] = "{query}",
+    prompt: Annotated[
+        str, typer.Option(help="What an LLM is sent; {query} stands for the query.")
+    ] = "{query}",
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
 ) -> None:
     """Ask LLMs, judge or score their answers; run it again to go on after a crash."""
@@ -203,6 +205,9 @@ def _tell(done: Collected, out: Path) -> None:
     console.print(said, highlight=False)
     if done.over_budget:
         console.print(f"{done.over_budget} calls did not fit the budget: raise --budget and rerun.")
+    if done.given_up:
+        given_up = escape(", ".join(done.given_up))
+        console.print(f"Given up after failures in a row: {given_up}. See the warnings.")
     if done.failed:
         console.print("Some calls failed: the same command asks them again, and only them.")
     console.print(

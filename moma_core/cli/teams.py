@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.terminal import console, llm_folder, progress_bar, write_json
+from moma_core.cli.terminal import console, llm_folder, output_folder, progress_bar, write_json
 from moma_core.errors import InvalidDataError
 from moma_core.teams import TeamRouter
 
@@ -48,7 +48,11 @@ def plan(
     ] = "auto",
     router: Annotated[
         Path | None,
-        typer.Option(help="What moma train teams wrote; by default the packaged one.", exists=True),
+        typer.Option(
+            help="What moma train teams wrote; by default the packaged one.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
@@ -91,10 +95,12 @@ def train(
 
     with progress_bar() as tell:
         tell("reading and encoding", 0, 1)
+        scored, known = LLMDataset.read(data), _read_domains(domains)
+        output_folder(out)
         router, llms = train_teams(
-            LLMDataset.read(data),
+            scored,
             MiniLMEncoder(),
-            _read_domains(domains),
+            known,
             config=TrainConfig(steps=steps),
             seed=seed,
             progress=tell,

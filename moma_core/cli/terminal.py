@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "console",
     "llm_folder",
     "open_router",
+    "output_folder",
     "progress_bar",
     "router_exists",
     "write_json",
@@ -99,6 +101,22 @@ def progress_bar() -> Iterator[Progress]:
             bar.update(task, description=label, completed=done, total=total or None)
 
         yield tell
+
+
+def output_folder(directory: Path) -> Path:
+    """Make the directory of an ``--out`` and return it; called before work that takes minutes.
+
+    Raises:
+        ArtifactError: Nothing can be written there.
+    """
+    probe = directory / f".{uuid.uuid4().hex}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ArtifactError(f"cannot write {directory} ({error}). Choose another --out.") from error
+    return directory
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

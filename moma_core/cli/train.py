@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from moma_core.cli.prices import PricesOption, read_prices
-from moma_core.cli.terminal import console, progress_bar
+from moma_core.cli.terminal import console, output_folder, progress_bar
 from moma_core.errors import InvalidDataError
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ def llms(
     fit = train_cascade if strategy is Strategy.CASCADE else train
     with progress_bar() as tell:
         tell("reading and encoding", 0, 1)
+        scored = LLMDataset.read(data)
+        output_folder(out)
         router = fit(
-            LLMDataset.read(data),
+            scored,
             MiniLMEncoder(),
             head,
             seed,

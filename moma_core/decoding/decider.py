@@ -14,8 +14,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from moma_core.decoding.adapter import PACKAGED_ADAPTERS, merge_adapter
 from moma_core.decoding.evidence import ChoiceLikelihood, Evidence, NoisyChannel
-from moma_core.decoding.fusion import DEFAULT_WEIGHTS, Case, FusionWeights, fit_weights, fuse
+from moma_core.decoding.fusion import (
+    ADAPTED_WEIGHTS,
+    DEFAULT_WEIGHTS,
+    Case,
+    FusionWeights,
+    fit_weights,
+    fuse,
+)
 from moma_core.decoding.local_llm import LocalLLM
 from moma_core.decoding.ordered import ordered_names
 from moma_core.decoding.prior import NamePrior
@@ -88,7 +96,7 @@ class FusedDecider:
     def load(
         cls,
         llm: str | LocalLLM = "smollm2",
-        weights: FusionWeights = DEFAULT_WEIGHTS,
+        weights: FusionWeights | None = None,
         *,
         choice: bool = False,
         sure: float = 0.99,
@@ -96,8 +104,9 @@ class FusedDecider:
         """Build a decider around a local LLM.
 
         Args:
-            llm: As `LocalLLM.load` takes it, or one that is loaded.
-            weights: Of the evidence.
+            llm: As `LocalLLM.load` takes it, or one that is loaded. SmolLM2 by its short name gets
+                the packaged adapter, trained to tell agents apart that it has not seen.
+            weights: Of the evidence; by default those determined for this LLM on other agents.
             choice: Whether to be able to weigh the LLM's choice among names, too.
             sure: As above.
 
@@ -106,6 +115,10 @@ class FusedDecider:
             MissingExtraError: The ``[llm]`` extra is not installed.
         """
         known = llm if isinstance(llm, LocalLLM) else LocalLLM.load(llm)
+        adapter = PACKAGED_ADAPTERS.get(llm) if isinstance(llm, str) else None
+        if adapter:
+            merge_adapter(known.model, adapter)
+        weights = weights or (ADAPTED_WEIGHTS if adapter else DEFAULT_WEIGHTS)
         names = ChoiceLikelihood(known) if choice or weights.choice else None
         return cls(NoisyChannel(known), names, weights, sure)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ class LocalLLM:
     """
 
     name: str
-    model: Any
-    tokenizer: Any
+    model: Any = field(repr=False)  # prints every layer
+    tokenizer: Any = field(repr=False)
 
     @classmethod
     def load(
@@ -76,10 +76,11 @@ class LocalLLM:
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     place, dtype=wanted, use_safetensors=True, **options
                 )
-        except (OSError, ValueError, KeyError, RuntimeError, _safetensors_error()) as error:
+        except Exception as error:  # a damaged file may raise anything, also a bare Exception
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ArtifactError(
                 f"{str(source)!r} cannot be loaded as a causal LLM with safetensors: "
-                f"{str(error).strip().splitlines()[0]:.200}. Give a folder that save_pretrained "
+                f"{said:.200}. Give a folder that save_pretrained "
                 "wrote or a hub id, or type: moma llm install smollm2"
             ) from error
         return cls(str(source), model.to(device).eval(), tokenizer)
@@ -134,10 +135,3 @@ def _place(source: str | Path) -> str | Path:
             "install smollm2"
         )
     return source
-
-
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    error: type[Exception] = SafetensorError
-    return error

@@ -6,10 +6,10 @@ reported for (benchmarks/LOG.md); an LLM of another kind may want another.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from moma_core.types import AgentCard
+from moma_core.words import readable
 
 __all__ = [
     "agent_prompt",
@@ -17,7 +17,6 @@ __all__ = [
     "choice_prompt",
     "list_prompt",
     "parameters",
-    "words",
 ]
 
 _MOST_CHARS = 400  # of a description; what follows seldom tells one agent from another
@@ -33,27 +32,22 @@ def agent_prompt(card: AgentCard) -> str:
         Description: Forecast for a place
         User request:
     """
-    lines = [f"Tool: {words(card.name)}", f"Description: {_clipped(card.description, _MOST_CHARS)}"]
+    name = readable(card.name) or card.name
+    lines = [f"Tool: {name}", f"Description: {_clipped(card.description, _MOST_CHARS)}"]
     if inputs := parameters(card):
         lines.append(f"Inputs: {inputs}")
     return "\n".join([*lines, "User request:"])
 
 
-def choice_prompt(query: str | None, chosen: Sequence[str] = ()) -> str:
+def choice_prompt(query: str | None) -> str:
     """Return what comes before an agent's name, with a query or, for its base rate, without.
 
-    Args:
-        query: The user's words; None for no query at all.
-        chosen: Names that were chosen already, in order.
-
     Example:
-        >>> print(choice_prompt("will it rain?", ["radar"]))
+        >>> print(choice_prompt("will it rain?"))
         User request: will it rain?
-        Tool: radar
         Tool:
     """
-    asked = [] if query is None else [f"User request: {query}"]
-    return "\n".join([*asked, *(f"Tool: {name}" for name in chosen), "Tool:"])
+    return "Tool:" if query is None else f"User request: {query}\nTool:"
 
 
 def list_prompt(query: str, cards: Sequence[AgentCard]) -> str:
@@ -100,17 +94,6 @@ def parameters(card: AgentCard) -> str:
         notes = [str(about[key]) for key in ("type", "description") if about.get(key)]
         shown.append(f"{name} ({', '.join(notes)})" if notes else str(name))
     return _clipped(", ".join(shown), _MOST_CHARS)
-
-
-def words(name: str) -> str:
-    """Return a name as the words it is made of.
-
-    Example:
-        >>> words("getHealthWorkforce_v2")
-        'get health workforce v2'
-    """
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return re.sub(r"[\s_\-/.:]+", " ", spaced).strip().lower() or name
 
 
 def _clipped(text: str, most: int) -> str:

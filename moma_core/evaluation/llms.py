@@ -73,13 +73,15 @@ def evaluate_llms(
     vectors = encoder.encode(data.queries) if vectors is None else vectors[complete]
     scores, costs = router.predict(data.queries, vectors)
     single = router.names.index(router.best_single)
-    return _report(scores, costs, data, single)
+    return _report(scores, costs, data, single, router.thrift)
 
 
-def _report(scores: _Array, costs: _Array, data: LLMDataset, single: int) -> dict[str, Any]:
+def _report(
+    scores: _Array, costs: _Array, data: LLMDataset, single: int, thrift: float
+) -> dict[str, Any]:
     rows = np.arange(len(data))
     chosen = {
-        name: choose(costs, scores, preference, anchor=single)
+        name: choose(costs, scores, preference, single, thrift)
         for name, preference in _PREFERENCES.items()
     }
     curve = trade_off_curve(scores, costs, data.scores, data.costs, single)

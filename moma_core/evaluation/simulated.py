@@ -74,9 +74,9 @@ def measure(
 
 
 def fixed_plans(
-    pool: SimulatedPool, tables: Tables, mode: str, llms: Sequence[int] | _Index, rounds: int = 1
+    pool: SimulatedPool, tables: Tables, mode: str, llms: Sequence[int] | _Index
 ) -> PlanBatch:
-    """Return one plan a query of a fixed mode, with roles of the query's *true* domain.
+    """Return one plan a query: a fixed mode, one round, roles of the query's *true* domain.
 
     Solvers sit first; the last of several seats goes to the domain's judge (critic in
     ``reflection``, checker in ``chain``). So baselines lose nothing by their roles.
@@ -86,7 +86,6 @@ def fixed_plans(
         tables: The options.
         mode: Its name.
         llms: LLM of each seat, shape (S,), or of each seat of each query, shape (n, S).
-        rounds: Number of rounds.
     """
     options, n = tables.options, len(pool.inputs)
     seats = np.broadcast_to(np.asarray(llms, np.intp), (n, np.shape(llms)[-1]))
@@ -98,12 +97,12 @@ def fixed_plans(
     roles[:, :size] = [rows.get(name, rows[first]) for name in pool.simulator.domains]
     members[:, :size] = seats
     number = [card.name for card in options.modes].index(mode)
-    which = [tuple(pair) for pair in tables.sizes.tolist()].index((size, rounds))
+    which = [tuple(pair) for pair in tables.sizes.tolist()].index((size, 1))
     every = np.full(n, number)
     calls = np.broadcast_to(tables.calls[number, which], (n, most))
     domain = np.array([options.domains.index(d or first) for d in pool.simulator.domains])
     return PlanBatch(
-        domain, every, np.full(n, size), np.full(n, rounds), roles, members, calls,
+        domain, every, np.full(n, size), np.ones(n, np.intp), roles, members, calls,
         np.full(n, tables.lengths[number]),
     )  # fmt: skip
 

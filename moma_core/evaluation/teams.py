@@ -69,11 +69,9 @@ def train_teams(
     dataset: LLMDataset,
     encoder: Encoder,
     domains: Mapping[str, str] | None = None,
-    options: TeamOptions | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    vectors: FloatArray | None = None,
 ) -> tuple[TeamRouter, LLMRouter]:
     """Train an LLM router and, in the simulator over its held-out predictions, a team router.
 
@@ -81,17 +79,15 @@ def train_teams(
         dataset: Scored queries; rows with a gap train the LLM router only.
         encoder: Turns queries into vectors.
         domains: Task domain of each task; None guesses by `guess_domains`.
-        options: Modes and roles; by default the packaged ones.
         config: How long the cascade is trained.
         seed: Of every draw.
         progress: Called after each step.
-        vectors: The queries' vectors when already encoded, shape (n, d).
 
     Raises:
         InvalidDataError: Too few queries, or a domain without a role.
     """
-    options = options or TeamOptions.embed(encoder)
-    pool, llms = simulate_training(dataset, encoder, domains, options, seed, progress, vectors)
+    options = TeamOptions.embed(encoder)
+    pool, llms = simulate_training(dataset, encoder, domains, options, seed, progress)
     unit = float(pool.simulator.costs[:, pool.best_single].mean())
     notes = {"simulated": True, "llms": list(pool.llms), "data_sha256": dataset.fingerprint()}
     parts = fit_teams(
@@ -119,7 +115,8 @@ def simulate_training(
 ) -> tuple[SimulatedPool, LLMRouter]:
     """Train an LLM router and return it after a simulator over its held-out predictions.
 
-    Arguments and errors as for `train_teams`.
+    Arguments and errors as for `train_teams`; ``options`` are the modes and roles, ``vectors`` the
+    queries' when already encoded, shape (n, d).
     """
     vectors = encoder.encode(dataset.queries) if vectors is None else vectors
     trained = train_pool(dataset, encoder, seed=seed, progress=progress, vectors=vectors)
@@ -143,7 +140,7 @@ def simulate_testing(
 ) -> SimulatedPool:
     """Return a simulator over queries that ``llms`` was not trained on.
 
-    Arguments and errors as for `evaluate_teams`.
+    Arguments and errors as for `evaluate_teams` and `simulate_training`.
     """
     data = dataset.pool(llms.names)
     vectors = encoder.encode(data.queries) if vectors is None else vectors
@@ -179,7 +176,6 @@ def evaluate_teams(
     llms: LLMRouter,
     dataset: LLMDataset,
     domains: Mapping[str, str] | None = None,
-    vectors: FloatArray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Return how planned teams do on queries that the router was not trained on, SIMULATED.
@@ -189,7 +185,6 @@ def evaluate_teams(
         llms: The LLM router it plans with.
         dataset: With score and cost of each LLM of its pool.
         domains: True task domain of each task; None guesses.
-        vectors: The queries' vectors when already encoded, shape (n, d).
         seed: Of the simulated outcomes.
 
     Returns:
@@ -199,7 +194,7 @@ def evaluate_teams(
     Raises:
         InvalidDataError: No column for an LLM of the pool, or no complete query.
     """
-    pool = simulate_testing(llms, dataset, router.encoder, domains, router.parts.options, vectors)
+    pool = simulate_testing(llms, dataset, router.encoder, domains, router.parts.options)
     found = [_at_rate(router, pool, rate) for rate in RATES]
     strongest = pool.llms.index(llms.best_single)
     planned = {name: _chosen(found, wanted) for name, wanted in _PREFERENCES.items()}

@@ -58,6 +58,7 @@ def write(router: LLMRouter, directory: str | Path) -> None:
         "encoder": {"fingerprint": router.encoder_fingerprint, "dimension": router.dimension},
         "llms": [dataclasses.asdict(_plain(card)) for card in router.cards],
         "best_single": router.best_single,
+        "thrift": router.thrift,
         "head": {"kind": router.head.kind, **router.head.config()},
         "costs": {"kind": router.costs.kind, **router.costs.config()},
         "features": {"names": list(FEATURES), "weight": router.features.weight},
@@ -130,6 +131,7 @@ def read(directory: str | Path) -> dict[str, Any]:
             "dimension": config["encoder"]["dimension"],
             "best_single": config["best_single"],
             "metadata": config["training"],
+            "thrift": _thrift(config.get("thrift", 0.0)),  # absent in older files
         }
         _probe(parts, config["features"]["names"], len(llms))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:
@@ -203,6 +205,12 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _plain(card: LLMCard) -> LLMCard:
     return dataclasses.replace(card, metadata=dict(card.metadata))
+
+
+def _thrift(value: Any) -> float:
+    if not 0.0 <= float(value) < np.inf:
+        raise ValueError(f"expected a thrift of zero or more, got {value!r}")
+    return float(value)
 
 
 def _prefixed(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

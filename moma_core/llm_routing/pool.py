@@ -217,5 +217,4 @@ def _from_card(
 
 
 def _price(card: LLMCard) -> float:
-    usd = card.input_price * TYPICAL_INPUT_TOKENS + card.output_price * TYPICAL_OUTPUT_TOKENS
-    return max(usd / 1e6, 1e-9)
+    return max(card.usd(TYPICAL_INPUT_TOKENS, TYPICAL_OUTPUT_TOKENS), 1e-9)

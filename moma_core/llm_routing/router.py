@@ -39,6 +39,7 @@ class LLMRouter:
         dimension: Length of those vectors.
         best_single: The LLM that was best on the training data; sets the default cost budget.
         metadata: What it was trained on, JSON-like.
+        thrift: Score that one more USD must bring under `Performance`; see `selection.choose`.
 
     Example:
         >>> router = LLMRouter.packaged()
@@ -55,6 +56,7 @@ class LLMRouter:
     dimension: int
     best_single: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    thrift: float = 0.0
 
     @property
     def cards(self) -> tuple[LLMCard, ...]:
@@ -131,7 +133,7 @@ class LLMRouter:
         )
         candidates = tuple(
             Candidate(left.names[i], float(left.scores[i]), float(left.costs[i]))
-            for i in rank(left, wanted, anchor=self.best_single)
+            for i in rank(left, wanted, self.best_single, self.thrift)
         )
         return candidates[0].name, candidates
 

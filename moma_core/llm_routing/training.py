@@ -29,12 +29,17 @@ from moma_core.llm_routing.heads import (
 )
 from moma_core.llm_routing.router import LLMRouter
 from moma_core.protocols import Encoder
+from moma_core.selection import choose_at_rate
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["FOLDS", "MIN_QUERIES", "Progress", "Trained", "train", "train_pool"]
+__all__ = ["FOLDS", "MIN_QUERIES", "Progress", "Trained", "fit_thrift", "train", "train_pool"]
 
 FOLDS = 4
 MIN_QUERIES = 8
+_THRIFTS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
+"""Score that must be gained for what the best single LLM costs on average; as `RATES` of cascades.
+"""
+_THRIFT_QUERIES, _MEASURABLE = 300, 0.003
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
 
@@ -121,7 +126,9 @@ def train_pool(
     llms = tuple(_card(data, name, prices or {}) for name in data.llms)
     observed = ~np.isnan(data.scores)
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
-    costs = FittedCosts.fit(inputs, spent)
+    costs, expected = FittedCosts.fit(inputs, spent), _expected(inputs, spent, seed)
+    single = _best_single(llms, scores, spent)
+    thrift = fit_thrift(held_out, expected, data.scores, spent[:, data.llms.index(single)].mean())
     report("costs", total, total)
     router = LLMRouter(
         head=fitted,
@@ -129,10 +136,37 @@ def train_pool(
         features=features,
         encoder_fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
-        best_single=_best_single(llms, scores, spent),
+        best_single=single,
+        thrift=thrift,
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
-    return Trained(router, data, held_out, _expected(inputs, spent, seed), spent)
+    return Trained(router, data, held_out, expected, spent)
+
+
+def fit_thrift(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:
+    """Return below what score a USD predicted differences are noise, for `Performance`.
+
+    The largest of a ladder of rates whose choices score, on queries that the head did not see, less
+    than one standard error below those of the best prediction alone. The error must be at most
+    0.003, and 300 queries scored by every LLM, else zero: on less data a loss would go unnoticed.
+
+    Args:
+        predicted: Quality predicted by heads that did not see the query, shape (n, m).
+        expected: USD, predicted likewise, shape (n, m).
+        scores: Measured quality, NaN where unknown, shape (n, m).
+        unit: USD that the ladder refers to: the mean cost of the best single LLM.
+    """
+    rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    if len(rows) < _THRIFT_QUERIES or unit <= 0:
+        return 0.0
+    predicted, expected = predicted[rows], expected[rows]
+    best = scores[rows, choose_at_rate(expected, predicted, 0.0)]
+    for rate in reversed(_THRIFTS):
+        change = scores[rows, choose_at_rate(expected, predicted, rate / unit)] - best
+        noise = float(change.std()) / np.sqrt(len(rows))
+        if noise <= _MEASURABLE and float(change.mean()) >= -noise:
+            return float(rate / unit)
+    return 0.0
 
 
 def _expected(inputs: FloatArray, spent: _Array, seed: int) -> _Array:

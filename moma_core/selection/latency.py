@@ -1,7 +1,7 @@
-"""Latency as a limit: who answers in time. A limit, not a weight, so that preferences stay ordered.
+"""Latency as a limit: who answers in time; the preference chooses among those.
 
-TOPSIS over three criteria can pick a slower candidate when latency weighs *more* (its closeness is
-no longer monotone in one weight); a limit cannot. Knows seconds only.
+A limit, not a third weight: what is shown of TOPSIS's order (`topsis`) is shown for two criteria,
+and it holds among those in time as it does among all. Knows seconds only.
 """
 
 from __future__ import annotations

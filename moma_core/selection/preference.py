@@ -79,11 +79,15 @@ def preference_name(preference: Preference) -> str:
 
 
 def choose(
-    costs: _Array, scores: _Array, preference: Preference, anchor: int | None = None
+    costs: _Array,
+    scores: _Array,
+    preference: Preference,
+    anchor: int | None = None,
+    thrift: float = 0.0,
 ) -> npt.NDArray[np.intp]:
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
-    - `Performance`: the best score; ties: lower cost.
+    - `Performance`: the best score, less ``thrift`` times the cost; ties: lower cost.
     - `Auto`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost.
     - `Cost`: the best score among those within the budget; ties: lower cost. When none is within
       it, the cheapest (ties: higher score).
@@ -96,11 +100,13 @@ def choose(
         preference: What to optimise.
         anchor: Column of the LLM whose cost sets the default budget of `Cost`; None means the
             best-scoring one of each row.
+        thrift: Score that one more USD must bring under `Performance`: below it, predicted scores
+            count as tied (`training.fit_thrift`). Zero: only equal scores do.
 
     Returns:
         Column indices, shape (n,).
     """
-    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor)[:, 0]
+    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor, thrift)[:, 0]
     return order
 
 
@@ -133,7 +139,9 @@ def select(table: ScoreTable, preference: Preference, anchor: str | None = None)
     return rank(table, preference, anchor)[0]
 
 
-def rank(table: ScoreTable, preference: Preference, anchor: str | None = None) -> tuple[int, ...]:
+def rank(
+    table: ScoreTable, preference: Preference, anchor: str | None = None, thrift: float = 0.0
+) -> tuple[int, ...]:
     """Return every index of ``table``, the chosen one first, then in order of preference.
 
     Auto lists the front by closeness, then the dominated ones by score; cost lists the affordable
@@ -143,6 +151,7 @@ def rank(table: ScoreTable, preference: Preference, anchor: str | None = None) -
         table: Scores and costs of one query.
         preference: What to optimise.
         anchor: Name whose cost sets the default budget of `Cost`; see `choose`.
+        thrift: See `choose`.
 
     Raises:
         NoTargetError: The table is empty.
@@ -150,16 +159,16 @@ def rank(table: ScoreTable, preference: Preference, anchor: str | None = None) -
     if not table.names:
         raise NoTargetError("no LLM to choose from. Enable or add at least one.")
     column = table.names.index(anchor) if anchor in table.names else None
-    order = _order(table.costs[None], table.scores[None], preference, column)[0]
+    order = _order(table.costs[None], table.scores[None], preference, column, thrift)[0]
     return tuple(order.tolist())
 
 
 def _order(
-    costs: _Array, scores: _Array, preference: Preference, anchor: int | None
+    costs: _Array, scores: _Array, preference: Preference, anchor: int | None, thrift: float
 ) -> npt.NDArray[np.intp]:
     match preference:
         case Performance():
-            return _sorted(scores, -costs)
+            return _sorted(scores - thrift * costs, -costs)
         case Auto(w_score=weight):
             front = front_mask(costs, scores)
             closeness = closeness_on_front(costs, scores, front, 1.0 - weight, weight)

@@ -112,7 +112,8 @@ def read(directory: str | Path) -> TeamParts:
         OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError, MoMAError
     ) as error:  # fmt: skip
         raise ArtifactError(
-            f"no team router can be read from {str(source)!r} ({error!r}). {_REMEDY}"
+            f"no team router can be read from {str(source)!r} ({type(error).__name__}: {error}). "
+            f"{_REMEDY}"
         ) from error
     return parts
 
@@ -125,9 +126,10 @@ def _build(config: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TeamP
         arrays["role_vectors"],
         config["encoder"],
     )
-    policy = Policy(
-        _under("policy.", arrays), arrays["projection"].astype(np.float64), float(config["unit"])
-    )
+    unit = float(config["unit"])
+    if not 0.0 < unit < np.inf:
+        raise ValueError(f"unit must be positive, got {unit}")
+    policy = Policy(_under("policy.", arrays), arrays["projection"].astype(np.float64), unit)
     value = TeamValue.from_arrays(_under("value.", arrays))
     return TeamParts(options, policy, value, dict(config["training"]))
 

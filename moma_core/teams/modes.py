@@ -138,17 +138,17 @@ MODES: tuple[ModeCard, ...] = (
 """The six modes of MasRouter, cheapest kinds first."""
 
 
-def mode_card(name: str, modes: tuple[ModeCard, ...] = MODES) -> ModeCard:
-    """Return the card of a mode.
+def mode_card(name: str) -> ModeCard:
+    """Return the card of one of `MODES`.
 
     Raises:
         UnknownNameError: There is none of this name.
     """
-    for card in modes:
+    for card in MODES:
         if card.name == name:
             return card
     raise UnknownNameError(
-        f"no mode {name!r}; there are {[card.name for card in modes]}. Pass a ModeCard of your own."
+        f"no mode {name!r}; there are {[card.name for card in MODES]}. Pass a ModeCard of your own."
     )
 
 

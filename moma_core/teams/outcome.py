@@ -8,18 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
-from moma_core.errors import ArtifactError, NoTargetError
-from moma_core.protocols import Encoder
-from moma_core.teams.checkpoint import CONFIG_FILE
-from moma_core.teams.features import QualitySource
+from moma_core.errors import NoTargetError
 from moma_core.teams.router import TeamRouter
 from moma_core.types import FloatArray, Preference, RoutingDecision
 
-__all__ = ["load_beside", "save_beside", "team_instead"]
-
-_FOLDER = "teams"
+__all__ = ["team_instead"]
 
 
 def team_instead(
@@ -63,29 +57,3 @@ def team_instead(
                 f"${plan.cost - cost:.6f} more than {decision.target!r}: {plan.reason}",
             )
     return decision
-
-
-def save_beside(teams: TeamRouter | None, folder: Path) -> None:
-    """Write a team router below a router's directory; None removes one that was there.
-
-    Raises:
-        ArtifactError: The directory cannot be written.
-    """
-    if teams is not None:
-        teams.save(folder / _FOLDER)
-        return
-    try:
-        (folder / _FOLDER / CONFIG_FILE).unlink(missing_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot remove the teams in {folder} ({error}).") from error
-
-
-def load_beside(folder: Path, encoder: Encoder, llms: QualitySource | None) -> TeamRouter | None:
-    """Read what `save_beside` wrote; None when there are no teams or no LLMs.
-
-    Raises:
-        ArtifactError: A file is truncated, changed, or of another encoder.
-    """
-    if llms is None or not (folder / _FOLDER / CONFIG_FILE).exists():
-        return None
-    return TeamRouter.load(folder / _FOLDER, encoder, llms)

@@ -14,28 +14,24 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from moma_core.errors import ArtifactError, InvalidQueryError, NoTargetError
+from moma_core.errors import ArtifactError, InvalidCardError, InvalidQueryError, NoTargetError
 from moma_core.protocols import Encoder
 from moma_core.selection import choose, parse_preference, preference_name
 from moma_core.teams import checkpoint
 from moma_core.teams.candidates import Candidates, explain, team_plan
 from moma_core.teams.checkpoint import TeamParts
 from moma_core.teams.escalation import MARK, next_on_front
-from moma_core.teams.exclusion import allowed_without
 from moma_core.teams.features import QualitySource, TeamInputs
 from moma_core.teams.modes import ModeCard
 from moma_core.teams.planner import TeamPlanner
 from moma_core.teams.roles import RoleCard
 from moma_core.teams.signals import Signal
-from moma_core.teams.steps import Allowed
+from moma_core.teams.steps import Allowed, allowed_without
 from moma_core.types import Auto, Cost, FloatArray, Performance, Preference, TeamPlan
 from moma_core.types.checks import is_text
 
 __all__ = ["TeamRouter"]
-
-_Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +220,14 @@ class TeamRouter:
 
         Raises:
             DuplicateNameError: A name is taken.
+            InvalidCardError: One is neither a mode nor a role.
         """
+        for card in cards:
+            if not isinstance(card, ModeCard | RoleCard):
+                raise InvalidCardError(
+                    f"expected ModeCard(...) or RoleCard(...), got {card!r:.40}. Write "
+                    "RoleCard(name, description, prompt, domain)."
+                )
         options = self.parts.options.adding(self.encoder, *cards)
         return replace(self, parts=replace(self.parts, options=options))
 
@@ -281,7 +284,11 @@ class TeamRouter:
         fits = alone.costs <= wanted.budget
         if not fits.any():
             raise NoTargetError(
-                f"a budget of ${wanted.budget:.6f} is below the cheapest plan, "
-                f"{alone.costs.min():.6f} USD. Raise it, or route without one: plan(query, 'cost')."
+                f"a budget of ${_digits(wanted.budget)} is below the cheapest plan, "
+                f"${_digits(alone.costs.min())}. Raise it, or plan without one: preference 'cost'."
             )
         return alone.take(fits)
+
+
+def _digits(usd: float) -> str:
+    return np.format_float_positional(usd, precision=2, fractional=False, trim="-")

@@ -133,3 +133,12 @@ class LLMCard:
                     f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, "
                     f"got {value!r}. A local LLM costs 0."
                 )
+
+    def usd(self, input_tokens: float, output_tokens: float) -> float:
+        """Return USD of a call with so many tokens.
+
+        Example:
+            >>> LLMCard("small", input_price=0.15, output_price=0.6).usd(2_000, 500)
+            0.0006
+        """
+        return (self.input_price * input_tokens + self.output_price * output_tokens) / 1e6

@@ -12,7 +12,11 @@ __all__ = ["Auto", "Cost", "Performance", "Preference"]
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """Prefer the best score; cost only breaks ties (5.2.3)."""
+    """Prefer the best score; cost only breaks ties (5.2.3).
+
+    Tied are scores whose difference per USD is noise on queries the head did not see
+    (`llm_routing.training.fit_thrift`; where that was not measured, equal scores).
+    """
 
 
 @dataclass(frozen=True, slots=True)

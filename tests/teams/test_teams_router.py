@@ -10,6 +10,7 @@ import pytest
 from moma_core.errors import (
     ArtifactError,
     DuplicateNameError,
+    InvalidCardError,
     InvalidPreferenceError,
     InvalidQueryError,
     NoTargetError,
@@ -90,6 +91,8 @@ def test_more_money_never_makes_a_worse_plan(router):
 def test_a_budget_below_the_cheapest_plan(router):
     with pytest.raises(NoTargetError, match=r"budget of \$0.000001 is below the cheapest plan"):
         router.plan(QUERY, Cost(1e-6))
+    with pytest.raises(NoTargetError, match=r"\$0.00000012 is below the cheapest plan, \$0.0000"):
+        router.plan(QUERY, "cost:0.000000123")
     with pytest.raises(NoTargetError, match="below the cheapest"):
         router.plan(QUERY, "cost:0")
 
@@ -203,7 +206,9 @@ def test_saved_and_loaded_it_plans_the_same(router, tmp_path, fake_pool):
     assert again.parts.metadata == router.parts.metadata
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "gone", "format", "unit", "json"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flip", "gone", "format", "unit", "nan", "bytes", "json"]
+)
 def test_a_damaged_file_is_refused(router, tmp_path, fake_pool, damage):
     router.save(tmp_path)
     config, weights = tmp_path / "teams.json", tmp_path / "teams.safetensors"
@@ -219,10 +224,20 @@ def test_a_damaged_file_is_refused(router, tmp_path, fake_pool, damage):
             config.write_text(json.dumps({**document, "format": 99}))
         case "unit":
             config.write_text(json.dumps({**document, "unit": "much"}))
+        case "nan":
+            config.write_text(json.dumps({**document, "unit": float("nan")}))
+        case "bytes":
+            config.write_bytes(b"\x00" * 9999)
         case "json":
             config.write_text("{")
-    with pytest.raises(ArtifactError, match="moma train teams"):
+    with pytest.raises(ArtifactError, match="moma train teams") as caught:
         TeamRouter.load(tmp_path, HashEncoder(32), fake_pool())
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
+def test_what_is_neither_mode_nor_role_is_not_added(router):
+    with pytest.raises(InvalidCardError, match="RoleCard"):
+        router.adding("a role")
 
 
 def test_a_directory_that_cannot_be_written(router, tmp_path):

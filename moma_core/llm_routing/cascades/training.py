@@ -28,7 +28,7 @@ __all__ = ["MAX_DEPTH", "MAX_SHORTLIST", "check_answers", "train_cascade"]
 MAX_DEPTH = 4
 MAX_SHORTLIST = 5
 _JUDGED = 300
-_REPLAYED = 6000
+_REPLAYED = 20_000
 _TRIED, _NOISE = 3, 2.0
 _TOLERANCE = 0.02
 _WEAKEST = 0.6
@@ -36,6 +36,8 @@ _CHEAP = 0.3
 _WITNESS = 0.55
 _JUDGED_RATES = (2, 4, 6, 8)
 """Columns of `RATES` at which shortlists are compared."""
+_REPLAYED_RATES = range(1, 11)
+"""Columns of `RATES` at which plans are replayed: all but the ends, since few rates are noisy."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -141,7 +143,7 @@ def _watched(router: CascadeRouter, trained: Trained) -> str | None:
 
 def _earned(router: CascadeRouter, trained: Trained) -> _Array:
     """Return measured score - rate * cost of training queries, mean over some rates, shape (n,)."""
-    rows, kept = slice(0, _REPLAYED), [RATES[column] for column in _JUDGED_RATES]
+    rows, kept = slice(0, _REPLAYED), [RATES[column] for column in _REPLAYED_RATES]
     planned = router.plan_predicted(trained.held_out[rows], trained.expected[rows], rates=kept)
     columns = [router.base.names.index(name) for name in planned.names]
     assert trained.data.answers is not None  # noqa: S101 - checked above

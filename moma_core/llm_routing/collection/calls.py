@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,6 +172,8 @@ class _Loop:
         self._results: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
         self._tickets = 0
         self._in_a_row: Counter[str] = Counter()
+        self._doubtful: defaultdict[str, set[str]] = defaultdict(set)  # to be tried again, by LLM
+        self._most_doubtful = max(rules.concurrency, rules.give_up_after)
 
     def run(self) -> CallsDone:
         while self._fresh or self._later or self._running:
@@ -195,11 +197,16 @@ class _Loop:
                 self._fresh.popleft()
                 self.done.failed[call.llm] += 1
                 continue
+            if number == 1 and len(self._doubtful[call.llm]) >= self._most_doubtful:
+                self._fresh.popleft()  # else a broken LLM is asked everything before it is given up
+                self._put_off(call, number, max(self._rules.backoff, 0.001))
+                continue
             worst = worst_cost(call.prompt, call.card, self._rules.max_output_tokens)
             if not self._fits(worst):
                 if not self._running:
                     self.done.over_budget += 1
                     self._fresh.popleft()
+                    self._doubtful[call.llm].discard(call.key)
                     continue  # a cheaper LLM's call may still fit
                 return  # what the running calls leave over may suffice
             self._fresh.popleft()
@@ -254,6 +261,7 @@ class _Loop:
             return
         self._journal.append(call.key, {"llm": call.llm, **call.facts, **kept, "cost": cost})
         self._in_a_row[call.llm] = 0
+        self._doubtful[call.llm].discard(call.key)
         self.done.answered += 1
 
     def _drop_overdue(self) -> None:
@@ -266,16 +274,24 @@ class _Loop:
 
     def _failed(self, attempt: _Attempt, error: BaseException, cost: float) -> None:
         call, kind = attempt.call, type(error).__name__
-        logger.warning("LLM %r, attempt %d failed: %s: %.200s", call.llm, attempt.number, kind,
-                       error)  # fmt: skip
+        last = attempt.number >= self._rules.attempts
+        logger.log(
+            logging.WARNING if last else logging.INFO,
+            "LLM %r, attempt %d failed: %s: %.200s", call.llm, attempt.number, kind, error,
+        )  # fmt: skip
         self._journal.failed({"llm": call.llm, **call.facts, "error": kind, "cost": cost})
-        if attempt.number < self._rules.attempts:
-            wait = self._rules.backoff * 2.0 ** (attempt.number - 1)
-            self._tickets += 1
-            item = (time.monotonic() + wait, self._tickets, call, attempt.number + 1)
-            heapq.heappush(self._later, item)
+        if not last:
+            self._doubtful[call.llm].add(call.key)
+            self._put_off(
+                call, attempt.number + 1, self._rules.backoff * 2.0 ** (attempt.number - 1)
+            )
             return
+        self._doubtful[call.llm].discard(call.key)
         self.done.failed[call.llm] += 1
         self._in_a_row[call.llm] += 1
         if self._in_a_row[call.llm] >= self._rules.give_up_after:
             self.done.given_up.add(call.llm)
+
+    def _put_off(self, call: Call, number: int, seconds: float) -> None:
+        self._tickets += 1
+        heapq.heappush(self._later, (time.monotonic() + seconds, self._tickets, call, number))

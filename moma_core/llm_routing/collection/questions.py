@@ -119,6 +119,12 @@ class Questions:
         """
         if total == len(self):
             return self
+        tasks = len(set(self.tasks))
+        if not tasks <= total < len(self):
+            raise InvalidInputError(
+                f"{total} of {len(self)} queries cannot be chosen: with {tasks} tasks, ask for "
+                f"{tasks} to {len(self)}, or for all (leave out --sample)."
+            )
         vectors = encoder.encode(self.texts)
         return self.take(representatives(vectors, self.tasks, total, method, seed).tolist())
 

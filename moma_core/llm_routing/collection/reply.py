@@ -17,7 +17,6 @@ __all__ = ["AskLLM", "Reply", "as_reply", "estimated_tokens", "reply_cost", "wor
 
 _CHARS_PER_TOKEN = 4.0
 _CAUTIOUS_CHARS_PER_TOKEN = 2.5
-_MILLION = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +76,10 @@ def reply_cost(reply: Reply, prompt: str, card: LLMCard) -> float:
     read, wrote = reply.input_tokens, reply.output_tokens
     read = estimated_tokens(prompt) if read is None else read
     wrote = estimated_tokens(reply.text) if wrote is None else wrote
-    return (read * card.input_price + wrote * card.output_price) / _MILLION
+    return card.usd(read, wrote)
 
 
 def worst_cost(prompt: str, card: LLMCard, max_output_tokens: int) -> float:
     """Return USD that a call costs at most when it writes at most ``max_output_tokens``."""
     read = math.ceil(len(prompt) / _CAUTIOUS_CHARS_PER_TOKEN)
-    return (read * card.input_price + max_output_tokens * card.output_price) / _MILLION
+    return card.usd(read, max_output_tokens)

@@ -154,14 +154,26 @@ def _scored(
         if scorer is None:
             continue
         query, reference = questions.texts[row], questions.references[row]
-        value = scorer(query, str(record["text"]), reference)
-        if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-            raise InvalidDataError(
-                f"the scorer must give a number in [0, 1], got {value!r:.40} for the query "
-                f"{query[:60]!r}. The answers are kept: run again with a mended scorer."
-            )
-        scores[row, column] = value
+        scores[row, column] = _score(scorer, query, str(record["text"]), reference)
     return scores
+
+
+def _score(scorer: Scorer, query: str, answer: str, reference: str | None) -> float:
+    try:
+        value = scorer(query, answer, reference)
+    except InvalidDataError:  # says itself what to do
+        raise
+    except Exception as error:  # the user's own function
+        raise InvalidDataError(
+            f"the scorer failed ({type(error).__name__}: {error}) for the query {query[:60]!r}. "
+            "The answers are kept: run again with a mended scorer."
+        ) from error
+    if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise InvalidDataError(
+            f"the scorer must give a number in [0, 1], got {value!r:.40} for the query "
+            f"{query[:60]!r}. The answers are kept: run again with a mended scorer."
+        )
+    return value
 
 
 def _means(names: Sequence[str], scores: _Array) -> dict[str, float]:

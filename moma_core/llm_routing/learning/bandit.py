@@ -60,6 +60,12 @@ class LearningConfig:
     weight_prior: float = 300.0
 
     def __post_init__(self) -> None:
+        numbers = (self.explore, self.delta, self.dearest, self.caution)
+        priors = (self.level_prior, self.weight_prior)
+        if not all(isinstance(value, int | float) for value in (*numbers, *priors)):
+            raise InvalidInputError(f"all but apply are numbers, got {self}.")
+        if not isinstance(self.apply, bool):
+            raise InvalidInputError(f"apply is True or False, got {self.apply!r:.40}.")
         if not (0.0 <= self.explore <= 1.0 and 0.0 <= self.delta <= 1.0):
             raise InvalidInputError(f"explore and delta lie in [0, 1], got {self}.")
         if not (self.dearest >= 1.0 and self.caution >= 0.0):

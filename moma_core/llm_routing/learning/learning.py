@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llm_routing.checkpoint import read_pair, write_pair
@@ -35,7 +34,6 @@ __all__ = ["FILES", "Learning"]
 
 FILES = ("learning.json", "learning.safetensors")
 _REMEMBERED = 100_000
-_Array = npt.NDArray[np.float64]
 
 
 class Learning:
@@ -217,7 +215,7 @@ class Learning:
             learning._rng = np.random.default_rng(seed)
             learning._arms = _arms(config, arrays)
             learning._seen = dict.fromkeys(config["seen"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, InvalidInputError) as error:
             raise ArtifactError(
                 f"what was learnt in {str(directory)!r} does not hold together ({error!r}). Delete "
                 "that directory, or restore it from a copy."
@@ -226,6 +224,8 @@ class Learning:
 
 
 def _arms(config: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Arm]:
+    if not all(isinstance(name, str) for name in config["llms"]):
+        raise ValueError("an LLM's name is no text")
     return {
         name: Arm(arrays[f"spread.{number}"], arrays[f"moment.{number}"], int(rewards))
         for number, (name, rewards) in enumerate(

@@ -77,6 +77,11 @@ class FeedbackRecord:
         Raises:
             InvalidInputError: It was not, or is no decision for an LLM, or the reward is bad.
         """
+        if not isinstance(decision, RoutingDecision):
+            raise InvalidInputError(
+                f"expected the RoutingDecision that route gave, got {type(decision).__name__}. "
+                "From its dict: RoutingDecision.from_dict(kept)."
+            )
         if decision.kind != "llm":
             raise InvalidInputError(
                 f"feedback is learnt for LLMs, got a decision for the {decision.kind} "
@@ -111,7 +116,7 @@ class FeedbackLog:
         path: The file; its folder is made if absent.
 
     Raises:
-        ArtifactError: The folder cannot be made.
+        ArtifactError: The folder cannot be made, or the file is a folder.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -120,6 +125,8 @@ class FeedbackLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"cannot write {path} ({error}). Choose another log.") from error
+        if self.path.is_dir():
+            raise ArtifactError(f"the feedback log {path} is a folder. Name a file in it.")
 
     def append(self, record: FeedbackRecord) -> None:
         """Write one line, whole.

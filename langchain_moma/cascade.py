@@ -1,0 +1,269 @@
+"""ChatCascade: a chat model that asks a cheap LLM, reads its answer, and accepts or asks another.
+
+It walks a `CascadePlan`; what to ask and when to accept is the router's. ``invoke`` and ``stream``
+open one chain run of ours with the LLMs' own runs below it, so usage is counted once under each
+LLM's true name. Only ``generate`` calls them inside our own run.
+"""
+
+# ruff: noqa: ARG002, SLF001  # LangChain's contract between chat models
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import merge_configs
+from langgraph.constants import TAG_NOSTREAM
+from pydantic import Field, SkipValidation
+
+from langchain_moma.cascade_walk import Asking, CascadeSetting, Walk
+from langchain_moma.decisions import FALLBACK_EVENT, adispatch, dispatch, excluded_in, preference_in
+from langchain_moma.delegating import Delegating, Handed
+from langchain_moma.portable import portable_messages, portable_options
+from langchain_moma.teams.agreement import final_answer
+from moma_core import (
+    CascadeRouter,
+    Encoder,
+    Health,
+    InvalidInputError,
+    MiniLMEncoder,
+    Preference,
+)
+
+__all__ = ["ChatCascade", "last_line"]
+
+
+def last_line(text: str) -> str | None:
+    r"""Return what stands after the last ``Answer:``, else the last line; None where there is none.
+
+    Example:
+        >>> last_line("17 * 23 = 391, so\n**Answer:** 391"), last_line("Let me see.\n391\n")
+        ('391', '391')
+        >>> last_line(" ") is None
+        True
+    """
+    lines = final_answer(text).splitlines()
+    return (lines[-1].strip() or None) if lines else None
+
+
+class ChatCascade(Delegating, BaseChatModel):
+    """A chat model that asks as few of its LLMs as a trained `CascadeRouter` finds worth it.
+
+    The answer is the accepted LLM's, with the usage of all calls. Its ``response_metadata`` has
+    ``moma_llm`` and, under ``moma_cascade``, whom it asked and the USD of each call. A stream gives
+    the accepted answer only: token by token where nothing can replace it, else in one chunk. A
+    failing LLM is planned around. Calls no tools.
+
+    Args:
+        router: Plans; `CascadeRouter.load("pool")`.
+        llms: Chat models by the names of the router's LLMs; those left out are never asked.
+        read: From a reply to the final answer that is compared; None: it cannot be read.
+        encoder: The one the router was trained with.
+        preference: As for `ChatMoMA`, and for one call likewise.
+        max_latency: As for `CascadeRouter.plan`.
+        health: Circuit breakers; failing LLMs are left out while another one is well.
+
+    Raises:
+        InvalidInputError: ``router`` plans no cascade, or ``llms`` holds something that is no chat
+            model.
+        UnknownNameError: A name is not among the router's LLMs.
+        ArtifactError: The encoder is another one than in training.
+        NoTargetError: At a call: no LLM may be asked.
+
+    """
+
+    router: SkipValidation[CascadeRouter] = Field(exclude=True, repr=False)
+    llms: SkipValidation[Mapping[str, BaseChatModel]] = Field(exclude=True, repr=False)
+    read: SkipValidation[Callable[[str], str | None]] = Field(
+        default=last_line, exclude=True, repr=False
+    )
+    encoder: SkipValidation[Encoder] = Field(
+        default_factory=MiniLMEncoder, exclude=True, repr=False
+    )
+    preference: SkipValidation[str | Preference | None] = None
+    max_latency: float | None = None
+    health: SkipValidation[Health] = Field(default_factory=Health, exclude=True, repr=False)
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        _check(self.router, self.llms)
+        self.router.base.check_encoder(self.encoder.fingerprint)
+
+    @property
+    def _llm_type(self) -> str:
+        return "moma_cascade"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"llms": sorted(self.llms), "preference": str(self.preference)}
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """Refuse: a call of a tool is no answer that another LLM's could agree with."""
+        raise NotImplementedError("a cascade compares final answers and calls no tools: ChatMoMA")
+
+    def _hand_on(
+        self, value: LanguageModelInput, config: RunnableConfig, options: Mapping[str, Any]
+    ) -> Handed:
+        messages = self._convert_input(value).to_messages()
+        preference, exclude = preference_in(config, self.preference), excluded_in(config)
+        walk = Walk(self._setting, messages, preference, exclude)
+        return Handed(cast("Any", _Cascading(walk, options)), messages)
+
+    @property
+    def _setting(self) -> CascadeSetting:
+        return CascadeSetting(
+            self.router, self.llms, self.read, self.encoder, self.max_latency, self.health
+        )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        walk = Walk(self._setting, messages, self.preference)
+        while isinstance(step := walk.next(), Asking):
+            with walk.attempt(step):
+                sent = portable_messages(messages, step.llm)
+                walk.hear(step, step.llm._generate(sent, stop, **kwargs).generations[0].message)
+        return ChatResult(generations=[ChatGeneration(message=step)])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        walk = Walk(self._setting, messages, self.preference)
+        while isinstance(step := await asyncio.to_thread(walk.next), Asking):
+            with walk.attempt(step):
+                sent = portable_messages(messages, step.llm)
+                result = await step.llm._agenerate(sent, stop, **kwargs)
+                walk.hear(step, result.generations[0].message)
+        return ChatResult(generations=[ChatGeneration(message=step)])
+
+
+@dataclass(frozen=True)
+class _Cascading:
+    """Asks whom the walk names; answers that may be replaced are kept out of streams."""
+
+    walk: Walk
+    options: Mapping[str, Any]
+
+    def invoke(self, messages: list[BaseMessage], config: RunnableConfig) -> AIMessage:
+        while isinstance(step := self.walk.next(), Asking):
+            failures = len(self.walk.errors)
+            with self.walk.attempt(step):
+                sent = portable_messages(messages, step.llm)
+                self.walk.hear(step, self._ready(step).invoke(sent, _quiet(step, config)))
+            for event in self._failures(failures):
+                dispatch(event, config, FALLBACK_EVENT)
+        return step
+
+    async def ainvoke(self, messages: list[BaseMessage], config: RunnableConfig) -> AIMessage:
+        while isinstance(step := await asyncio.to_thread(self.walk.next), Asking):
+            failures = len(self.walk.errors)
+            with self.walk.attempt(step):
+                sent = portable_messages(messages, step.llm)
+                self.walk.hear(step, await self._ready(step).ainvoke(sent, _quiet(step, config)))
+            for event in self._failures(failures):
+                await adispatch(event, config, FALLBACK_EVENT)
+        return step
+
+    def stream(
+        self, messages: list[BaseMessage], config: RunnableConfig
+    ) -> Iterator[AIMessageChunk]:
+        while isinstance(step := self.walk.next(), Asking):
+            failures, begun = len(self.walk.errors), False
+            with self.walk.attempt(step):
+                sent, ready = portable_messages(messages, step.llm), self._ready(step)
+                if not step.final:
+                    self.walk.hear(step, ready.invoke(sent, _quiet(step, config)))
+                else:
+                    for chunk in ready.stream(sent, config):
+                        yield chunk if begun else self._first(step, chunk)
+                        begun = True
+            if begun:
+                self._raise(failures)
+                return
+            for event in self._failures(failures):
+                dispatch(event, config, FALLBACK_EVENT)
+        yield _whole(step)
+
+    async def astream(
+        self, messages: list[BaseMessage], config: RunnableConfig
+    ) -> AsyncIterator[AIMessageChunk]:
+        while isinstance(step := await asyncio.to_thread(self.walk.next), Asking):
+            failures, begun = len(self.walk.errors), False
+            with self.walk.attempt(step):
+                sent, ready = portable_messages(messages, step.llm), self._ready(step)
+                if not step.final:
+                    self.walk.hear(step, await ready.ainvoke(sent, _quiet(step, config)))
+                else:
+                    async for chunk in ready.astream(sent, config):
+                        yield chunk if begun else self._first(step, chunk)
+                        begun = True
+            if begun:
+                self._raise(failures)
+                return
+            for event in self._failures(failures):
+                await adispatch(event, config, FALLBACK_EVENT)
+        yield _whole(step)
+
+    def _ready(self, step: Asking) -> Runnable[Any, Any]:
+        return step.llm.bind(**portable_options(self.options, step.llm))
+
+    def _first(self, step: Asking, chunk: AIMessageChunk) -> AIMessageChunk:
+        return chunk.model_copy(update=self.walk.begun(step, chunk))
+
+    def _failures(self, since: int) -> list[dict[str, Any]]:
+        return [{"llm": n, "error": repr(error)} for n, error in self.walk.errors[since:]]
+
+    def _raise(self, since: int) -> None:
+        """Raise what failed amid a stream: half an answer was given, so nobody else can."""
+        for _, error in self.walk.errors[since:]:
+            raise error
+
+
+def _quiet(step: Asking, config: RunnableConfig) -> RunnableConfig:
+    """Keep LangGraph from streaming an answer that may be replaced."""
+    return config if step.final else merge_configs(config, {"tags": [TAG_NOSTREAM]})
+
+
+def _whole(answer: AIMessage) -> AIMessageChunk:
+    return AIMessageChunk(
+        content=answer.content,
+        additional_kwargs=answer.additional_kwargs,
+        response_metadata=answer.response_metadata,
+        usage_metadata=answer.usage_metadata,
+        id=answer.id,
+        chunk_position="last",
+    )
+
+
+def _check(router: object, llms: object) -> None:
+    if not isinstance(router, CascadeRouter):
+        raise InvalidInputError(
+            f"router must be a CascadeRouter, got {type(router).__name__}. Train one with moma "
+            "train llms --strategy cascade, then CascadeRouter.load(folder)."
+        )
+    if not llms or not isinstance(llms, Mapping):
+        raise InvalidInputError(
+            "llms are chat models by name, at least one: llms={'name': ChatOpenAI(...)}; got "
+            f"{llms!r:.60}."
+        )
+    for name, llm in llms.items():
+        if not isinstance(llm, BaseChatModel):
+            raise InvalidInputError(
+                f"LLM {name!r} must be a chat model, got {type(llm).__name__}. Give the chat model "
+                "itself; options go to its constructor."
+            )
+        router.base.card(name)
