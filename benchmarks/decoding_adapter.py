@@ -22,7 +22,7 @@ from train_choice_adapter import Row, shortlists
 from moma_core import LocalLLM
 from moma_core.decoding import NoisyChannel
 from moma_core.decoding.adapter import PACKAGED_ADAPTERS, merge_adapter
-from moma_core.decoding.fusion import ADAPTED_WEIGHTS, DEFAULT_WEIGHTS
+from moma_core.decoding.fusion import DEFAULT_WEIGHTS
 
 OUT = Path("benchmarks/results/decoding_adapter.json")
 TABLES = (("clinc150", "val", "all"), ("metatool", "val", "held"), ("sealtools", "test_in", "held"))
@@ -53,6 +53,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--queries", type=int, default=500)
     options.add_argument("--lengths", type=int, nargs="*", default=[8, 16])
+    options.add_argument("--out", type=Path, default=OUT)
     options.add_argument("--only", choices=["plain", "adapted"])
     chosen = options.parse_args()
     torch.set_num_threads(1)
@@ -61,15 +62,14 @@ def main() -> None:
         llm = LocalLLM.load("smollm2")
         if kind == "adapted":
             merge_adapter(llm.model, PACKAGED_ADAPTERS["smollm2"])
-        weights = ADAPTED_WEIGHTS if kind == "adapted" else DEFAULT_WEIGHTS
         channel = NoisyChannel(llm)
         for length in chosen.lengths:
             for table, split, side in TABLES:
                 rows = shortlists(table, split, side, chosen.queries, length, seed=1)
                 name = f"{kind}, {table}, {length}"
-                result["cells"][name] = cell(channel, rows, weights.noisy_channel)
+                result["cells"][name] = cell(channel, rows, DEFAULT_WEIGHTS.noisy_channel)
                 print(name, result["cells"][name], flush=True)
-                OUT.write_text(json.dumps(result, indent=1) + "\n")
+                chosen.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

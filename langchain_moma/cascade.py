@@ -26,7 +26,6 @@ from langchain_moma.cascade_walk import Asking, CascadeSetting, Walk
 from langchain_moma.decisions import FALLBACK_EVENT, adispatch, dispatch, excluded_in, preference_in
 from langchain_moma.delegating import Delegating, Handed
 from langchain_moma.portable import portable_messages, portable_options
-from langchain_moma.teams.agreement import final_answer
 from moma_core import (
     CascadeRouter,
     Encoder,
@@ -34,22 +33,10 @@ from moma_core import (
     InvalidInputError,
     MiniLMEncoder,
     Preference,
+    final_answer,
 )
 
-__all__ = ["ChatCascade", "last_line"]
-
-
-def last_line(text: str) -> str | None:
-    r"""Return what stands after the last ``Answer:``, else the last line; None where there is none.
-
-    Example:
-        >>> last_line("17 * 23 = 391, so\n**Answer:** 391"), last_line("Let me see.\n391\n")
-        ('391', '391')
-        >>> last_line(" ") is None
-        True
-    """
-    lines = final_answer(text).splitlines()
-    return (lines[-1].strip() or None) if lines else None
+__all__ = ["ChatCascade"]
 
 
 class ChatCascade(Delegating, BaseChatModel):
@@ -63,7 +50,8 @@ class ChatCascade(Delegating, BaseChatModel):
     Args:
         router: Plans; `CascadeRouter.load("pool")`.
         llms: Chat models by the names of the router's LLMs; those left out are never asked.
-        read: From a reply to the final answer that is compared; None: it cannot be read.
+        read: From a reply to the final answer that is compared; None: it cannot be read. By
+            default as `moma collect` reads answers, so a cascade sees what it was trained on.
         encoder: The one the router was trained with.
         preference: As for `ChatMoMA`, and for one call likewise.
         max_latency: As for `CascadeRouter.plan`.
@@ -81,7 +69,7 @@ class ChatCascade(Delegating, BaseChatModel):
     router: SkipValidation[CascadeRouter] = Field(exclude=True, repr=False)
     llms: SkipValidation[Mapping[str, BaseChatModel]] = Field(exclude=True, repr=False)
     read: SkipValidation[Callable[[str], str | None]] = Field(
-        default=last_line, exclude=True, repr=False
+        default=final_answer, exclude=True, repr=False
     )
     encoder: SkipValidation[Encoder] = Field(
         default_factory=MiniLMEncoder, exclude=True, repr=False

@@ -13,7 +13,6 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_moma import ChatCascade
-from langchain_moma.cascade import last_line
 from langchain_moma.cascade_walk import Walk
 from langchain_moma.testing import ScriptedChat
 from moma_core import (
@@ -191,7 +190,6 @@ def test_nobody_answers() -> None:
 def test_an_answer_that_cannot_be_read_agrees_with_nothing() -> None:
     model = chat(read=lambda text: None)
     assert asked(model.invoke(ASK)) == [A, LARGE, B]  # all of them; the plan's order
-    assert last_line("") is None
     dear = chat().invoke(ASK, {"configurable": {"moma_preference": "cost:0"}})
     assert LARGE not in asked(dear)
 

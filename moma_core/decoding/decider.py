@@ -17,7 +17,6 @@ import numpy.typing as npt
 from moma_core.decoding.adapter import PACKAGED_ADAPTERS, merge_adapter
 from moma_core.decoding.evidence import ChoiceLikelihood, Evidence, NoisyChannel
 from moma_core.decoding.fusion import (
-    ADAPTED_WEIGHTS,
     DEFAULT_WEIGHTS,
     Case,
     FusionWeights,
@@ -96,7 +95,7 @@ class FusedDecider:
     def load(
         cls,
         llm: str | LocalLLM = "smollm2",
-        weights: FusionWeights | None = None,
+        weights: FusionWeights = DEFAULT_WEIGHTS,
         *,
         choice: bool = False,
         sure: float = 0.99,
@@ -106,7 +105,7 @@ class FusedDecider:
         Args:
             llm: As `LocalLLM.load` takes it, or one that is loaded. SmolLM2 by its short name gets
                 the packaged adapter, trained to tell agents apart that it has not seen.
-            weights: Of the evidence; by default those determined for this LLM on other agents.
+            weights: Of the evidence.
             choice: Whether to be able to weigh the LLM's choice among names, too.
             sure: As above.
 
@@ -118,7 +117,6 @@ class FusedDecider:
         adapter = PACKAGED_ADAPTERS.get(llm) if isinstance(llm, str) else None
         if adapter:
             merge_adapter(known.model, adapter)
-        weights = weights or (ADAPTED_WEIGHTS if adapter else DEFAULT_WEIGHTS)
         names = ChoiceLikelihood(known) if choice or weights.choice else None
         return cls(NoisyChannel(known), names, weights, sure)
 
