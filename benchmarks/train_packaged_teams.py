@@ -14,7 +14,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from teams import DOMAINS, vectors_of
+from team_systems import DOMAINS
+from teams import vectors_of
 from train_packaged_head import joined
 
 from moma_core.cli.terminal import progress_bar
