@@ -1,16 +1,18 @@
-"""Masked decoding beside xgrammar, llguidance and transformers' prefix function, in one run.
+"""Masked decoding beside what users install for it, in one run.
 
-    pip install "moma-router[llm]" xgrammar==0.2.8 llguidance==1.9.1
-    python benchmarks/decoding_peers.py --llm DIR [--sizes 8 100 1000 10000] [--queries 4]
-        [--threads 1] [--out FILE.json]
+    pip install "moma-router[llm]" xgrammar==0.2.8 llguidance==1.9.1 outlines-core==0.2.14
+    python benchmarks/decoding_peers.py [--llm smollm2] [--sizes 8 100 1000 10000] [--queries 4]
+        [--packings 5] [--threads 1] [--out benchmarks/results/decoding_peers.json]
 
 For N names: building from cached tokens, one mask step (fill and apply, one row), switching one
-agent off, and whole choices with a real LLM in float32 (`--llm` takes what `LocalLLM.load` takes).
-The prompt describes at most 100 of the N agents in ten words each; all N may be named; above 100
-names one query is run. Times are medians, wall beside CPU of this process: on a busy machine only
-the latter, and ratios, mean much. Grammar engines get an alternation of the names, their caches
-off. Names and queries from MOMA_DATA (default ../shared/data): MetaTool, then Seal-Tools and Lobe,
-numbered copies beyond those.
+agent off, and whole choices with a real LLM in float32 (`--llm` takes what `LocalLLM.load` takes);
+then 16 queries packed beside one by one, in float32 and bfloat16. Peers: xgrammar, llguidance,
+outlines-core (masks only, up to 1,000 names: its index takes half a minute there) and transformers'
+prefix function over a trie of dictionaries. To switch an agent off a peer is built again. The
+prompt describes at most 100 of the N agents in ten words each; all N may be named; above 100 names
+one query is run. Times are medians, wall beside CPU of this process: on a busy machine only the
+latter, and ratios, mean much. Names and queries from MOMA_DATA (default ../shared/data): MetaTool,
+then Seal-Tools and Lobe, numbered copies beyond those.
 """
 
 from __future__ import annotations
@@ -25,59 +27,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import llguidance.hf
 import numpy as np
 import torch
-import xgrammar
-from decoding_ways import PROMPT, WAYS, Moma
+from decoding_packing import packing
+from decoding_ways import PROMPT, WAYS, Moma, OutlinesCore, World
 
-from moma_core.agent_routing.dataset import read_agents, read_queries
-from moma_core.decoding import (
-    KvPrefix,
-    NameTrie,
-    PrefixCache,
-    choose_name,
-    masked_scores,
-    top_k,
-    top_k_packed,
-)
-from moma_core.decoding.local_llm import LocalLLM
+from moma_core.decoding import KvPrefix, LocalLLM, PrefixCache, choose_name, masked_scores, top_k
 
-DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
-DESCRIBED = MANY = 100
-
-
-class World:
-    """N names with their cached tokens, prompts, and what the engines prepare once."""
-
-    def __init__(self, n: int, tokenizer: Any, vocabulary: int) -> None:
-        cards = read_agents(DATA / "metatool_agents.parquet")
-        texts = read_queries(DATA / "metatool_queries.parquet").texts
-        self.queries = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:64]]
-        for more in ("sealtools", "lobe"):
-            cards = [*cards, *read_agents(DATA / f"{more}_agents.parquet")]
-        about = {card.name: card.description for card in cards}
-        names = list(about) + [f"{name}_{i}" for i in (2, 3, 4) for name in about]
-        self.names, self.end, self.vocabulary = names[:n], tokenizer.eos_token_id, vocabulary
-        self.tokens = tokenizer(self.names, add_special_tokens=False)["input_ids"]
-        self.tokenizer = tokenizer
-        shown = self.names[:DESCRIBED]
-        self.system = "Reply with the name of the one agent that fits the request.\n" + "\n".join(
-            f"{name}: {' '.join(about[name].split()[:10])}" for name in shown
-        )
-        info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary)
-        self.xgrammar = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-        self.llguidance = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary)
-
-    def prompt(self, query: str) -> list[int]:
-        """Return the whole prompt's token ids."""
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "system", "content": self.system}, {"role": "user", "content": query}],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+OUT = Path("benchmarks/results/decoding_peers.json")
+MANY = 100
+MOST_OUTLINES = 1_000
+PEERS = ("torch", "transformers", "xgrammar", "llguidance", "outlines_core")
 
 
 def timed(run: Callable[[], object], times: int) -> dict[str, float]:
@@ -96,8 +56,13 @@ def micro(world: World) -> dict[str, Any]:
     result: dict[str, Any] = {}
     scores = torch.randn(1, world.vocabulary)
     ids = torch.arange(PROMPT)[None]
-    for name, way in WAYS.items():
-        row = {"build": timed(partial(way, world), 5 if name in {"xgrammar", "llguidance"} else 15)}
+    slow = len(world.names) >= MOST_OUTLINES
+    ways: dict[str, Any] = dict(WAYS)
+    if len(world.names) <= MOST_OUTLINES:
+        ways["outlines-core"] = OutlinesCore
+    for name, way in ways.items():
+        times = {"moma": 15, "prefix function": 15, "outlines-core": 1 if slow else 3}.get(name, 5)
+        row = {"build": timed(partial(way, world), times)}
         built = way(world)
         step = built.stepper()
         row["step"] = timed(lambda step=step: step(ids, scores.clone()), 100)
@@ -105,6 +70,9 @@ def micro(world: World) -> dict[str, Any]:
         if isinstance(built, Moma):
             row |= changes(built, world)
         result[name] = row
+    mine = result["moma"]["change"]["cpu_ms"]
+    for row in result.values():
+        row["change beside ours"] = round(row["change"]["cpu_ms"] / mine)
     result["copy of the scores, in each step"] = timed(scores.clone, 100)
     return result
 
@@ -192,46 +160,29 @@ def whole_choices(world: World, llm: Any, n_queries: int) -> dict[str, Any]:
             result[name]["names"].append(made[0])
     for row in result.values():
         row |= {key: float(np.median(row[key])) for key in ("wall_ms", "cpu_ms")}
-    result["packed"] = packed(world, llm, trie, prefix, shared)
     prefixes.close()
     forwards.handle.remove()
     return {"prompt_tokens": len(prompts[0]), "prefix_tokens": shared, "ways": result}
 
 
-def packed(world: World, llm: Any, trie: NameTrie, prefix: KvPrefix, shared: int) -> dict[str, Any]:
-    """Sixteen queries one by one and in shared forwards, per query: drawn ones, and short ones."""
-    result: dict[str, Any] = {}
-    short = sorted(world.queries, key=len)[:16]
-    for kind, queries in (("drawn", world.queries[20:36]), ("short", short)):
-        rests = [world.prompt(query)[shared:] for query in queries]
-        alone = timed(lambda rests=rests: [top_k(llm, trie, r, prefix=prefix) for r in rests], 1)
-        together = timed(lambda rests=rests: top_k_packed(llm, trie, rests, prefix=prefix), 2)
-        result[kind] = {
-            "tokens a query": float(np.mean([len(rest) for rest in rests])),
-            "alone": {key: value / 16 for key, value in alone.items()},
-            "together": {key: value / 16 for key, value in together.items()},
-            "ratio_cpu": alone["cpu_ms"] / together["cpu_ms"],
-        }
-    return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--llm", required=True)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 100, 1000, 10000])
+    parser.add_argument("--llm", default="smollm2")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[8, 100, 1000, 10000])
     parser.add_argument("--queries", type=int, default=4)
+    parser.add_argument("--packings", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     loaded = LocalLLM.load(args.llm, dtype="float32")
     llm, tokenizer = loaded.model, loaded.tokenizer
-    peers = ("torch", "transformers", "xgrammar", "llguidance")
     result: dict[str, Any] = {
-        "versions": {name: version(name) for name in peers},
+        "versions": {name: version(name) for name in PEERS},
         "load_average_before": os.getloadavg(),
         "threads": args.threads,
         "sizes": {},
+        "packed": {},
     }
     for n in args.sizes:
         world = World(n, tokenizer, llm.config.vocab_size)
@@ -241,8 +192,11 @@ def main() -> None:
             row["choice"] = whole_choices(world, llm, args.queries if n <= MANY else 1)
             print(n, json.dumps(row["choice"]), flush=True)
         result["sizes"][n] = row | {"load_average": os.getloadavg()[0]}
-        if args.out:
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    for dtype in ("float32", "bfloat16") if args.packings else ():
+        result["packed"][dtype] = packing(args.llm, dtype, MANY, args.packings)
+        print(dtype, json.dumps(result["packed"][dtype]), flush=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,11 +46,16 @@ class Row(NamedTuple):
     log_prior: np.ndarray[Any, Any]
 
 
+def held_out_names(cards: list[AgentCard]) -> set[str]:
+    """Return the names of a table's tools that training sees nothing of."""
+    order = np.random.default_rng(SEED).permutation(len(cards))[: int(len(cards) * HELD_OUT)]
+    return {cards[i].name for i in order}
+
+
 def shortlists(table: str, split: str, side: str, count: int, length: int, seed: int) -> list[Row]:
     """Return queries with shortlists among ``train``, ``held`` or ``all`` tools."""
     cards = read_agents(DATA / f"{table}_agents.parquet")
-    order = np.random.default_rng(SEED).permutation(len(cards))[: int(len(cards) * HELD_OUT)]
-    held = {cards[i].name for i in order}
+    held = held_out_names(cards)
     use = {c.name: c for c in cards if side == "all" or (c.name in held) == (side == "held")}
     rows = pq.read_table(DATA / f"{table}_queries.parquet").to_pylist()
     asked = [

@@ -85,6 +85,27 @@ def test_evidence_that_does_not_help_gets_none(helps):
         assert asking == 0
 
 
+def test_a_little_help_is_found():
+    """Evidence by which one answer in twenty more is right."""
+    found = 0
+    for seed in range(12):
+        weights = fit_weights(cases(200, helps=0.5, seed=seed))
+        fresh = cases(1000, helps=0.5, seed=seed + 100)
+        gain = accuracy(fresh, weights) - accuracy(fresh, FusionWeights())
+        found += weights.asks
+        assert gain >= 0.0
+    assert found >= 9
+
+
+def test_what_is_likelier_and_never_first_gets_no_weight():
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(200):  # the second is wanted and stays the second, whatever the weight
+        prior = np.array([4.0, 0.0, -1.0]) + rng.normal(size=3) * 0.01
+        made.append(Case(prior, np.array([0.0, 0.4, -0.4]), np.zeros(3), 1))
+    assert not fit_weights(made).asks
+
+
 def test_few_cases_tell_nothing():
     assert not fit_weights(cases(20, helps=5.0)).asks
 

@@ -36,6 +36,8 @@ def merge_adapter(model: Any, path: str | Path) -> None:
         with safe_open(str(path), framework="pt") as file:
             scale = float((file.metadata() or {})["scale"])
             arrays = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        if not all(array.ndim == 2 and bool(array.isfinite().all()) for array in arrays.values()):
+            raise ValueError("an array is no matrix of finite numbers")
         layers = {name[:-2] for name in arrays}
         pairs = {layer: (arrays[f"{layer}.a"], arrays[f"{layer}.b"]) for layer in layers}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -46,7 +48,8 @@ def merge_adapter(model: Any, path: str | Path) -> None:
     weights = dict(model.named_parameters())
     for layer, (a, b) in pairs.items():
         weight = weights.get(f"{layer}.weight")
-        if weight is None or tuple(weight.shape) != (b.shape[0], a.shape[1]):
+        fits = weight is not None and tuple(weight.shape) == (b.shape[0], a.shape[1])
+        if not fits or a.shape[0] != b.shape[1]:
             raise InvalidInputError(
                 f"the adapter {path} has a layer {layer!r} of shape ({b.shape[0]}, {a.shape[1]}) "
                 "that this LLM has not. Load the LLM that it was trained for."

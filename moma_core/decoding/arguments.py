@@ -23,7 +23,7 @@ import torch
 from transformers import DynamicCache
 
 from moma_core.decoding.local_llm import LocalLLM
-from moma_core.decoding.prefix import causal_lm
+from moma_core.decoding.prefix import causal_lm, context_of
 from moma_core.decoding.prompts import arguments_prompt
 from moma_core.decoding.spans import grounded
 from moma_core.errors import MissingExtraError
@@ -78,6 +78,10 @@ class ArgumentFiller:
         that grew too long.
         """
         schema = dict(card.input_schema)
+        if schema:
+            matcher, reason = self._matcher(schema)  # first of all: whether it is a schema
+            if matcher is None:
+                return Arguments(None, reason)
         if not schema.get("properties"):
             value: dict[str, Any] = {}
             refused = self._refusal(schema, value) if schema else ""
@@ -131,6 +135,9 @@ class ArgumentFiller:
         lm = causal_lm(self._llm.model)
         cache = DynamicCache(config=lm.config)
         fed = self._llm.prompt(self._llm.chat(arguments_prompt(query, card)))
+        room = context_of(lm) - len(fed)
+        if room < self._most_tokens:
+            return None, f"the request is too long for {type(lm).__name__} to read"
         made: list[int] = []
         while len(made) < self._most_tokens:
             forced = matcher.compute_ff_tokens()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
-from moma_core.decoding.prefix import KvPrefix, causal_lm
+from moma_core.decoding.prefix import KvPrefix, causal_lm, check_context
 from moma_core.errors import InvalidInputError, ScoreError
 
 __all__ = ["continuation_log_probs"]
@@ -22,7 +22,9 @@ __all__ = ["continuation_log_probs"]
 Floats = npt.NDArray[np.float64]
 
 _MOST_TOKENS = 1_024  # of continuations in one forward, padding included
-_BLOCK = 64  # states whose logits over the vocabulary are in memory at once
+_MOST_HELD = 8_192  # of prefixes side by side, padding included: 190 MB with SmolLM2
+_BLOCK = 256  # states whose logits over the vocabulary are in memory at once
+_PRECISE = 64  # of these, in float32 too
 
 
 def continuation_log_probs(
@@ -44,7 +46,8 @@ def continuation_log_probs(
         For each continuation of n tokens its n - 1 log probabilities.
 
     Raises:
-        InvalidInputError: A continuation has fewer than two tokens, or there is not one for each.
+        InvalidInputError: A continuation has fewer than two tokens, or more than the LLM can read
+            after its prefix; or there is not one for each.
         ScoreError: The LLM gave NaN.
     """
     if len(prefixes) != len(continuations) or min(map(len, continuations), default=2) < 2:
@@ -53,19 +56,23 @@ def continuation_log_probs(
             f"{len(prefixes)} prefixes and lengths {[len(c) for c in continuations]!s:.60}"
         )
     results: list[Floats] = [np.empty(0)] * len(prefixes)
-    for group in _groups([len(c) for c in continuations]):
+    for group in _groups([len(c) for c in continuations], [len(p) for p in prefixes]):
         found = _forward(llm, [prefixes[i] for i in group], [continuations[i] for i in group])
         for i, row in zip(group, found, strict=True):
             results[i] = row
     return results
 
 
-def _groups(lengths: Sequence[int]) -> list[list[int]]:
+def _groups(lengths: Sequence[int], pasts: Sequence[int]) -> list[list[int]]:
     """Put rows of like length together, so that little is padded and memory is bounded."""
     groups: list[list[int]] = []
+    past = 0  # the longest of the last group
     for i in np.argsort(lengths, kind="stable")[::-1].tolist():
-        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > _MOST_TOKENS:
+        past = max(past, pasts[i])
+        rows = len(groups[-1]) + 1 if groups else 1
+        if rows == 1 or rows * lengths[groups[-1][0]] > _MOST_TOKENS or rows * past > _MOST_HELD:
             groups.append([])
+            past = pasts[i]
         groups[-1].append(i)
     return groups
 
@@ -76,6 +83,7 @@ def _forward(
 ) -> list[Floats]:
     lm = causal_lm(llm)
     past, longest = max(map(len, prefixes)), max(map(len, continuations)) - 1
+    check_context(lm, past + longest)
     ids = torch.zeros(len(prefixes), longest, dtype=torch.long)
     targets, places = ids.clone(), ids.clone()
     seen = torch.zeros(len(prefixes), past + longest, dtype=torch.long)
@@ -114,12 +122,13 @@ def _side_by_side(lm: Any, prefixes: Sequence[KvPrefix], past: int) -> DynamicCa
 def _picked(lm: Any, states: torch.Tensor, tokens: torch.Tensor) -> Floats:
     """Return log P(token | state), shape (m,), a block of states at a time."""
     head = lm.get_output_embeddings()
-    picked = [
-        torch.log_softmax(head(states[at : at + _BLOCK]).float(), dim=-1)
-        .gather(1, tokens[at : at + _BLOCK, None])
-        .squeeze(1)
-        for at in range(0, len(states), _BLOCK)
-    ]
+    picked = []
+    for at in range(0, len(states), _BLOCK):
+        logits = head(states[at : at + _BLOCK])
+        for i in range(0, len(logits), _PRECISE):
+            log_probs = torch.log_softmax(logits[i : i + _PRECISE].float(), dim=-1)
+            wanted = tokens[at + i : at + i + len(log_probs), None]
+            picked.append(log_probs.gather(1, wanted).squeeze(1))
     scores: Floats = torch.cat(picked).double().cpu().numpy()
     if np.isnan(scores).any():
         raise ScoreError(

@@ -184,7 +184,7 @@ class FusedDecider:
         found = ordered_names(
             llm.model,
             trie,
-            llm.prompt(choice_prompt(Query.of(query).text)),
+            llm.prompt(choice_prompt(self.choice.clipped(Query.of(query).text))),
             llm.tokens(", then"),
             at_most=min(count, len(cards)),
             at_least=min(count, len(cards)),

@@ -57,11 +57,8 @@ class Eligibility:
         return int(self.counts[-1])
 
     def __contains__(self, name: str) -> bool:
-        return self._holds(self.counts, int(self.trie.leaf_of_name[self.trie.place(name)]))
-
-    @staticmethod
-    def _holds(counts: Counts, leaf: int) -> bool:
-        return bool(counts[leaf + 1] != counts[leaf])
+        leaf = self.trie.leaf(name)
+        return bool(self.counts[leaf + 1] != self.counts[leaf])
 
     def enable(self, name: str) -> None:
         """Make one name eligible; nothing happens if it is.
@@ -69,7 +66,7 @@ class Eligibility:
         Raises:
             UnknownNameError: If it is not in the trie.
         """
-        self._switch(name, on=True)
+        self._switch(name, 1)
 
     def disable(self, name: str) -> None:
         """Make one name ineligible; nothing happens if it is.
@@ -77,15 +74,16 @@ class Eligibility:
         Raises:
             UnknownNameError: If it is not in the trie.
         """
-        self._switch(name, on=False)
+        self._switch(name, -1)
 
-    def _switch(self, name: str, *, on: bool) -> None:
-        leaf = self.trie.leaf_of_name.item(self.trie.place(name))
+    def _switch(self, name: str, step: int) -> None:
+        leaf = self.trie.leaf(name)
         with self._lock:
-            if (self.counts[leaf + 1] != self.counts[leaf]) != on:
-                counts = self.counts.copy()
+            counts = self.counts
+            if (counts.item(leaf + 1) > counts.item(leaf)) != (step > 0):
+                counts = counts.copy()
                 after = counts[leaf + 1 :]
-                np.add(after, 1 if on else -1, out=after)
+                after += step
                 self.counts = counts
 
     def only(self, names: Iterable[str]) -> None:

@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 _CACHE_BYTES = 512 << 20  # SmolLM2: 1 MB an agent of 45 tokens
 _MOST_QUERY_TOKENS = 64
+_MOST_QUERY_CHARS = 4_096  # looked at, so that a book is not tokenised for its first words
 _MOST_KNOWN = 100_000  # base rates kept, a float a name
 
 
@@ -76,7 +77,7 @@ class NoisyChannel:
         Raises:
             ScoreError: The LLM gave NaN.
         """
-        said = self.llm.tokens(" " + " ".join(query.split()))[: self._most_tokens]
+        said = self.llm.tokens(" " + _begin(query))[: self._most_tokens]
         prefixes, continuations = [], []
         for card in cards:
             prompt = self.llm.prompt(agent_prompt(card))
@@ -119,9 +120,13 @@ class ChoiceLikelihood:
             ScoreError: The LLM gave NaN.
         """
         names = [card.name for card in cards]
-        said = self.llm.tokens(query)[:_MOST_QUERY_TOKENS]
-        clipped = self.llm.tokenizer.decode(said)
-        return self._log_probs(clipped, names) - self._base_rates(names)
+        return self._log_probs(self.clipped(query), names) - self._base_rates(names)
+
+    def clipped(self, query: str) -> str:
+        """Return as much of a query as is looked at."""
+        said = self.llm.tokens(query[:_MOST_QUERY_CHARS])[:_MOST_QUERY_TOKENS]
+        shown: str = self.llm.tokenizer.decode(said)
+        return shown
 
     def _base_rates(self, names: Sequence[str]) -> Floats:
         with self._lock:
@@ -140,3 +145,8 @@ class ChoiceLikelihood:
         trie = NameTrie.from_names(names, self.llm.tokenizer, terminator=self._end, lead=" ")
         prompt = self.llm.prompt(choice_prompt(query))
         return score_names(self.llm.model, trie, prompt).log_probs
+
+
+def _begin(query: str) -> str:
+    """Return the first words of a query in one line."""
+    return " ".join(query[:_MOST_QUERY_CHARS].split())

@@ -62,6 +62,8 @@ class LocalLLM:
         try:
             import torch
             from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            from moma_core.decoding.shared_attention import let_attend_apart
         except ImportError as error:
             raise MissingExtraError(
                 f'a local LLM needs {error.name}. Type: pip install "moma-router[llm]"'
@@ -83,6 +85,7 @@ class LocalLLM:
                 f"{said:.200}. Give a folder that save_pretrained "
                 "wrote or a hub id, or type: moma llm install smollm2"
             ) from error
+        let_attend_apart(model)
         return cls(str(source), model.to(device).eval(), tokenizer)
 
     @cached_property
@@ -109,8 +112,14 @@ class LocalLLM:
     def chat(self, user: str) -> str:
         """Return a user's turn as the LLM was trained to see it, up to where it answers.
 
-        An LLM without a chat template sees the text itself.
+        Marks of turns and ends within the text are left out, so that no user ends a turn. An LLM
+        without a chat template sees the text itself.
         """
+        before = None
+        while before != user:  # what is left may make a mark again
+            before = user
+            for mark in self.tokenizer.all_special_tokens:
+                user = user.replace(mark, "")
         if not getattr(self.tokenizer, "chat_template", None):
             return user
         turns = [{"role": "user", "content": user}]

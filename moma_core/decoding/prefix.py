@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from moma_core.errors import InvalidInputError
 
-__all__ = ["KvPrefix", "causal_lm", "extend", "fresh_cache"]
+__all__ = ["KvPrefix", "causal_lm", "check_context", "context_of", "extend", "fresh_cache"]
 
 _CHUNK = 512  # tokens of one forward while encoding: bounds memory, and a waiting query's wait
 
@@ -43,7 +43,8 @@ class KvPrefix:
             after: What comes before them; the result holds it too.
 
         Raises:
-            InvalidInputError: If there is no token, or a layer has no full attention.
+            InvalidInputError: If there is no token, more than the LLM can read, or a layer has no
+                full attention.
         """
         if not len(tokens):
             raise InvalidInputError("expected at least one token to encode as a prefix, got none")
@@ -80,6 +81,7 @@ class KvPrefix:
 def extend(llm: Any, cache: DynamicCache, tokens: Sequence[int]) -> None:
     """Feed tokens after those a cache of one row holds."""
     begin = cache.get_seq_length()
+    check_context(llm, begin + len(tokens))
     ids = torch.tensor([list(tokens)], device=llm.device)
     places = torch.arange(begin, begin + ids.shape[1], device=llm.device)[None]
     causal_lm(llm).base_model(
@@ -105,3 +107,23 @@ def fresh_cache(llm: Any) -> DynamicCache:
 def causal_lm(llm: Any) -> Any:
     """Return the causal LLM itself, unwrapped from an adapter of peft."""
     return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+
+
+def context_of(llm: Any) -> int:
+    """Return how many tokens an LLM can read at once, very many where it does not say."""
+    most = getattr(causal_lm(llm).config, "max_position_embeddings", None)
+    return most if isinstance(most, int) else 1 << 30
+
+
+def check_context(llm: Any, length: int) -> None:
+    """Raise if so many tokens are more than an LLM can read at once.
+
+    Raises:
+        InvalidInputError: If so.
+    """
+    if length > context_of(llm):
+        raise InvalidInputError(
+            f"{length} tokens are more than the {context_of(llm)} that "
+            f"{type(causal_lm(llm)).__name__} reads at once; shorten the query or descriptions, or "
+            "show fewer agents"
+        )

@@ -68,9 +68,11 @@ class PrefixCache:
         self._lock = Lock()
         self._held: OrderedDict[Tokens, KvPrefix] = OrderedDict()  # least recently used first
         self._pending: dict[Tokens, Future[KvPrefix]] = {}
+        self._nbytes = 0
         self._owners: dict[str, Tokens] = {}
         self._counters = PrefixCounters()
         self._worker: tuple[Thread, SimpleQueue[Tokens | None]] | None = None
+        self._place = _place(llm)
 
     def __enter__(self) -> PrefixCache:
         return self
@@ -93,8 +95,7 @@ class PrefixCache:
     def counters(self) -> PrefixCounters:
         """What is held and saved, as of now."""
         with self._lock:
-            nbytes = sum(prefix.nbytes for prefix in self._held.values())
-            return replace(self._counters, entries=len(self._held), nbytes=nbytes)
+            return replace(self._counters, entries=len(self._held), nbytes=self._nbytes)
 
     def get(self, tokens: Sequence[int], *, owner: str | None = None) -> KvPrefix:
         """Return a prefix, encoded now if it is not held.
@@ -112,6 +113,7 @@ class PrefixCache:
         key = tuple(int(token) for token in tokens)
         self._own(key, owner)
         with self._lock:
+            self._forget_moved()
             found = self._held.get(key)
             pending = self._pending.get(key)
             if found is not None:
@@ -133,6 +135,7 @@ class PrefixCache:
         """Return the longest held prefix of a prompt that leaves it a token of its own, or None."""
         prompt = tuple(int(token) for token in tokens)
         with self._lock:
+            self._forget_moved()
             prefix = self._longest(prompt, len(prompt) - 1)
             if prefix is not None:
                 self._held.move_to_end(prefix.tokens)
@@ -154,6 +157,7 @@ class PrefixCache:
             raise InvalidInputError("expected at least one token to prefetch, got none")
         self._own(key, owner)
         with self._lock:
+            self._forget_moved()
             if key in self._held or key in self._pending:
                 return
             if self._worker is None:
@@ -209,16 +213,25 @@ class PrefixCache:
     def _keep(self, key: Tokens, prefix: KvPrefix) -> None:
         if prefix.nbytes > self._max_bytes:
             return
+        self._drop(key, counted=False)
         self._held[key] = prefix
-        total = sum(held.nbytes for held in self._held.values())
-        while total > self._max_bytes:
-            oldest = next(iter(self._held))
-            total -= self._held[oldest].nbytes
-            self._drop(oldest)
+        self._nbytes += prefix.nbytes
+        while self._nbytes > self._max_bytes:
+            self._drop(next(iter(self._held)))
 
-    def _drop(self, key: Tokens) -> None:
-        if self._held.pop(key, None) is not None:
-            self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
+    def _drop(self, key: Tokens, *, counted: bool = True) -> None:
+        prefix = self._held.pop(key, None)
+        if prefix is not None:
+            self._nbytes -= prefix.nbytes
+            self._counters = replace(self._counters, dropped=self._counters.dropped + counted)
+
+    def _forget_moved(self) -> None:
+        """Let all go that the LLM computed on another device or in another precision."""
+        place = _place(self._llm)
+        if place != self._place:
+            self._place = place
+            for key in list(self._held):
+                self._drop(key)
 
     def _own(self, key: Tokens, owner: str | None) -> None:
         """Note whose text a key is, and let that owner's earlier text go unless others share it."""
@@ -245,3 +258,7 @@ class PrefixCache:
             tokens_saved=now.tokens_saved + len(prefix),
             bytes_saved=now.bytes_saved + prefix.nbytes,
         )
+
+
+def _place(llm: Any) -> tuple[Any, Any]:
+    return llm.device, llm.dtype

@@ -18,6 +18,7 @@ from moma_core.decoding.eligibility import Counts, live_children
 from moma_core.decoding.prior import Floats, NamePrior
 from moma_core.decoding.tree import NO_PARENT, chain_parents
 from moma_core.decoding.trie import ROOT, IntArray, NameTrie
+from moma_core.errors import ScoreError
 
 __all__ = ["BestFirst", "Branching", "NamePath", "Rescore", "SampledPath", "TopNames"]
 
@@ -205,7 +206,14 @@ class BestFirst:
             logits = logits + self._prior.shares(self._path.counts, branching.children)
         if self._rescore is not None:
             logits = self._rescore(trie.path(branching.node), tokens, logits)
-        shares: Floats = logits - np.logaddexp.reduce(logits)
+        total = np.logaddexp.reduce(logits)
+        if np.isneginf(total):
+            names = trie.names_below(branching.node)
+            raise ScoreError(
+                f"the LLM rules out each way to go on among {len(names)} names such as "
+                f"{names[0]!r}; rename them, or take another LLM"
+            )
+        shares: Floats = logits - total
         return shares
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from moma_core.decoding.prefix import KvPrefix, causal_lm, fresh_cache
-from moma_core.decoding.readout import readout_of
+from moma_core.decoding.prefix import KvPrefix, causal_lm, check_context, fresh_cache
+from moma_core.decoding.readout import attends_apart_exactly, readout_of
+from moma_core.decoding.shared_attention import SharedPrefix
 
 __all__ = ["NO_PARENT", "TokenTree", "chain_parents"]
 
@@ -41,8 +42,10 @@ class TokenTree:
     def __init__(self, llm: Any, prefix: KvPrefix | None = None) -> None:
         self._lm = causal_lm(llm)
         self.readout = readout_of(llm)
-        self._cache = prefix.cache(llm) if prefix else fresh_cache(llm)
         self._begin = len(prefix) if prefix else 0
+        apart = prefix is not None and attends_apart_exactly(llm)
+        self._apart = prefix.layers if prefix and apart else None
+        self._cache = prefix.cache(llm) if prefix and not apart else fresh_cache(llm)
         self._depths = np.empty(0, dtype=np.int64)
         self._sees = np.zeros((_ROOM, _ROOM), dtype=bool)  # slot by slot: ancestors and itself
         self._states: list[torch.Tensor] = []  # of each forward
@@ -60,20 +63,27 @@ class TokenTree:
             tokens: m token ids.
             parents: The slot before each: earlier tokens are slots 0, 1, ... in the order fed,
                 these ones follow on; `NO_PARENT` for what comes right after the prefix.
+
+        Raises:
+            InvalidInputError: If a branch is longer than what the LLM can read.
         """
         old = len(self)
         self._place(parents)
+        check_context(self._lm, self._begin + int(self._depths[old:].max(initial=0)) + 1)
         fed = len(self)
         device, dtype = self._lm.device, self._lm.dtype
-        mask = torch.zeros((fed - old, self._begin + fed), dtype=dtype)
-        hidden_from = torch.from_numpy(~self._sees[old:fed, :fed])
-        mask[:, self._begin :].masked_fill_(hidden_from, torch.finfo(dtype).min)
+        sees = self._sees[old:fed, :fed]
+        apart = {"shared_prefix": SharedPrefix.seen(self._apart, sees)} if self._apart else {}
+        held = 0 if self._apart else self._begin  # of the prefix, in the cache
+        mask = torch.zeros((fed - old, held + fed), dtype=dtype)
+        mask[:, held:].masked_fill_(torch.from_numpy(~sees), torch.finfo(dtype).min)
         states = self.readout.states(
             input_ids=torch.tensor([list(tokens)], device=device),
-            attention_mask=mask[None, None].to(device),  # (1, 1, m, prefix + fed)
+            attention_mask=mask[None, None].to(device),  # (1, 1, m, held + fed)
             position_ids=torch.from_numpy(self._begin + self._depths[old:])[None].to(device),
             past_key_values=self._cache,
             use_cache=True,
+            **apart,
         )
         self.forwards += 1
         self.tokens_fed += fed - old

@@ -90,7 +90,7 @@ class NameTrie:
         self.leaf_of_name[order] = np.arange(len(order))
         self.length = int(rows.shape[1])
         self._number(rows)
-        self._place = {name: place for place, name in enumerate(self.names)}
+        self._leaf: dict[str, int] = dict(zip(self.names, self.leaf_of_name.tolist(), strict=True))
 
     @classmethod
     def from_names(
@@ -204,8 +204,16 @@ class NameTrie:
         Raises:
             UnknownNameError: If the trie does not hold it.
         """
+        return int(self.name_of_leaf[self.leaf(name)])
+
+    def leaf(self, name: str) -> int:
+        """Return where a name stands among the leaves.
+
+        Raises:
+            UnknownNameError: If the trie does not hold it.
+        """
         try:
-            return self._place[name]
+            return self._leaf[name]
         except KeyError:
             raise UnknownNameError(
                 f"no agent {name!r} among the {len(self)} of this trie; build it again with "
@@ -226,7 +234,7 @@ class NameTrie:
         Raises:
             UnknownNameError: If the trie does not hold it.
         """
-        leaf = int(self.leaf_of_name[self.place(name)])
+        leaf = self.leaf(name)
         node = ROOT
         while not self.is_leaf(node):
             here = self.children(node)
