@@ -1,13 +1,17 @@
-"""Fit the gate's defaults: agents known by their descriptions alone.
+"""Fit the gate's curve for agents known by their descriptions alone, and judge its threshold.
 
     MOMA_DATA=../shared/data python benchmarks/cold_gate.py
 
-Draws catalogs of 3 to 200 agents from four data sets with queries of theirs (train rows; Seal-Tools
-val rows), takes the wanted agent away from the same queries ("removed"), and adds queries of the
-other data sets and CLINC150's out-of-scope train rows ("foreign"). Prints the curve for
-`moma_core.agent_routing.gate`, fitted on all four, and what each data set gets from a curve fitted
-on the other three: at a threshold of one half, and at the threshold that
-`moma_core.agent_routing.crossfit.cold_gate` takes from the background's 95 % quantile.
+Draws catalogs of 1 to 200 agents from five data sets with queries of theirs (train rows; Seal-Tools
+val rows; all of lobe). Beside those stand queries that no agent of the drawn catalog fits: the same
+ones with their agent taken away ("removed"), those of the data set's other agents ("near"), of the
+other data sets ("far"), and CLINC150's out-of-scope train rows ("oos").
+
+A curve's inputs are what `moma_core.agent_routing.ranking` gives it. Every data set is judged by a
+curve fitted on the others, at the threshold of `moma_core.agent_routing.crossfit.cold_threshold`,
+beside the curve of two signals that was there before; benchmarks/llamaindex_corpus.toml is judged
+only. Cost: 1 for an abstention, 2 for a wrong agent, `FOREIGN` of the traffic being foreign.
+"shipped" is the curve fitted on all five, `moma_core.agent_routing.gate.DESCRIPTIONS_CURVE`.
 
 Writes benchmarks/results/cold_gate.json.
 """
@@ -16,6 +20,8 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,20 +32,31 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from moma_core.agent_routing.catalog import AgentCatalog, Snapshot
+from moma_core.agent_routing.cold_start import closer_look
 from moma_core.agent_routing.crossfit import cold_threshold
 from moma_core.agent_routing.dataset import read_agents
-from moma_core.agent_routing.gate import Curve, signals
-from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
+from moma_core.agent_routing.gate import Curve, Gate, Signals
 from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.ranker import Features, LinearRanker, description_columns
-from moma_core.agent_routing.wording import card_text
+from moma_core.agent_routing.shortlist import shortlist
+from moma_core.agent_routing.training import Trained, train
 from moma_core.encoders import MiniLMEncoder
 from moma_core.registry import MemoryRegistry
+from moma_core.types import AgentCard
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
+CORPUS = Path(__file__).with_name("llamaindex_corpus.toml")
 OUT = Path("benchmarks/results/cold_gate.json")
-SOURCES = {"metatool": "train", "clinc150": "train", "sealtools": "val", "banking50": "train"}
-CATALOGS, QUERIES, MOST, SEED = 30, 40, 3_000, 0
+SOURCES = {
+    "metatool": "train",
+    "clinc150": "train",
+    "sealtools": "val",
+    "banking50": "train",
+    "lobe": "weak",
+}
+JUDGED_ONLY = "llamaindex"
+KINDS = ("own", "removed", "near", "far", "oos")
+CATALOGS, QUERIES, MOST, SEED = 30, 40, 1_500, 0
+FOREIGN, SHARE = 0.1, 0.15  # of the traffic; weight of each foreign kind in a fit, own ones 1
 
 
 @dataclass(frozen=True)
@@ -54,13 +71,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the gate sees of one catalog: signals, whether right, weights, kinds, background."""
+    """What the gate sees of one catalog's queries, and of the background."""
 
-    seen: np.ndarray
+    seen: Signals
     right: np.ndarray
-    weights: np.ndarray
-    kind: np.ndarray  # 0 the catalog's own queries, 1 their agent removed, 2 foreign
-    background: np.ndarray
+    kind: np.ndarray  # index of KINDS
+    background: Signals
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of a fit, shape (n,): own queries sum to 1, those of each other kind to `SHARE`."""
+        counts = np.bincount(self.kind, minlength=len(KINDS))
+        return np.where(self.kind == 0, 1.0, SHARE) / counts[self.kind]
+
+
+def sourced(cards: Sequence[AgentCard], pairs: Sequence[tuple], encoder: MiniLMEncoder) -> Source:
+    catalog = AgentCatalog(encoder, MemoryRegistry())
+    catalog.add(*cards)
+    place = catalog.snapshot.position
+    texts = [query for query, _ in pairs]
+    wanted = np.array([place[agents[0]] if agents else -1 for _, agents in pairs])
+    return Source(catalog.snapshot, texts, encoder.encode(texts), wanted)
 
 
 def load(name: str, split: str, encoder: MiniLMEncoder) -> Source:
@@ -69,115 +100,159 @@ def load(name: str, split: str, encoder: MiniLMEncoder) -> Source:
     pairs = [(q, a) for q, a in zip(table["query"], table["agents"], strict=True) if len(a) < 2]
     pairs = [pairs[i] for i in np.random.default_rng(SEED).permutation(len(pairs))[:MOST]]
     cards = [replace(card, categories=()) for card in read_agents(DATA / f"{name}_agents.parquet")]
-    catalog = AgentCatalog(encoder, MemoryRegistry())
-    catalog.add(*cards)
-    place = catalog.snapshot.position
-    wanted = np.array([place[a[0]] if a else -1 for _, a in pairs])
-    texts = [q for q, _ in pairs]
-    return Source(catalog.snapshot, texts, encoder.encode(texts), wanted)
+    return sourced(cards, pairs, encoder)
 
 
-def draw(source: Source, others: list[Source], negatives: Negatives, rng) -> Drawn:
-    snapshot, size = source.snapshot, int(np.exp(rng.uniform(np.log(3), np.log(200))))
-    inside = np.flatnonzero(source.wanted >= 0)
-    queries = inside[rng.permutation(inside.size)[:QUERIES]]
-    # Some agents that the queries want, the rest at random.
-    first = source.wanted[queries][: max(size // 2, 1)]
-    fill = rng.permutation(len(snapshot.records))
-    chosen = np.array(list(dict.fromkeys([*first, *fill]))[:size])
-    cards = [card_text(snapshot.records[i].card) for i in chosen]
-    idf = inverse_frequencies(document_frequencies(cards), len(cards))
-    described = Features.of(cards, snapshot.descriptions[chosen], idf)
-    ranker = LinearRanker([str(i) for i in chosen], description_columns(described), idf)
-    place = {agent: i for i, agent in enumerate(chosen)}
-    queries = np.array([i for i in queries if source.wanted[i] in place])
-    owners = np.array([place[source.wanted[i]] for i in queries])
-    logits = ranker.logits([source.texts[i] for i in queries], source.vectors[queries])
-    n = len(queries)
-    seen, right = [signals(logits).rows()], [logits.argmax(axis=1) == owners]
-    logits[np.arange(n), owners] = -1e6
-    seen.append(signals(logits).rows())
-    texts, vectors = [], []
-    for other in others:
-        picked = rng.permutation(len(other.texts))[: n // len(others) + 1]
-        texts += [other.texts[i] for i in picked]
-        vectors.append(other.vectors[picked])
-    seen.append(signals(ranker.logits(texts, np.concatenate(vectors))).rows())
-    far = negatives.foreign_to(snapshot.descriptions[chosen])
-    background = signals(ranker.logits(far.texts, far.vectors)).rows()
-    kind = np.repeat([0, 1, 2], [n, n, len(texts)])
-    weights = np.concatenate(
-        [np.ones(n), np.full(n, 0.4), np.full(len(texts), 0.4 * n / len(texts))]
+def corpus(encoder: MiniLMEncoder) -> Source:
+    told = tomllib.loads(CORPUS.read_text(encoding="utf-8"))
+    cards = [AgentCard(engine["name"], engine["description"]) for engine in told["engine"]]
+    pairs = [(q, [e["name"]]) for e in told["engine"] for q in e["questions"]]
+    return sourced(cards, [*pairs, *((q, []) for q in told["out_of_scope"]["questions"])], encoder)
+
+
+def look(
+    trained: Trained, snapshot: Snapshot, texts: list[str], vectors: np.ndarray, owners=None
+) -> tuple[Signals, np.ndarray]:
+    """Return what the gate sees, and the best agents; ``owners`` are not eligible."""
+    best = shortlist(trained.ranker.logits(texts, vectors), vectors, None)
+    best = best if owners is None else best.without(owners)
+    rows = np.arange(len(snapshot.records))
+    closer = closer_look(best, 0.0, vectors, rows, snapshot)
+    return replace(best.signals(0.0), closer=closer), best.best(0.0)
+
+
+def joined(parts: Sequence[Signals]) -> Signals:
+    return Signals(
+        np.concatenate([part.top for part in parts]),
+        np.concatenate([part.log_share for part in parts]),
+        closer=np.concatenate([part.closer for part in parts]),
     )
-    right.append(np.zeros(n + len(texts), dtype=bool))
-    return Drawn(np.concatenate(seen), np.concatenate(right), weights, kind, background)
+
+
+def draw(name: str, sources: dict[str, Source], negatives: Negatives, rng) -> Drawn:
+    source = sources[name]
+    inside = np.flatnonzero(source.wanted >= 0)
+    most, total = (inside.size, 12) if name == JUDGED_ONLY else (QUERIES, 200)
+    size = min(int(np.exp(rng.uniform(np.log(1), np.log(total)))), len(source.snapshot.records))
+    size = len(source.snapshot.records) if name == JUDGED_ONLY else size
+    asked = rng.permutation(inside)
+    # Some agents that the queries want, the rest at random.
+    first = source.wanted[asked[:most]][: max(size // 2, 1)]
+    fill = rng.permutation(len(source.snapshot.records))
+    chosen = np.array(list(dict.fromkeys([*first, *fill]))[:size])
+    records = tuple(source.snapshot.records[i] for i in chosen)
+    snapshot = Snapshot(records, source.snapshot.dimension)
+    trained = train(snapshot, Negatives((), negatives.vectors[:0], 0))
+    known = np.isin(source.wanted[asked], chosen)
+    own, near = asked[known][:most], asked[~known][: QUERIES // 2]
+    place = {agent: i for i, agent in enumerate(chosen)}
+    owners = np.array([place[agent] for agent in source.wanted[own]])
+    texts, vectors = [source.texts[i] for i in own], source.vectors[own]
+    shown, best = look(trained, snapshot, texts, vectors)
+    groups, kinds = [shown], [0] * own.size
+    if size > 1:
+        groups.append(look(trained, snapshot, texts, vectors, owners)[0])
+        kinds += [1] * own.size
+    for kind, pools in enumerate(foreign(name, near, sources, rng), start=2):
+        for other, picked in pools:
+            if picked.size:
+                texts = [other.texts[i] for i in picked]
+                groups.append(look(trained, snapshot, texts, other.vectors[picked])[0])
+                kinds += [kind] * picked.size
+    far = negatives.foreign_to(snapshot.descriptions)
+    background, _ = look(trained, snapshot, list(far.texts), far.vectors)
+    right = np.zeros(len(kinds), dtype=bool)
+    right[: own.size] = best == owners
+    return Drawn(joined(groups), right, np.array(kinds), background)
+
+
+def foreign(name: str, near: np.ndarray, sources: dict[str, Source], rng) -> list[list[tuple]]:
+    """Return queries of the kinds near, far and oos: data sets with rows of theirs."""
+    others = [s for other, s in sources.items() if other not in (name, JUDGED_ONLY)]
+    far = [(s, rng.permutation(np.flatnonzero(s.wanted >= 0))[: QUERIES // 8]) for s in others]
+    clinc = sources["clinc150"]
+    oos = [(clinc, rng.permutation(np.flatnonzero(clinc.wanted < 0))[: QUERIES // 2])]
+    if name == JUDGED_ONLY:  # it brings its own
+        oos = [(sources[name], np.flatnonzero(sources[name].wanted < 0))]
+    return [[(sources[name], near)], far, oos]
 
 
 def fit(drawn: list[list[Drawn]]) -> Curve:
     """Return the curve of several data sets, each counting the same."""
     parts = [part for parts in drawn for part in parts]
-    shares = [
-        part.weights / sum(p.weights.sum() for p in parts) for parts in drawn for part in parts
-    ]
-    weights = np.concatenate(shares) * sum(part.weights.size for part in parts)
-    rows = np.concatenate([part.seen for part in parts])[:, :2]
-    fitted = LogisticRegression(C=1e3).fit(
-        rows, np.concatenate([part.right for part in parts]), sample_weight=weights
+    seen = joined([part.seen for part in parts])
+    rows = np.column_stack([seen.top, seen.log_share, seen.closer])
+    middle, spread = rows.mean(axis=0), rows.std(axis=0)
+    weights = np.concatenate([part.weights for part in parts])
+    fitted = LogisticRegression(C=1.0, max_iter=500).fit(
+        (rows - middle) / spread,
+        np.concatenate([part.right for part in parts]),
+        sample_weight=weights * len(weights) / weights.sum(),
     )
-    return Curve(*map(float, fitted.coef_[0]), float(fitted.intercept_[0]))
+    slopes = fitted.coef_[0] / spread
+    top, log_share, lead, cosine = (round(float(s), 3) for s in slopes)
+    intercept = round(float(fitted.intercept_[0] - slopes @ middle), 3)
+    return Curve(top, log_share, intercept, lead=lead, cosine=cosine)
 
 
-def chances(curve: Curve, rows: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-(rows[:, :2] @ [curve.top, curve.log_share] + curve.intercept)))
+def threshold_before(chances: np.ndarray) -> float:
+    return float(np.clip(np.quantile(chances, 0.95), 0.15, 0.5))
 
 
-def measure(curve: Curve, drawn: list[Drawn]) -> dict[str, float]:
-    """Return AUROC, and for both thresholds the mean over catalogs of what is kept and caught."""
-    every = [chances(curve, part.seen) for part in drawn]
+def measure(curve: Curve, threshold: Callable, drawn: list[Drawn]) -> dict[str, float]:
+    """Return AUROC of being right, and means over catalogs of what the threshold does."""
+    every = [curve.chances(part.seen) for part in drawn]
     right = np.concatenate([part.right for part in drawn])
     weights = np.concatenate([part.weights for part in drawn])
-    report = {"auroc": float(roc_auc_score(right, np.concatenate(every), sample_weight=weights))}
-    for label in ("half", "background"):
-        rows = []
-        for part, chance in zip(drawn, every, strict=True):
-            least = 0.5 if label == "half" else cold_threshold(chances(curve, part.background))
-            taken, own = chance >= least, part.kind == 0
-            rows.append(
-                (
-                    taken[part.right].mean() if part.right.any() else np.nan,
-                    (taken & ~part.right)[own].mean(),
-                    1 - taken[part.kind == 1].mean(),
-                    1 - taken[part.kind == 2].mean(),
-                )
-            )
-        names = ("right kept", "wrong taken", "removed caught", "foreign caught")
-        means = np.nanmean(rows, axis=0)
-        report |= {f"{name} at {label}": float(v) for name, v in zip(names, means, strict=True)}
-    return report
+    auroc = float(roc_auc_score(right, np.concatenate(every), sample_weight=weights))
+    rows = []
+    for part, chances in zip(drawn, every, strict=True):
+        least, own = threshold(curve.chances(part.background)), part.kind == 0
+        taken = chances >= least
+        row = [least, (taken & part.right)[own].mean(), (taken & ~part.right)[own].mean()]
+        kinds = [
+            1 - taken[part.kind == k].mean() if k in part.kind else np.nan for k in range(1, 5)
+        ]
+        away = 1 - row[1] - row[2]
+        cost = (1 - FOREIGN) * (2 * row[2] + away) + FOREIGN * 2 * (1 - np.nanmean(kinds[1:]))
+        rows.append([*row, away, *kinds, cost, part.right[own].mean()])
+    labels = ["threshold", "right", "wrong", "abstained"]
+    labels += [f"{kind} caught" for kind in KINDS[1:]] + ["cost", "top1"]
+    columns = np.array(rows).T
+    means = [column[~np.isnan(column)] for column in columns]
+    report = {n: round(float(m.mean()), 4) for n, m in zip(labels, means, strict=True) if m.size}
+    return {"auroc": round(auroc, 4), **report}
 
 
 def main() -> None:
     encoder, rng = MiniLMEncoder(), np.random.default_rng(SEED)
     negatives = Negatives.of((), encoder)
     sources = {name: load(name, split, encoder) for name, split in SOURCES.items()}
+    sources[JUDGED_ONLY] = corpus(encoder)
     drawn = {
         name: [
-            draw(source, [s for n, s in sources.items() if n != name], negatives, rng)
-            for _ in range(CATALOGS)
+            draw(name, sources, negatives, rng)
+            for _ in range(1 if name == JUDGED_ONLY else CATALOGS)
         ]
-        for name, source in sources.items()
+        for name in sources
     }
-    curve = fit(list(drawn.values()))
-    report: dict[str, object] = {
-        "curve": {k: getattr(curve, k) for k in ("top", "log_share", "intercept")}
-    }
-    for name in SOURCES:
-        left = fit([parts for other, parts in drawn.items() if other != name])
-        report[f"{name}, by the others' curve"] = measure(left, drawn[name])
+    shipped = fit([drawn[name] for name in SOURCES])
+    report: dict[str, object] = {"shipped": {k: v for k, v in vars_of(shipped).items() if v}}
+    for name in sources:
+        left = fit([drawn[other] for other in SOURCES if other != name])
+        report[name] = {
+            "before": measure(Gate().fits, threshold_before, drawn[name]),
+            "by the others' curve": measure(left, cold_threshold, drawn[name]),
+            "shipped": measure(shipped, cold_threshold, drawn[name]),
+        }
     for name, row in report.items():
-        print(name, json.dumps(row), flush=True)
+        print(name, json.dumps(row, indent=1), flush=True)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def vars_of(curve: Curve) -> dict[str, float]:
+    return {name: getattr(curve, name) for name in Curve.__slots__}
 
 
 if __name__ == "__main__":

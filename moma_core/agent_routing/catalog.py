@@ -25,6 +25,7 @@ from moma_core.errors import (
 )
 from moma_core.protocols import AgentRecord, Encoder, Registry
 from moma_core.types import AgentCard, FloatArray
+from moma_core.words import readable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,6 +65,12 @@ class Snapshot:
         """Description vectors, shape (n, d)."""
         rows = [record.description_vector for record in self.records]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self.dimension)
+
+    @cached_property
+    def names_only(self) -> bool:
+        """Whether no card says more than its name: its description is the name, no examples."""
+        cards = (record.card for record in self.records)
+        return all(not c.examples and c.description in (c.name, readable(c.name)) for c in cards)
 
     def members(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
         """Return which agents belong to any of these categories, shape (n,)."""

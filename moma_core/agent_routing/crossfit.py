@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot
-from moma_core.agent_routing.gate import Gate, Signals, fit_gate
+from moma_core.agent_routing.cold_start import closer_look
+from moma_core.agent_routing.gate import DESCRIPTIONS_CURVE, Gate, Signals, fit_gate
 from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.ranker import Features, LinearRanker
 from moma_core.agent_routing.scope import ENOUGH_NEGATIVES, Scope, cross_fit_scope, fit_scope
@@ -99,8 +100,8 @@ def cold_gate(
 ) -> Gate:
     """Return the gate for agents with too few examples to hold any out.
 
-    The default curve, its threshold set so that nearly all foreign negatives stay below it. So
-    few examples cannot promise a rate: asked for one, the gate accepts nothing.
+    Descriptions alone have a curve of their own; where some agent has an example the default curve
+    holds. So few examples cannot promise a rate: asked for one, the gate accepts nothing.
     """
     if max_wrong_agent_rate is not None:
         return Gate(threshold=1.0, coverage=0.0, max_wrong_agent_rate=max_wrong_agent_rate)
@@ -108,11 +109,33 @@ def cold_gate(
     foreign = negatives.foreign_to(snapshot.descriptions, *vectors)
     if not snapshot.records or not foreign.texts:
         return Gate()
-    chances = Gate().probabilities(ranker.logits(foreign.texts, foreign.vectors))
-    return Gate(threshold=cold_threshold(chances))
+    best = shortlist(ranker.logits(foreign.texts, foreign.vectors), foreign.vectors, None)
+    seen = best.signals(0.0)
+    if any(own.size for own in vectors):
+        chances = Gate().chances(seen)
+        return Gate(threshold=cold_threshold(chances, _SOME_EXAMPLES))
+    everybody = np.arange(len(snapshot.records))
+    look = closer_look(best, 0.0, foreign.vectors, everybody, snapshot)
+    chances = DESCRIPTIONS_CURVE.chances(replace(seen, closer=look))
+    return Gate(DESCRIPTIONS_CURVE, threshold=cold_threshold(chances))
 
 
-def cold_threshold(foreign: npt.NDArray[np.float64]) -> float:
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Which share of foreign queries to refuse, and between which chances that may be asked."""
+
+    caught: float
+    least: float
+    most: float
+
+
+# Of descriptions alone: the cheapest over data sets left out of the curve's fit; and of a few
+# examples: kept and caught at it (benchmarks/cold_gate.py).
+_DESCRIPTIONS = _Bounds(0.9, 0.25, 0.4)
+_SOME_EXAMPLES = _Bounds(0.95, 0.15, 0.5)
+
+
+def cold_threshold(foreign: npt.NDArray[np.float64], bounds: _Bounds = _DESCRIPTIONS) -> float:
     """Return the least probability to accept, from that of n foreign queries, shape (n,).
 
     Some catalogs describe their agents in a word, others in sentences, and one curve cannot be
@@ -120,15 +143,11 @@ def cold_threshold(foreign: npt.NDArray[np.float64]) -> float:
     catalog whose descriptions foreign queries never come near asks for less certainty.
 
     Example:
-        >>> cold_threshold(np.array([0.01, 0.02, 0.3])), cold_threshold(np.array([0.9, 0.95]))
-        (0.272, 0.5)
+        >>> cold_threshold(np.array([0.01, 0.02, 0.4])), cold_threshold(np.array([0.9, 0.95]))
+        (0.324, 0.4)
     """
-    wanted = float(np.quantile(foreign, _CAUGHT))
-    return round(min(max(wanted, _LEAST), Gate().threshold), 4)
-
-
-_CAUGHT = 0.95  # share of foreign queries that a gate without examples refuses
-_LEAST = 0.15  # whatever foreign queries say: kept and caught at it, benchmarks/cold_gate.py
+    wanted = float(np.quantile(foreign, bounds.caught))
+    return round(min(max(wanted, bounds.least), bounds.most), 4)
 
 
 def _held_out(task: Task, snapshot: Snapshot, fold: int, held: npt.NDArray[np.intp]) -> Shortlist:

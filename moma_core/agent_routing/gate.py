@@ -24,7 +24,7 @@ from moma_core.types import FloatArray
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Curve", "Gate", "Signals", "fit_gate", "signals"]
+__all__ = ["DESCRIPTIONS_CURVE", "Curve", "Gate", "Signals", "fit_gate", "signals"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,11 +35,14 @@ class Signals:
         top: The best logit.
         log_share: Log share of the softmax that it holds.
         scope: Logit of being in scope; None where nothing was fitted to tell.
+        closer: What `moma_core.agent_routing.cold_start.closer_look` saw, shape (n, 2): lead over
+            the next agent, cosine; None where the curve does not ask for it.
     """
 
     top: FloatArray
     log_share: FloatArray
     scope: FloatArray | None = None
+    closer: FloatArray | None = None
 
     def rows(self) -> npt.NDArray[np.float64]:
         """Return the three numbers side by side, shape (n, 3)."""
@@ -62,21 +65,35 @@ class Curve:
         log_share: Weight of the best agent's log share of the softmax.
         intercept: Of the curve.
         scope: Weight of the logit of being in scope.
+        lead: Weight of how far the best logit leads the next.
+        cosine: Weight of the cosine of query and best agent's description.
     """
 
     top: float
     log_share: float
     intercept: float
     scope: float = 0.0
+    lead: float = 0.0
+    cosine: float = 0.0
+
+    @property
+    def looks_closer(self) -> bool:
+        """Whether it weighs `Signals.closer`."""
+        return any((self.lead, self.cosine))
 
     def chances(self, seen: Signals) -> npt.NDArray[np.float64]:
         """Return the curve's value for each of n queries, shape (n,)."""
         score = seen.rows() @ np.array([self.top, self.log_share, self.scope]) + self.intercept
+        if seen.closer is not None:
+            score += seen.closer @ np.array([self.lead, self.cosine])
         chances: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
         return chances
 
 
 _COLD_CURVE = Curve(top=0.96, log_share=0.72, intercept=-1.39)
+DESCRIPTIONS_CURVE = Curve(top=0.063, log_share=0.509, intercept=-1.913, lead=1.599, cosine=4.165)
+"""Of agents known by their descriptions alone, looked at more closely; benchmarks/cold_gate.py."""
+
 _RIGHT_CURVE = Curve(top=0.5, log_share=1.0, intercept=0.0)  # where few examples tell nothing else
 
 

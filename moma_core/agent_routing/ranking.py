@@ -7,12 +7,13 @@ states, categories or of why an agent is eligible.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot
+from moma_core.agent_routing.cold_start import closer_look
 from moma_core.agent_routing.final_decision import decided
 from moma_core.agent_routing.followups import Reading, in_context
 from moma_core.agent_routing.shortlist import Shortlist, exemplars, shortlist
@@ -80,7 +81,10 @@ def rank(
         best = decided(best, texts, rows, snapshot, weight, decider)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
-    chances = trained.gate.chances(best.signals(weight, scope))
+    seen = best.signals(weight, scope)
+    if trained.gate.fits.looks_closer:
+        seen = replace(seen, closer=closer_look(best, weight, asked.vectors, rows, snapshot))
+    chances = trained.gate.chances(seen)
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
     order = np.argsort(-refined, axis=1, kind="stable")[:, :_SHOWN]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot
+from moma_core.agent_routing.cold_start import lean_names
 from moma_core.agent_routing.crossfit import FOLDS, cold_gate, cross_fit
 from moma_core.agent_routing.fitting import fit_columns, logsumexp
 from moma_core.agent_routing.gate import Gate
@@ -99,7 +100,7 @@ def train(
     prior = description_columns(described)
     sources = {name: fingerprint(r) for name, r in zip(names, records, strict=True)}
     if not examples:
-        cold = LinearRanker(names, prior, idf)
+        cold = LinearRanker(names, lean_names(prior, snapshot), idf)
         return Trained(cold, cold_gate(cold, snapshot, negatives, max_wrong_agent_rate), sources)
     task = Task.of(snapshot, examples, idf, described, prior)
     total = 1 + (FOLDS if len(examples) >= _MIN_EXAMPLES_FOR_GATE else 0)
@@ -182,7 +183,7 @@ def _one_column(
     own = Features.of(own_texts, own_vectors, idf)
     prior = description_columns(own.rows(np.arange(1)))
     if not record.card.examples or not kept:
-        return prior
+        return lean_names(prior, snapshot)
     texts, vectors = _near(snapshot, kept, record.description_vector)
     features = stack_features(own, Features.of(texts, vectors, idf)) if texts else own
     owners = np.repeat(np.array([0, 1]), [len(own_texts), len(texts)])

@@ -1,0 +1,174 @@
+"""Agents known by their descriptions alone: bare names, the gate's closer look, its threshold."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry
+from moma_core.agent_routing.cold_start import closer_look, lean_names
+from moma_core.agent_routing.gate import DESCRIPTIONS_CURVE, Curve, Gate, Signals
+from moma_core.agent_routing.negatives import Negatives
+from moma_core.agent_routing.ranker import Columns, Features, description_columns
+from moma_core.agent_routing.shortlist import shortlist
+from moma_core.agent_routing.training import train
+from moma_core.testing import HashEncoder
+from moma_core.types import Deferred
+
+ENCODER = HashEncoder()
+NAMES = ("exchange_rate", "tip", "account_balance")
+FOREIGN = ("why is the sky blue", "write a poem", "who was Plato", "prove it")
+
+
+def snapshot_of(*cards):
+    catalog = AgentCatalog(ENCODER, MemoryRegistry())
+    catalog.add(*cards)
+    return catalog.snapshot
+
+
+def bare(*names):
+    return snapshot_of(*(AgentCard(name, name) for name in names))
+
+
+def columns_of(snapshot):
+    texts = [record.card.name for record in snapshot.records]
+    idf = np.ones(2**18, dtype=np.float32)
+    return description_columns(Features.of(texts, snapshot.descriptions, idf))
+
+
+@pytest.mark.parametrize(
+    ("card", "says_nothing_more"),
+    [
+        (AgentCard("tip_amount", "tip_amount"), True),
+        (AgentCard("tip_amount", "tip amount"), True),
+        (AgentCard("tip_amount", "How much to leave"), False),
+        (AgentCard("tip_amount", "tip amount", examples=("what do I leave?",)), False),
+    ],
+)
+def test_a_name_is_bare_without_description_and_example(card, says_nothing_more):
+    assert snapshot_of(AgentCard("balance", "balance"), card).names_only is says_nothing_more
+
+
+def test_n_grams_weigh_less_among_bare_names_alone():
+    before = columns_of(bare(*NAMES))
+    after = lean_names(before, bare(*NAMES))
+    assert np.allclose(after.lexical.data, 0.7 * before.lexical.data)
+    assert np.array_equal(after.dense, before.dense)
+    told = snapshot_of(*(AgentCard(name, name) for name in NAMES), AgentCard("new", "Is told of"))
+    assert lean_names(before, told) is before
+
+
+def test_a_bare_name_that_comes_later_weighs_as_the_others():
+    catalog = AgentCatalog(ENCODER, MemoryRegistry())
+    catalog.add(*(AgentCard(f"agent_{i}", f"agent {i}") for i in range(12)))
+    router = AgentRouter(catalog, negatives=Negatives.of((), ENCODER, background=False))
+    assert router.trained.changes == 0
+    catalog.add(AgentCard("exchange_rate", "exchange rate"))
+    grown = router.trained
+    assert grown.changes == 1
+    fitted = train(catalog.snapshot, Negatives.of((), ENCODER, background=False))
+    last = [trained.ranker.columns.rows(np.array([12])).lexical for trained in (grown, fitted)]
+    words = [np.sqrt((part.data[part.indices < 2**17] ** 2).sum()) for part in last]
+    assert words[0] == pytest.approx(words[1], rel=1e-5)  # unit length x scale, whatever the idf
+
+
+def test_an_example_gives_the_names_their_full_weight_back():
+    cards = [AgentCard(name, name) for name in NAMES]
+    cold = train(snapshot_of(*cards), Negatives.of((), ENCODER))
+    cards[0] = AgentCard(NAMES[0], NAMES[0], examples=("how many yen is a euro",))
+    warm = train(snapshot_of(*cards), Negatives.of((), ENCODER))
+    lengths = [
+        np.linalg.norm(trained.ranker.columns.rows(np.array([1])).lexical.data)
+        for trained in (cold, warm)
+    ]
+    assert lengths[0] == pytest.approx(0.7 * lengths[1], rel=1e-4)
+
+
+def test_the_closer_look_sees_the_lead_and_the_best_agents_cosine():
+    snapshot = bare(*NAMES)
+    vectors = ENCODER.encode(["tip", "exchange rate"])
+    logits = np.array([[0.5, 3.0, 1.0], [4.0, 1.0, 1.5]], dtype=np.float32)
+    best = shortlist(logits, vectors, None)
+    look = closer_look(best, 0.0, vectors, np.arange(3), snapshot)
+    assert look[:, 0] == pytest.approx([2.0, 2.5])
+    assert look[:, 1] == pytest.approx(
+        [snapshot.descriptions[1] @ vectors[0], snapshot.descriptions[0] @ vectors[1]]
+    )
+
+
+def test_the_closer_look_follows_the_eligible_rows_and_a_lone_agent_leads_nobody_yet():
+    snapshot = bare(*NAMES)
+    vectors = ENCODER.encode(["balance"])
+    looks = [
+        closer_look(
+            shortlist(np.array([[logit]], dtype=np.float32), vectors, None),
+            *(0.0, vectors, np.array([2]), snapshot),
+        )[0]
+        for logit in (0.2, 2.0)
+    ]
+    assert looks[0][1] == pytest.approx(float(snapshot.descriptions[2] @ vectors[0]))
+    assert looks[0][0] < 0 < looks[1][0]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_longer_lead_and_a_nearer_description_raise_the_chance(place):
+    low = np.array([[0.2, 0.3]], dtype=np.float32)
+    high = low.copy()
+    high[0, place] += 0.2
+    one = np.array([2.0], dtype=np.float32)
+    seen = Signals(one, -one, closer=low)
+    raised = replace(seen, closer=high)
+    assert DESCRIPTIONS_CURVE.chances(raised)[0] > DESCRIPTIONS_CURVE.chances(seen)[0]
+    plain = Curve(0.96, 0.72, -1.39)
+    assert not plain.looks_closer
+    assert plain.chances(raised)[0] == plain.chances(seen)[0]
+
+
+def test_descriptions_alone_get_a_gate_of_their_own_until_there_are_examples():
+    cards = [
+        AgentCard("weather", "rain snow sun forecast"),
+        AgentCard("maths", "sum root times divide"),
+        AgentCard("travel", "flight hotel train ticket"),
+    ]
+    negatives = Negatives.of(FOREIGN, ENCODER, background=False)
+    cold = train(snapshot_of(*cards), negatives)
+    assert cold.gate.fits == DESCRIPTIONS_CURVE
+    assert 0.25 <= cold.gate.threshold <= 0.4
+    one = replace(cards[0], examples=("will it pour?",))
+    assert not train(snapshot_of(one, *cards[1:]), negatives).gate.fits.looks_closer
+    words = ("rain today", "snow or sun", "rain forecast", "some snow")
+    shown = [replace(card, examples=tuple(f"{card.name} {w}" for w in words)) for card in cards]
+    warm = train(snapshot_of(*shown), negatives)
+    assert not warm.gate.fits.looks_closer
+
+
+def test_a_described_agent_is_taken_and_foreign_queries_are_not():
+    catalog = AgentCatalog(ENCODER, MemoryRegistry())
+    catalog.add(
+        AgentCard("weather", "rain snow sun forecast"),
+        AgentCard("maths", "sum root times divide"),
+        AgentCard("travel", "flight hotel train ticket"),
+    )
+    router = AgentRouter(catalog, negatives=Negatives.of(FOREIGN, ENCODER, background=False))
+    texts = ["rain snow forecast", "zebra okapi"]
+    found = router.route_batch(texts, ENCODER.encode(texts))
+    alone = [router.route_batch([t], ENCODER.encode([t]))[0].probability for t in texts]
+    assert found[0].agents == ("weather",)
+    assert isinstance(found[1], Deferred)
+    assert [outcome.probability for outcome in found] == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_gate_written_before_the_closer_look_still_reads():
+    plain = json.loads(json.dumps(Gate(DESCRIPTIONS_CURVE, threshold=0.3).to_dict()))
+    assert Gate.from_dict(plain) == Gate(DESCRIPTIONS_CURVE, threshold=0.3)
+    for key in ("lead", "cosine"):
+        del plain["fits"][key]
+    assert not Gate.from_dict(plain).fits.looks_closer
+
+
+def test_columns_keep_their_shape():
+    snapshot = bare(*NAMES)
+    lean = lean_names(columns_of(snapshot), snapshot)
+    assert isinstance(lean, Columns)
+    assert lean.lexical.shape == columns_of(snapshot).lexical.shape
