@@ -3,12 +3,14 @@
     MOMA_DATA=../shared/data python benchmarks/conformal.py
 
 CLINC150: fitted on 20 train examples an agent; the val rows are split 200 times at random into a
-calibration half and a fresh half. Prints, for each rate: mean realised rate, the share of splits
-that exceed it by more than their standard error, and the share of in-scope queries still kept.
+calibration half and a fresh half. For each rate, promised with 90 % confidence and on average
+alone: mean realised rate, the share of splits that exceed it, and exceed it by more than its
+standard error, and the share of in-scope queries still kept.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -18,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moma_core import MoMARouter
-from moma_core.agent_routing.conformal import conformal_threshold
+from moma_core.agent_routing.conformal import CONFIDENCE, conformal_threshold
 from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
@@ -45,16 +47,20 @@ def main() -> None:
     generator = np.random.default_rng(SEED)
     halves = [np.array_split(generator.permutation(len(val)), 2) for _ in range(SPLITS)]
     report = {}
-    for rate in (0.01, 0.02, 0.03, 0.05):
+    for rate, confidence in itertools.product((0.01, 0.02, 0.03, 0.05), (CONFIDENCE, None)):
         realised, kept = [], []
         for calibration, fresh in halves:
-            threshold = conformal_threshold(chances[calibration], right[calibration], rate)
+            threshold = conformal_threshold(
+                chances[calibration], right[calibration], rate, confidence
+            )
             taken = chances[fresh] >= threshold
             realised.append((taken & ~right[fresh]).mean())
             kept.append((taken & right[fresh])[inside[fresh]].mean())
         error = np.sqrt(rate * (1 - rate) / len(halves[0][1]))
-        report[str(rate)] = {
+        promised = "on average" if confidence is None else f"{confidence:.0%} confidence"
+        report[f"{rate}, {promised}"] = {
             "mean_realised": float(np.mean(realised)),
+            "splits_over": float((np.array(realised) > rate).mean()),
             "splits_over_by_a_standard_error": float((np.array(realised) > rate + error).mean()),
             "in_scope_kept_and_right": float(np.mean(kept)),
         }

@@ -1,12 +1,15 @@
-"""A threshold that keeps a promise: conformal risk control of the wrong-agent rate.
+"""A threshold that keeps a promise: risk control of the wrong-agent rate.
 
 The loss of a query is 1 when an agent takes it and is not a wanted one, else 0; it can only fall as
-the threshold rises. Then the smallest threshold with
+the threshold rises. Of n calibration queries, k losses are few enough for a promised ``rate`` if
 
-    (losses in n calibration queries + 1) / (n + 1) <= rate
+    (k + 1) / (n + 1) <= rate                       on average over calibrations
+    P(Binomial(n, rate) <= k) <= 1 - confidence     in all but 1 - confidence of them
 
-keeps the expected loss of the next exchangeable query at or below ``rate`` (Angelopoulos et al.,
-Conformal Risk Control, 2022, theorem 1). Nothing is assumed of the gate's calibration.
+The first is conformal risk control (Angelopoulos et al., 2022, theorem 1). It is kept on average:
+about half of all calibrations realise more than ``rate``, and a user has one calibration. So the
+second is asked as well (Bates et al., Distribution-Free, Risk-Controlling Prediction Sets, 2021,
+theorem 1, with the exact binomial tail). Nothing is assumed of the gate's calibration.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from moma_core.errors import InvalidInputError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["check_rate", "conformal_threshold"]
+__all__ = ["CONFIDENCE", "check_rate", "conformal_threshold"]
+
+CONFIDENCE = 0.9
+"""Share of calibrations that realise no more than the promised rate."""
 
 _NEVER = 1.0  # no chance reaches it: every query goes to an LLM
 
@@ -34,7 +40,10 @@ def check_rate(rate: float) -> None:
 
 
 def conformal_threshold(
-    chances: npt.NDArray[np.floating[Any]], right: npt.NDArray[np.bool_], rate: float
+    chances: npt.NDArray[np.floating[Any]],
+    right: npt.NDArray[np.bool_],
+    rate: float,
+    confidence: float | None = CONFIDENCE,
 ) -> float:
     """Return the least probability to accept so that wrong agents stay within ``rate``.
 
@@ -42,12 +51,13 @@ def conformal_threshold(
         chances: The gate's probabilities on n calibration queries, shape (n,).
         right: Whether the best agent was a wanted one, shape (n,).
         rate: Largest share of all queries that may go to a wrong agent, in (0, 1).
+        confidence: In how many calibrations, in (0, 1); None promises the average alone.
 
     Returns:
         A threshold in [0, 1]; 1 when so few queries cannot promise ``rate`` at all.
 
     Raises:
-        InvalidInputError: ``rate`` is not inside (0, 1).
+        InvalidInputError: ``rate`` or ``confidence`` is not inside (0, 1).
 
     Example:
         >>> chances = np.linspace(0.01, 0.99, 99)
@@ -56,7 +66,7 @@ def conformal_threshold(
     """
     check_rate(rate)
     n = len(chances)
-    allowed = int(np.floor(rate * (n + 1) - 1.0 + 1e-9))  # wrong ones that may be accepted
+    allowed = _allowed(n, rate, confidence)
     if allowed < 0:
         return _NEVER
     wrong = np.sort(np.asarray(chances, dtype=np.float64)[~right])[::-1]
@@ -64,3 +74,18 @@ def conformal_threshold(
         return 0.0
     # Above the first wrong one that is too many; ties with it are refused together.
     return float(min(np.nextafter(wrong[allowed], np.inf), _NEVER))
+
+
+def _allowed(n: int, rate: float, confidence: float | None) -> int:
+    """Return how many wrong ones of n may be accepted; less than 0: the promise cannot be made."""
+    on_average = int(np.floor(rate * (n + 1) - 1.0 + 1e-9))
+    if confidence is None:
+        return on_average
+    if not 0.0 < confidence < 1.0:
+        raise InvalidInputError(
+            f"confidence must lie between 0 and 1, got {confidence!r}. Write 0.9 for 90 %."
+        )
+    from scipy.stats import binom
+
+    counts = np.arange(-1, max(on_average, -1) + 1)
+    return int(counts[binom.cdf(counts, n, rate) <= 1.0 - confidence].max())

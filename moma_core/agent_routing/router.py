@@ -46,7 +46,8 @@ class AgentRouter:
         negatives: Queries that no agent should take; they sharpen the gate.
         trained: A saved ranker and gate; by default they are fitted on first use.
         max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, promised
-            by conformal risk control; None, or what ``trained`` was fitted to, balances instead.
+            with 90 % confidence (`conformal_threshold`); None, or what ``trained`` was fitted to,
+            balances instead.
         health: Agents that fail are not chosen until they recover; told by whoever invokes them.
         taxonomy: The user's list of categories and what they are for; by default what cards name.
         decider: Has the last word on who of the shortlist is best, before the gate; None: nobody.
