@@ -18,11 +18,10 @@ from moma_core.llm_routing.heads.judged import JudgedHead, calibrate
 from moma_core.llm_routing.heads.moe import MoEConfig, MoEHead, train_mixture
 from moma_core.llm_routing.losses import outcome_loss
 from moma_core.llm_routing.outcomes import Outcomes
-from moma_core.llm_routing.pairs.queries import block_moments
 from moma_core.llm_routing.pairs.store import PairStore
 from moma_core.types import LLMCard
 
-__all__ = ["PAIR_HEADS", "PairConfig", "fit_pairs"]
+__all__ = ["PAIR_HEADS", "PairConfig", "PairTask", "fit_pairs"]
 
 _ADVANTAGE = np.array([0.0, 0.5, -0.5, 1.0, -1.0])
 _POINTS = np.array([0.5, 1.0, 0.0, 1.0, 0.0])
@@ -76,28 +75,78 @@ def fit_pairs(
     Raises:
         InvalidInputError: The kind is none of `PAIR_HEADS`.
     """
-    if kind not in PAIR_HEADS:
-        raise InvalidInputError(
-            f"judged pairs train {', '.join(PAIR_HEADS)}, got {kind!r}. Other heads need scored "
-            "queries: score|LLM and cost|LLM."
-        )
-    config = _bounded(config or PairConfig(), store)
-    loss, scale = PAIR_HEADS[kind], len(store.inputs) / len(store)
-    seen, total = [0], config.net.epochs * len(store.inputs)
+    task = PairTask.of(kind, store, config, seed)
+    mean, spread = store.level.astype(np.float32)
+    net = train_mixture(
+        store.inputs,  # type: ignore[arg-type]
+        task.start(len(llms)),
+        task.slope(store, tell),
+        llms,
+        task.config.net,
+        np.random.default_rng(seed),
+        (mean, spread),
+    )
+    return task.head(net, store)
 
-    def slope(rows: _Rows, raw: _Floats) -> _Floats:
-        if tell is not None:
-            seen[0] += len(rows)
-            tell(f"train {kind}", seen[0], total)
-        return (loss(store, config, rows, raw.astype(np.float64)) * scale).astype(np.float32)
 
-    rng = np.random.default_rng(seed)
-    mean, spread = block_moments(store.inputs)
-    level = (mean.astype(np.float32), spread.astype(np.float32))
-    start = np.zeros(len(llms) + (kind == "preference"))
-    start[len(llms) :] = -1.0
-    net = train_mixture(store.inputs, start, slope, llms, config.net, rng, level)  # type: ignore[arg-type]
-    return _calibrated(kind, _centred(net), store, config.sample, rng)
+@dataclass(frozen=True, slots=True)
+class PairTask:
+    """What is trained, whichever processes train it.
+
+    Args:
+        kind: One of `PAIR_HEADS`.
+        config: Net, form, batch, as bounded for the store.
+        seed: Of every random choice.
+    """
+
+    kind: str
+    config: PairConfig
+    seed: int
+
+    @classmethod
+    def of(cls, kind: str, store: PairStore, config: PairConfig | None, seed: int) -> PairTask:
+        """Check the kind, and bound the batch to what the store's queries hold.
+
+        Raises:
+            InvalidInputError: The kind is none of `PAIR_HEADS`.
+        """
+        if kind not in PAIR_HEADS:
+            raise InvalidInputError(
+                f"judged pairs train {', '.join(PAIR_HEADS)}, got {kind!r}. Other heads need "
+                "scored queries: score|LLM and cost|LLM."
+            )
+        return cls(kind, _bounded(config or PairConfig(), store), seed)
+
+    def start(self, llms: int) -> _Array:
+        """Return the first output of every expert, shape (outputs,)."""
+        return np.append(np.zeros(llms), -1.0) if self.kind == "preference" else np.zeros(llms)
+
+    def slope(
+        self, store: PairStore, tell: Tell | None, processes: int = 1
+    ) -> Callable[[_Rows, _Floats], _Floats]:
+        """Return the gradient of a query's loss by the net's outputs, see `train_mixture`.
+
+        Args:
+            store: The pairs.
+            tell: Called as by `fit_pairs`.
+            processes: How many train as many queries each at the same time.
+        """
+        loss, scale = PAIR_HEADS[self.kind], len(store.inputs) / len(store)
+        seen, total = [0], self.config.net.epochs * len(store.inputs)
+
+        def slope(rows: _Rows, raw: _Floats) -> _Floats:
+            if tell is not None:
+                seen[0] += len(rows) * processes
+                tell(f"train {self.kind}", min(seen[0], total), total)
+            gradient = loss(store, self.config, rows, raw.astype(np.float64))
+            return (gradient * scale).astype(np.float32)
+
+        return slope
+
+    def head(self, net: MoEHead, store: PairStore) -> JudgedHead:
+        """Return the head of a trained net, calibrated on a sample of the queries."""
+        rng = np.random.default_rng([self.seed, 1])
+        return _calibrated(self.kind, _centred(net), store, self.config.sample, rng)
 
 
 def _bounded(config: PairConfig, store: PairStore) -> PairConfig:

@@ -19,9 +19,10 @@ from moma_core.errors import ArtifactError
 from moma_core.llm_routing.features import FEATURES, QueryFeatures, text_features
 from moma_core.protocols import Encoder
 
-__all__ = ["QueryStore", "block_moments"]
+__all__ = ["INPUTS_FILE", "QueryStore", "block_moments"]
 
-_INPUTS, _FEATURES, _HASHES, _META = "inputs.f16", "features.f32", "hashes.u64", "store.json"
+INPUTS_FILE = "inputs.f16"
+_FEATURES, _HASHES, _META = "features.f32", "hashes.u64", "store.json"
 _BLOCK = 2_048
 _CLIP = 4.0
 _ENCODED_AT_ONCE = 1_024
@@ -87,7 +88,7 @@ class QueryStore:
         features = QueryFeatures(mean, np.where(spread > 1e-6, spread, 1.0))
         shape = (len(self), self._width)
         inputs: npt.NDArray[np.float16] = np.memmap(
-            self._folder / _INPUTS, np.float16, "r+", shape=shape
+            self._folder / INPUTS_FILE, np.float16, "r+", shape=shape
         )
         for start in range(0, len(self), _BLOCK):
             z = (raw[start : start + _BLOCK] - features.mean) / features.scale
@@ -109,7 +110,7 @@ class QueryStore:
         features = text_features(texts).astype(np.float32)
         try:
             # The hashes last: a row without one does not count.
-            for name, rows in ((_INPUTS, inputs), (_FEATURES, features), (_HASHES, hashes)):
+            for name, rows in ((INPUTS_FILE, inputs), (_FEATURES, features), (_HASHES, hashes)):
                 with (self._folder / name).open("ab") as file:
                     file.write(np.ascontiguousarray(rows).tobytes())
                     file.flush()
@@ -137,7 +138,7 @@ class QueryStore:
 
     def _whole_rows(self) -> int:
         """Cut all files to the rows that all of them have; return how many."""
-        sizes = {_INPUTS: 2 * self._width, _FEATURES: 4 * len(FEATURES), _HASHES: 8}
+        sizes = {INPUTS_FILE: 2 * self._width, _FEATURES: 4 * len(FEATURES), _HASHES: 8}
         paths = {name: self._folder / name for name in sizes}
         rows = min(
             paths[name].stat().st_size // size if paths[name].exists() else 0

@@ -6,6 +6,7 @@ Knows no head.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import InvalidDataError
+from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.llm_routing.costs import CHARS_PER_TOKEN, TYPICAL_OUTPUT_TOKENS
 from moma_core.llm_routing.elo import count_outcomes
 from moma_core.llm_routing.features import QueryFeatures
 from moma_core.llm_routing.pairs.judgements import Judgements, read_judgements
-from moma_core.llm_routing.pairs.queries import QueryStore
+from moma_core.llm_routing.pairs.queries import INPUTS_FILE, QueryStore, block_moments
 from moma_core.protocols import Encoder
 
 __all__ = ["PairStore"]
 
 Tell = Callable[[str, int, int], None]
+_META = "pairs.json"
+_ARRAYS = ("level", "starts", "first", "second", "outcome", "counts", "prices")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +38,7 @@ class PairStore:
         llms: Names, sorted, length m.
         inputs: The heads' inputs of each query, memory-mapped, shape (n, d + f), float16.
         features: Scaling of the text features among them.
+        level: Mean and standard deviation of the inputs, shape (2, d + f).
         starts: Where each query's pairs begin, shape (n + 1,).
         first: Column of each pair's first LLM, shape (pairs,).
         second: Column of its second one, shape (pairs,).
@@ -47,6 +51,7 @@ class PairStore:
     llms: tuple[str, ...]
     inputs: npt.NDArray[np.float16]
     features: QueryFeatures
+    level: npt.NDArray[np.float64]
     starts: npt.NDArray[np.int64]
     first: npt.NDArray[np.uint16]
     second: npt.NDArray[np.uint16]
@@ -80,6 +85,58 @@ class PairStore:
             if tell is not None:
                 tell("reading and encoding", reading.rows, 0)
         return reading.finished(queries)
+
+    def save(self, folder: str | Path) -> None:
+        """Write all but the inputs beside them, so that other processes can `open` the store.
+
+        Raises:
+            ArtifactError: ``folder`` cannot be written.
+        """
+        target = Path(folder)
+        meta = {
+            "llms": self.llms,
+            "shape": self.inputs.shape,
+            "features": {
+                "mean": self.features.mean.tolist(),
+                "scale": self.features.scale.tolist(),
+                "weight": self.features.weight,
+            },
+            "fingerprint": self.fingerprint,
+        }
+        try:
+            for name in _ARRAYS:
+                np.save(target / f"{name}.npy", getattr(self, name), allow_pickle=False)
+            (target / _META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ArtifactError(f"cannot write {folder} ({error}). Choose another.") from error
+
+    @classmethod
+    def open(cls, folder: str | Path) -> PairStore:
+        """Map what `save` wrote; a process reads from disk only what it looks at.
+
+        Raises:
+            ArtifactError: Nothing, or something damaged, lies in ``folder``.
+        """
+        source = Path(folder)
+        try:
+            meta = json.loads((source / _META).read_text(encoding="utf-8"))
+            shape = tuple(meta["shape"])
+            arrays: dict[str, Any] = {
+                name: np.load(source / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in _ARRAYS
+            }
+            arrays["inputs"] = np.memmap(source / INPUTS_FILE, np.float16, "r", shape=shape)
+            scaling = meta["features"]
+            features = QueryFeatures(
+                np.array(scaling["mean"]), np.array(scaling["scale"]), scaling["weight"]
+            )
+            return cls(
+                tuple(meta["llms"]), features=features, fingerprint=meta["fingerprint"], **arrays
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{folder} holds no pairs to train on ({error!r}). Delete it and train again."
+            ) from error
 
     def pairs_of(
         self, rows: npt.NDArray[np.intp]
@@ -147,6 +204,7 @@ class _Reading:
             llms=llms,
             inputs=inputs,
             features=features,
+            level=np.stack(block_moments(inputs)),
             starts=starts.astype(np.int64),
             first=first,
             second=second,

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llm_routing.costs import PricedCosts
 from moma_core.llm_routing.elo import elo_of_counts
-from moma_core.llm_routing.pairs.fitting import PairConfig, Tell, fit_pairs
+from moma_core.llm_routing.heads.judged import JudgedHead
+from moma_core.llm_routing.pairs.devices import launched, processes
+from moma_core.llm_routing.pairs.fitting import PairConfig, PairTask, Tell, fit_pairs
 from moma_core.llm_routing.pairs.store import PairStore
 from moma_core.llm_routing.router import LLMRouter
 from moma_core.protocols import Encoder
@@ -34,6 +36,7 @@ def train_pairs(
     progress: Tell | None = None,
     folder: str | Path | None = None,
     config: PairConfig | None = None,
+    devices: str | int | None = None,
 ) -> LLMRouter:
     """Train a router on judged pairs; quality is the expected share of points against the pool.
 
@@ -48,22 +51,46 @@ def train_pairs(
         folder: Where vectors are kept, so that a killed run need not encode again; None: a
             temporary directory.
         config: Net, form, batch.
+        devices: None trains in numpy, here. Else torch and accelerate do: ``"auto"``, ``"cpu"``,
+            ``"cpu:N"`` or a number of GPUs, see `devices.processes`. The net is the same to
+            rounding on one process; with more, each seed and number of them has its own.
 
     Raises:
         InvalidDataError: The file cannot be read, or an LLM has neither price nor cost.
-        InvalidInputError: Pairs cannot train such a head.
+        InvalidInputError: Pairs cannot train such a head, or there are no such devices.
         ArtifactError: ``folder`` cannot be written, or is another encoder's.
+        MissingExtraError: ``devices`` without the ``[llm]`` extra.
     """
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="moma-pairs-") as temporary:
-            return train_pairs(path, encoder, head, seed, prices, progress, temporary, config)
-    store = PairStore.build(path, folder, encoder, progress)
-    cards = _cards(store, prices or {})
-    kind = "preference" if head == "auto" else head
-    fitted = fit_pairs(kind, store, cards, config, seed, progress)
+        if devices is not None and launched():
+            raise InvalidInputError(
+                "the processes of accelerate launch share their vectors: give the folder for them."
+            )
+        with tempfile.TemporaryDirectory(prefix="moma-pairs-") as own:
+            return train_pairs(path, encoder, head, seed, prices, progress, own, config, devices)
+    kind, place = "preference" if head == "auto" else head, Path(folder)
+
+    def build() -> PairStore:
+        return PairStore.build(path, place, encoder, progress)
+
+    if devices is None:
+        store = build()
+        cards = _cards(store, prices or {})
+        fitted = fit_pairs(kind, store, cards, config, seed, progress)
+    else:
+        several = processes(devices)
+        store = several.store(build, place)
+        cards, task = _cards(store, prices or {}), PairTask.of(kind, store, config, seed)
+        fitted = task.head(several.train(task, place, cards, progress), store)
+    return _router(store, cards, fitted, encoder, seed)
+
+
+def _router(
+    store: PairStore, cards: tuple[LLMCard, ...], head: JudgedHead, encoder: Encoder, seed: int
+) -> LLMRouter:
     ratings = elo_of_counts(store.llms, store.counts, seed=seed)
     return LLMRouter(
-        head=fitted,
+        head=head,
         costs=PricedCosts(cards),
         features=store.features,
         encoder_fingerprint=encoder.fingerprint,
