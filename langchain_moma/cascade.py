@@ -22,9 +22,9 @@ from langchain_core.runnables.config import merge_configs
 from langgraph.constants import TAG_NOSTREAM
 from pydantic import Field, SkipValidation
 
+from langchain_moma.call_forms import CallForms, Handed
 from langchain_moma.cascade_walk import Asking, CascadeSetting, Walk
 from langchain_moma.decisions import FALLBACK_EVENT, adispatch, dispatch, excluded_in, preference_in
-from langchain_moma.delegating import Delegating, Handed
 from langchain_moma.portable import portable_messages, portable_options
 from moma_core import (
     CascadeRouter,
@@ -34,12 +34,13 @@ from moma_core import (
     MiniLMEncoder,
     Preference,
     final_answer,
+    parse_preference,
 )
 
 __all__ = ["ChatCascade"]
 
 
-class ChatCascade(Delegating, BaseChatModel):
+class ChatCascade(CallForms, BaseChatModel):
     """A chat model that asks as few of its LLMs as a trained `CascadeRouter` finds worth it.
 
     The answer is the accepted LLM's, with the usage of all calls. Its ``response_metadata`` has
@@ -81,6 +82,7 @@ class ChatCascade(Delegating, BaseChatModel):
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         _check(self.router, self.llms)
+        parse_preference(self.preference)
         self.router.base.check_encoder(self.encoder.fingerprint)
 
     @property

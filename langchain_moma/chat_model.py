@@ -24,8 +24,8 @@ from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableCo
 from langchain_core.tools import BaseTool
 from pydantic import Field, SkipValidation
 
+from langchain_moma.call_forms import CallForms, Handed
 from langchain_moma.decisions import PREFERENCE, excluded_in, preference_in
-from langchain_moma.delegating import Delegating, Handed
 from langchain_moma.delegation import Delegation, How
 from langchain_moma.direct import Direct
 from langchain_moma.needs import Needs
@@ -33,12 +33,12 @@ from langchain_moma.pool import Ask, ChatPool
 from langchain_moma.portable import portable_options, portable_tools
 from langchain_moma.structured import StructuredMoMA
 from langchain_moma.telemetry import Telemetry
-from moma_core import Health, MoMARouter, Preference
+from moma_core import Health, MoMARouter, Preference, parse_preference
 
 __all__ = ["ChatMoMA"]
 
 
-class ChatMoMA(Delegating, BaseChatModel):
+class ChatMoMA(CallForms, BaseChatModel):
     """A chat model that asks, for each call, the LLM that is worth its price.
 
     Only LLMs that can do what the call needs (tools, structured output, images, length) are
@@ -57,6 +57,7 @@ class ChatMoMA(Delegating, BaseChatModel):
 
     Raises:
         InvalidInputError: ``llms`` is empty or holds something that is no chat model.
+        InvalidPreferenceError: There is no such preference.
         UnknownNameError: A name is not among the router's LLMs.
         NoTargetError: At a call: no LLM can do what it needs.
 
@@ -84,6 +85,7 @@ class ChatMoMA(Delegating, BaseChatModel):
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         self._pool.check()
+        parse_preference(self.preference)
 
     @property
     def _pool(self) -> ChatPool:

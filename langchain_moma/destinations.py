@@ -22,11 +22,24 @@ from langchain_moma.decisions import (
     record,
     state_in,
 )
-from langchain_moma.registered import check_registered, unreachable
+from langchain_moma.registered import check_registered, refuse_without_llms, unreachable
+from langchain_moma.several import Several
 from langchain_moma.telemetry import Telemetry
-from moma_core import InvalidInputError, MoMARouter, NoTargetError, Preference, UnknownNameError
+from moma_core import (
+    InvalidInputError,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    UnknownNameError,
+    parse_preference,
+)
 
 __all__ = ["Destinations", "Stop", "named_nodes"]
+
+_NO_LLM = (
+    "Add llm_node(llms) to the graph and write as_node(router, [...], llm='llm'), or name a node "
+    "for such queries: default='sorry'."
+)
 
 
 class Stop(NamedTuple):
@@ -52,6 +65,7 @@ class Destinations:
     Raises:
         UnknownNameError: A name is not registered with the router.
         InvalidInputError: There is nowhere to go.
+        InvalidPreferenceError: There is no such preference.
     """
 
     router: MoMARouter
@@ -62,8 +76,24 @@ class Destinations:
     telemetry: Telemetry
     several: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        router: MoMARouter,
+        destinations: Sequence[str] | Mapping[str, str],
+        llm: str | None,
+        default: str | None,
+        preference: str | Preference | None,
+        telemetry: Telemetry | None,
+        several: Several,
+    ) -> Destinations:
+        """Take what `as_node` and `as_edge` are given."""
+        nodes, told = named_nodes(destinations), telemetry or Telemetry()
+        return cls(router, nodes, llm, default, preference, told, several != "first")
+
     def __post_init__(self) -> None:
         check_registered(self.router, self.nodes)
+        parse_preference(self.preference)
         if not self.names:
             raise InvalidInputError(
                 "a router needs somewhere to go, got no destination. Name the nodes, for example "
@@ -101,6 +131,8 @@ class Destinations:
             )
         except NoTargetError as error:
             if self.default is None:
+                if self.llm is None:
+                    refuse_without_llms(error, *reachable, _NO_LLM)
                 raise
             ms = (time.perf_counter() - start) * 1e3
             self.telemetry.unrouted(str(error), ms, "node")

@@ -7,7 +7,6 @@ a second run below theirs would count tokens twice, so the chosen LLM's own ones
 # ruff: noqa: SLF001  # these underscored methods are LangChain's contract between chat models
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables.base import RunnableBindingBase
-from langgraph.errors import GraphBubbleUp
 
-from langchain_moma.delegation import Failures, How, marked
+from langchain_moma.delegation import How, marked
+from langchain_moma.fallback import Fallback
 from langchain_moma.pool import Ask, ChatPool, Try
 from langchain_moma.portable import portable_messages
 
@@ -53,104 +52,58 @@ class Direct:
         self, messages: list[BaseMessage], run_manager: CallbackManagerForLLMRun | None
     ) -> ChatResult:
         """Return the first result."""
-        failures = Failures(self.pool)
-        for chosen in self._tries():
-            try:
-                with self.pool.attempt(chosen.name):
-                    llm, options = self._bare(chosen)
-                    result = llm._generate(
-                        portable_messages(messages, llm), run_manager=run_manager, **options
-                    )
-                    return _marked(result, chosen.name)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                failures.add(chosen.name, error)
-        raise failures.final()
+
+        def run(chosen: Try) -> ChatResult:
+            llm, options = self._bare(chosen)
+            sent = portable_messages(messages, llm)
+            return _marked(llm._generate(sent, run_manager=run_manager, **options), chosen.name)
+
+        return Fallback(self.pool, self.ask).call(run)
 
     async def agenerate(
         self, messages: list[BaseMessage], run_manager: AsyncCallbackManagerForLLMRun | None
     ) -> ChatResult:
         """Await the first result."""
-        failures = Failures(self.pool)
-        tries = self._tries()
-        while chosen := await asyncio.to_thread(next, tries, None):
-            try:
-                with self.pool.attempt(chosen.name):
-                    llm, options = self._bare(chosen)
-                    result = await llm._agenerate(
-                        portable_messages(messages, llm), run_manager=run_manager, **options
-                    )
-                    return _marked(result, chosen.name)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                failures.add(chosen.name, error)
-        raise failures.final()
+
+        async def run(chosen: Try) -> ChatResult:
+            llm, options = self._bare(chosen)
+            sent = portable_messages(messages, llm)
+            result = await llm._agenerate(sent, run_manager=run_manager, **options)
+            return _marked(result, chosen.name)
+
+        return await Fallback(self.pool, self.ask).acall(run)
 
     def stream(
         self, messages: list[BaseMessage], run_manager: CallbackManagerForLLMRun | None
     ) -> Iterator[ChatGenerationChunk]:
         """Yield the chunks of the first LLM that begins to answer."""
-        failures = Failures(self.pool)
-        for chosen in self._tries():
-            begun = False
-            try:
-                with self.pool.attempt(chosen.name):
-                    llm, options = self._bare(chosen)
-                    if type(llm)._stream is BaseChatModel._stream:
-                        result = llm._generate(
-                            portable_messages(messages, llm), run_manager=run_manager, **options
-                        )
-                        yield _as_chunk(_marked(result, chosen.name))
-                        return
-                    for chunk in llm._stream(
-                        portable_messages(messages, llm), run_manager=run_manager, **options
-                    ):
-                        yield chunk if begun else _first(chunk, chosen.name)
-                        begun = True
-                return
-            except GraphBubbleUp:
-                raise
-            except Exception as error:
-                failures.add(chosen.name, error)
-                if begun:
-                    raise
-        raise failures.final()
 
-    async def astream(
+        def run(chosen: Try) -> Iterator[ChatGenerationChunk]:
+            llm, options = self._bare(chosen)
+            sent = portable_messages(messages, llm)
+            if type(llm)._stream is BaseChatModel._stream:
+                yield _as_chunk(llm._generate(sent, run_manager=run_manager, **options))
+            else:
+                yield from llm._stream(sent, run_manager=run_manager, **options)
+
+        return Fallback(self.pool, self.ask).stream(run, _first)
+
+    def astream(
         self, messages: list[BaseMessage], run_manager: AsyncCallbackManagerForLLMRun | None
     ) -> AsyncIterator[ChatGenerationChunk]:
         """Yield the chunks of the first LLM that begins to answer."""
-        failures = Failures(self.pool)
-        tries = self._tries()
-        while chosen := await asyncio.to_thread(next, tries, None):
-            begun = False
-            try:
-                with self.pool.attempt(chosen.name):
-                    llm, options = self._bare(chosen)
-                    if not _streams(llm):
-                        result = await llm._agenerate(
-                            portable_messages(messages, llm), run_manager=run_manager, **options
-                        )
-                        yield _as_chunk(_marked(result, chosen.name))
-                        return
-                    async for chunk in llm._astream(
-                        portable_messages(messages, llm), run_manager=run_manager, **options
-                    ):
-                        yield chunk if begun else _first(chunk, chosen.name)
-                        begun = True
-                return
-            except GraphBubbleUp:
-                raise
-            except Exception as error:
-                failures.add(chosen.name, error)
-                if begun:
-                    raise
-        raise failures.final()
 
-    def _tries(self) -> Iterator[Try]:
-        return self.pool.tries(self.ask)
+        async def run(chosen: Try) -> AsyncIterator[ChatGenerationChunk]:
+            llm, options = self._bare(chosen)
+            sent = portable_messages(messages, llm)
+            if not _streams(llm):
+                result = await llm._agenerate(sent, run_manager=run_manager, **options)
+                yield _as_chunk(result)
+                return
+            async for chunk in llm._astream(sent, run_manager=run_manager, **options):
+                yield chunk
+
+        return Fallback(self.pool, self.ask).astream(run, _first)
 
     def _bare(self, chosen: Try) -> _Bare:
         bound: Any = self.how(chosen.llm)

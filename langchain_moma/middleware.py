@@ -22,7 +22,6 @@ from langchain.agents.middleware.types import (
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables.config import ensure_config
-from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from langchain_moma.decisions import (
@@ -32,15 +31,16 @@ from langchain_moma.decisions import (
     excluded_in,
     preference_in,
 )
-from langchain_moma.delegation import Failures, marked
+from langchain_moma.delegation import marked
+from langchain_moma.fallback import Fallback
 from langchain_moma.needs import Needs
-from langchain_moma.pool import Ask, ChatPool
+from langchain_moma.pool import Ask, ChatPool, Try
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
 from langchain_moma.registered import check_router
 from langchain_moma.shortlist import Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.vectors import Vectors
-from moma_core import Health, InvalidInputError, MoMARouter, Preference
+from moma_core import Health, InvalidInputError, MoMARouter, Preference, parse_preference
 
 __all__ = ["MoMAAgentState", "MoMAMiddleware"]
 
@@ -81,6 +81,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
     Raises:
         InvalidInputError: ``max_tools`` is less than 1, ``llms`` holds no chat models, or
             ``always`` is one text.
+        InvalidPreferenceError: There is no such preference.
         UnknownNameError: A name in ``llms`` is not among the router's LLMs.
 
     Example:
@@ -120,6 +121,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         check_router(router)
         vectors = Vectors(router.encoder)
         self._shortlist = Shortlist(router, vectors, max_tools)
+        parse_preference(preference)  # a slip shows now, not in the first turn
         self._preference = preference
         if isinstance(always, str):
             raise InvalidInputError(f"always is a list of names, got one text. Write [{always!r}].")
@@ -142,19 +144,12 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         request = self._bound(request, turn)
         if self._pool is None:
             return _kept(handler(request), turn)
-        failures = Failures(self._pool)
-        for chosen in self._pool.tries(self._ask(request)):
-            if chosen.decision is not None:
-                dispatch(chosen.decision.to_dict(), ensure_config())
-            try:
-                with self._pool.attempt(chosen.name):
-                    response = handler(_for_llm(request, chosen.llm))
-                return _kept(_marked(response, chosen.name), turn)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                failures.add(chosen.name, error)
-        raise failures.final()
+
+        def run(chosen: Try) -> ModelResponse[Any]:
+            return _marked(handler(_for_llm(request, chosen.llm)), chosen.name)
+
+        asked = Fallback(self._pool, self._ask(request), ensure_config())
+        return _kept(asked.call(run), turn)
 
     async def awrap_model_call(
         self,
@@ -170,20 +165,12 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         request = self._bound(request, turn)
         if self._pool is None:
             return _kept(await handler(request), turn)
-        failures = Failures(self._pool)
-        tries = self._pool.tries(self._ask(request))
-        while chosen := await asyncio.to_thread(next, tries, None):
-            if chosen.decision is not None:
-                await adispatch(chosen.decision.to_dict(), ensure_config())
-            try:
-                with self._pool.attempt(chosen.name):
-                    response = await handler(_for_llm(request, chosen.llm))
-                return _kept(_marked(response, chosen.name), turn)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                failures.add(chosen.name, error)
-        raise failures.final()
+
+        async def run(chosen: Try) -> ModelResponse[Any]:
+            return _marked(await handler(_for_llm(request, chosen.llm)), chosen.name)
+
+        asked = Fallback(self._pool, self._ask(request), ensure_config())
+        return _kept(await asked.acall(run), turn)
 
     def wrap_tool_call(
         self,

@@ -16,7 +16,7 @@ from langgraph.types import Command, Send
 
 from langchain_moma.conversation import last_turn, messages_in
 from langchain_moma.decisions import MoMARecord
-from langchain_moma.destinations import Destinations, Stop, named_nodes
+from langchain_moma.destinations import Destinations, Stop
 from langchain_moma.several import Several, check_several
 from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, Preference
@@ -96,6 +96,7 @@ def as_node(
     Raises:
         UnknownNameError: A destination is not registered with the router.
         InvalidInputError: There is no destination at all, or no such ``several``.
+        InvalidPreferenceError: There is no such preference.
 
     Example:
         >>> from langgraph.graph import START, StateGraph
@@ -112,15 +113,7 @@ def as_node(
         ('WRITE HELLO IN CAPITALS', ['shout'])
     """
     check_several(several)
-    ways = Destinations(
-        router,
-        named_nodes(destinations),
-        llm,
-        default,
-        preference,
-        telemetry or Telemetry(),
-        several=several != "first",
-    )
+    ways = Destinations.of(router, destinations, llm, default, preference, telemetry, several)
     node = _Node(ways, several, active_agent)
 
     def decide(state: Any, config: RunnableConfig) -> Command[Any]:
@@ -162,6 +155,7 @@ def as_edge(
     Raises:
         UnknownNameError: A destination is not registered with the router.
         InvalidInputError: There is no destination at all, or no such ``several``.
+        InvalidPreferenceError: There is no such preference.
 
     Example:
         >>> from langgraph.graph import START, MessagesState, StateGraph
@@ -175,15 +169,7 @@ def as_edge(
         'WRITE HELLO IN CAPITALS'
     """
     check_several(several, ("first", "parallel"))
-    ways = Destinations(
-        router,
-        named_nodes(destinations),
-        llm,
-        default,
-        preference,
-        telemetry or Telemetry(),
-        several=several != "first",
-    )
+    ways = Destinations.of(router, destinations, llm, default, preference, telemetry, several)
 
     def path(state: Any, config: RunnableConfig) -> str | list[Send]:
         stops, record = ways.route(_conversation(state), _get(state, _KEY), config)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator
 
-from moma_core import InvalidInputError, MoMARouter, UnknownNameError
+from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 
-__all__ = ["check_registered", "check_router", "llm_names", "unreachable"]
+__all__ = ["check_registered", "check_router", "llm_names", "refuse_without_llms", "unreachable"]
 
 
 def check_router(router: object) -> None:
@@ -51,6 +51,28 @@ def unreachable(
     if not any_llm:
         names.update(llm_names(router))
     return frozenset(names.difference(reachable))
+
+
+def refuse_without_llms(
+    error: NoTargetError, router: MoMARouter, reachable: Collection[str], remedy: str
+) -> None:
+    """Say so where a query found no target because no LLM of the router can be invoked here.
+
+    Args:
+        error: What the router raised.
+        router: Has LLMs, or not.
+        reachable: Names that can be invoked.
+        remedy: What to write.
+
+    Raises:
+        NoTargetError: None of the router's LLMs is reachable.
+    """
+    names = llm_names(router)
+    if names and not set(names).intersection(reachable):
+        raise NoTargetError(
+            f"no agent takes the query, and none of the router's {len(names)} LLMs has a target "
+            f"here: {sorted(reachable)!r} holds no LLM. {remedy}"
+        ) from error
 
 
 def check_registered(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from langchain_moma.decisions import excluded_in, preference_in
 from langchain_moma.registered import check_router
-from moma_core import MoMAError, MoMARouter, Preference, RoutingDecision
+from moma_core import MoMAError, MoMARouter, Preference, RoutingDecision, parse_preference
 
 __all__ = ["RouteTool"]
 
@@ -67,6 +67,7 @@ class RouteTool(BaseTool):
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         check_router(self.router)
+        parse_preference(self.preference)
 
     def _run(self, query: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         preference, out = preference_in(config, self.preference), excluded_in(config)

@@ -18,6 +18,7 @@ from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import get_unique_config_specs
 from pydantic import ConfigDict, Field, SkipValidation
 
+from langchain_moma.call_forms import alone
 from langchain_moma.conversation import RouterInput, query_of
 from langchain_moma.decisions import (
     EXCLUDE,
@@ -27,14 +28,19 @@ from langchain_moma.decisions import (
     excluded_in,
     preference_in,
 )
-from langchain_moma.registered import check_registered, unreachable
+from langchain_moma.registered import check_registered, refuse_without_llms, unreachable
 from langchain_moma.several import InOrder, Several, at_once, check_several
 from langchain_moma.targets import Arguments, Targets
 from langchain_moma.team_target import team_answer
 from langchain_moma.telemetry import Telemetry
-from moma_core import MoMARouter, NoTargetError, Preference, UnknownNameError
+from moma_core import MoMARouter, NoTargetError, Preference, UnknownNameError, parse_preference
 
 __all__ = ["RunnableRouter"]
+
+_NO_LLM = (
+    "Give a chat model under an LLM's name, targets={'gpt-4o': ChatOpenAI(...)}, or what takes "
+    "such queries: default=chat."
+)
 
 
 class _Call(NamedTuple):
@@ -76,6 +82,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         UnknownNameError: A target's name is not registered with the router.
         ToolArgumentsError: A tool needs an entry in ``arguments``.
         InvalidInputError: There is no target, one cannot be run, or no such ``several``.
+        InvalidPreferenceError: There is no such preference.
         NoTargetError: Nothing could take the input, and there is no default.
 
     Example:
@@ -109,6 +116,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         name: str | None = None,
     ) -> None:
         check_several(several)
+        parse_preference(preference)
         # configurable_fields() builds this class anew at each call: by then agents may have been
         # removed from the router, which must not break a running program.
         if not isinstance(targets, Targets):
@@ -197,7 +205,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """Route in a thread, then pass on the target's chunks as they come."""
-        chunks = self._atransform_stream_with_config(_one(input), self._astream, config, **kwargs)
+        chunks = self._atransform_stream_with_config(alone(input), self._astream, config, **kwargs)
         async for chunk in chunks:
             yield chunk
 
@@ -214,6 +222,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
             decision = self.router.route(query_of(value), preference, exclude=out, several=several)
         except NoTargetError as error:
             if self.default is None:
+                refuse_without_llms(error, self.router, self.targets, _NO_LLM)
                 raise
             ms = (time.perf_counter() - start) * 1e3
             self.telemetry.unrouted(str(error), ms, "runnable")
@@ -286,7 +295,3 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         await adispatch(call.event, config)
         async for chunk in call.target.astream(call.value, config, **call.options):
             yield chunk
-
-
-async def _one(value: RouterInput) -> AsyncIterator[RouterInput]:
-    yield value

@@ -11,8 +11,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableSerializable
 from pydantic import ConfigDict, Field, SkipValidation
 
+from langchain_moma.call_forms import CallForms, Handed
 from langchain_moma.conversation import messages_in
-from langchain_moma.delegating import Delegating, Handed
 from langchain_moma.delegation import Delegation, How
 from langchain_moma.needs import Needs
 
@@ -21,7 +21,7 @@ __all__ = ["StructuredMoMA"]
 Delegate = Callable[[list[BaseMessage], Needs, How, RunnableConfig], Delegation]
 
 
-class StructuredMoMA(Delegating, RunnableSerializable[LanguageModelInput, Any]):
+class StructuredMoMA(CallForms, RunnableSerializable[LanguageModelInput, Any]):
     """Gives what ``with_structured_output`` of the chosen LLM gives.
 
     Args:

@@ -72,13 +72,13 @@ class MoMARouter(TakesFeedback):
         llms: LLMRouter | None,
         teams: TeamRouter | None = None,
     ) -> None:
+        saved.check_parts(llms, teams)
         if llms is not None:
             llms.check_encoder(encoder.fingerprint)
             agents.catalog.reserve(llms.names)
         self._encoder = encoder
         self._agent_router = agents
-        self._llms = llms
-        self._teams = teams
+        self._llms, self._teams = llms, teams
 
     @classmethod
     def from_cards(
@@ -106,7 +106,8 @@ class MoMARouter(TakesFeedback):
             encoder: By default the packaged MiniLM.
             negatives: Queries that no agent should take; they sharpen the gate.
             max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, say
-                0.05: kept by conformal risk control, at the price of more queries to LLMs.
+                0.05: promised with 90 % confidence by conformal risk control, at the price of more
+                queries to LLMs.
             categories: What categories there are and what they are for, beside those that cards
                 name; see docs/categories.md. A `Taxonomy` says more of how they are used.
             teams: Plans teams of the LLMs where they are worth their cost; None: never.
@@ -117,11 +118,11 @@ class MoMARouter(TakesFeedback):
 
         Raises:
             InvalidCardError: A card or category is unfit.
-            InvalidInputError: ``llms`` is no pool of LLMs.
+            InvalidInputError: A part is something else than what it is for.
             DuplicateNameError: Two cards share a name.
             RegistryError: Chroma does not answer or cannot write.
         """
-        encoder = encoder or MiniLMEncoder()
+        cards = saved.checked(agents, encoder := encoder or MiniLMEncoder(), decider)
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
         catalog = AgentCatalog(encoder, saved.open_registry(path, encoder))
@@ -134,7 +135,7 @@ class MoMARouter(TakesFeedback):
             taxonomy=Taxonomy.from_given(categories, encoder),
         )
         router = cls(encoder, agent_router, saved.open_pool(llms), teams)
-        catalog.put(*agents)  # last: what fails above leaves nothing registered
+        catalog.put(*cards)  # last: what fails above leaves nothing registered
         return router
 
     @property

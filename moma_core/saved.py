@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from moma_core.agent_routing import (
 from moma_core.agent_routing.categories import Taxonomy
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llm_routing import LLMRouter
-from moma_core.protocols import Encoder, Registry
+from moma_core.protocols import Encoder, FinalDecider, Registry
 from moma_core.registry import MemoryRegistry
 from moma_core.teams import TeamRouter
 from moma_core.teams.checkpoint import CONFIG_FILE
+from moma_core.types import AgentCard
 
-__all__ = ["open_pool", "open_registry", "read", "write"]
+__all__ = ["check_parts", "checked", "open_pool", "open_registry", "read", "write"]
 
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
@@ -40,14 +42,62 @@ def open_pool(llms: object) -> LLMRouter | None:
     Raises:
         InvalidInputError: It is something else.
     """
-    if llms == "packaged":
-        return LLMRouter.packaged()
+    pool: Any = LLMRouter.packaged() if llms == "packaged" else llms
+    return _checked_pool(pool)
+
+
+def _checked_pool(llms: Any) -> LLMRouter | None:
     if llms is not None and not isinstance(llms, LLMRouter):
         raise InvalidInputError(
             f"llms is a pool of LLMs, 'packaged' or None, got {llms!r:.60}. Load a trained pool: "
             "llms=LLMRouter.load('pool')."
         )
     return llms
+
+
+def checked(agents: Any, encoder: object, decider: object) -> tuple[AgentCard, ...]:
+    """Return the cards, refusing parts that could not be used once a query comes.
+
+    Raises:
+        InvalidInputError: ``agents`` is no list, ``encoder`` encodes nothing, or ``decider``
+            decides nothing.
+
+    Example:
+        >>> checked(AgentCard("weather", "Forecast for a place"), None, None)
+        Traceback (most recent call last):
+        moma_core.errors.InvalidInputError: agents are a list of cards, got AgentCard. ...
+    """
+    if isinstance(agents, str) or not isinstance(agents, Iterable):
+        raise InvalidInputError(
+            f"agents are a list of cards, got {type(agents).__name__}. Write "
+            "MoMARouter.from_cards([AgentCard(name, description)])."
+        )
+    for name in ("encode", "dimension", "fingerprint"):
+        if not hasattr(encoder, name):
+            raise InvalidInputError(
+                f"an encoder has encode, dimension and fingerprint, got {encoder!r:.60} without "
+                f"{name!r}. Leave it out for the packaged one."
+            )
+    if decider is not None and not isinstance(decider, FinalDecider):
+        raise InvalidInputError(
+            f"a decider has decide(query, cards, log_prior), got {decider!r:.60}. Write "
+            "decider=FusedDecider(...), or leave it out."
+        )
+    return tuple(agents)
+
+
+def check_parts(llms: object, teams: object) -> None:
+    """Refuse what a router cannot ask, when it is built rather than on its first query.
+
+    Raises:
+        InvalidInputError: One of them is something else than its kind or None.
+    """
+    _checked_pool(llms)
+    if teams is not None and not isinstance(teams, TeamRouter):
+        raise InvalidInputError(
+            f"teams is a TeamRouter or None, got {teams!r:.60}. Load a trained one: "
+            "teams=TeamRouter.load('teams', encoder, llms)."
+        )
 
 
 def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:

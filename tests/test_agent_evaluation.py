@@ -145,6 +145,16 @@ def test_the_report(word_cards):
     assert told
 
 
+def test_the_bar_moves_by_queries(word_cards):
+    told = []
+    many = labelled(*((f"rain snow {i}", "weather") for i in range(1200)))
+    report(word_cards, NONE, many, progress=lambda *each: told.append(each))
+    for label in ("encoding", "routing"):
+        steps = [done for what, done, total in told if what == label and total == 1200]
+        assert steps == [512, 1024, 1200]
+    assert [done for what, done, _ in told if what == "timing"] == list(range(300))
+
+
 def test_several_wanted_agents_count_by_their_share():
     cards = [AgentCard(f"agent{i}", f"only{i}") for i in range(9)]
     wanted = [f"agent{i}" for i in range(8)]

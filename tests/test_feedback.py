@@ -231,8 +231,12 @@ def test_saved_replayed_and_damaged(tmp_path):
     assert fresh.corrections(VECTOR) == pytest.approx(learning.corrections(VECTOR))
     with log.open("ab") as file:
         file.write(b'{"trial": ')
-    assert len(FeedbackLog.read(log)) == 60
-    log.write_text(log.read_text().replace('"reward": 0.5', '"reward": 5', 1) + "}\n")
+    with pytest.warns(UserWarning, match="line 61 .* was cut off"):
+        assert len(FeedbackLog.read(log)) == 60
+    FeedbackLog(log).append(FeedbackRecord.of(trial_of(learning), 0.5))  # the next run's
+    with pytest.warns(UserWarning, match="line 61 .* was cut off"):
+        assert len(FeedbackLog.read(log)) == 61
+    log.write_text(log.read_text().replace('"reward": 0.5', '"reward": 5', 1))
     with pytest.raises(ArtifactError, match="line 2"):
         FeedbackLog.read(log)
     with pytest.raises(ArtifactError, match="no feedback log"):

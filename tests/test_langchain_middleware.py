@@ -380,6 +380,19 @@ async def test_both_decisions_are_on_the_trace(router: MoMARouter) -> None:
     assert seen == [("agent", "weather"), ("llm", SMALL)]
 
 
+async def test_an_llm_that_failed_is_on_the_trace(router: MoMARouter) -> None:
+    llms = {SMALL: ScriptedChat(name=SMALL), LARGE: ScriptedChat(name=LARGE, failures=1)}
+    moma = MoMAMiddleware(router, llms=llms, preference="performance")
+    agent = create_agent(ScriptedChat(), TOOLS, middleware=[moma])
+    asked = {"messages": [("human", ASK)]}
+    failed = [
+        event["data"]["llm"]
+        async for event in agent.astream_events(asked, version="v2")
+        if event["event"] == "on_custom_event" and event["name"] == "moma.fallback"
+    ]
+    assert failed == [LARGE]
+
+
 def test_a_summary_amid_a_turn_is_not_a_new_turn(router: MoMARouter) -> None:
     llm = ScriptedChat(reply=thrice("weather"))
     told = ScriptedChat(reply=lambda *_: "They spoke of recipes for a dish.")

@@ -163,6 +163,10 @@ def test_a_critique_is_never_the_answer() -> None:
 
 @pytest.mark.parametrize("field", ["rounds", "calls", "tokens", "usd"])
 def test_a_limit_of_nothing_is_refused(field: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"limit {field} must be more than zero, got 'x'"):
+        Limits(**{field: "x"})
+    with pytest.raises(InvalidInputError, match=r"rounds are whole, got 1\.5"):
+        Limits(rounds=1.5)
     with pytest.raises(InvalidInputError, match=f"limit {field} must be more than zero, got 0"):
         Limits(**{field: 0})
 
@@ -299,7 +303,7 @@ def test_a_lone_members_error_is_the_callers_to_see() -> None:
     llms = {"a": scripted("a", failures=9), "d": scripted("d", failures=9)}
     with pytest.raises(TimeoutError, match="a does not answer") as caught:
         ask(build(plan_of("io"), llms, fallbacks=["d"]))
-    assert "'d', asked in its place, failed" in caught.value.__notes__[0]
+    assert "'d', asked in its place, failed" in "\n".join(caught.value.__notes__)
     with pytest.raises(TimeoutError, match="a does not answer"):
         ask(build(plan_of("reflection"), {"a": llms["a"], "b": scripted("b")}))
 
@@ -654,3 +658,44 @@ def test_records_are_plain_json() -> None:
     record = ask(graph)["team"]
     assert json.loads(json.dumps(record)) == record
     assert TeamPlan.from_dict(record["escalation"]["plan"]) == DEBATE
+
+
+# Options of one call
+
+
+class Heard(ScriptedChat):
+    """Keeps the options of its calls."""
+
+    options: list[Any]
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **given: Any):
+        self.options.append((stop, given))
+        return super()._generate(messages, stop=stop, run_manager=run_manager, **given)
+
+    def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **given: Any):
+        self.options.append((stop, given))
+        yield from super()._stream(messages, stop=stop, run_manager=run_manager, **given)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+async def test_options_of_a_call_reach_every_member(way: str) -> None:
+    llms = {name: Heard(name=name, reply=says("x"), options=[]) for name in "abc"}
+    team: Any = Answering(build(plan_of("chain"), llms))
+    for options in ({"stop": ["END"], "seed": 7, "tools": []}, {}):
+        given = getattr(team, way)(QUESTION, **options)
+        if way == "ainvoke":
+            await given
+        elif way == "astream":
+            assert [chunk async for chunk in given]
+        elif way == "stream":
+            assert list(given)
+    config = {"configurable": {"moma_options": {"stop": ["."]}}}
+    await team.team.ainvoke({"messages": [("human", QUESTION)]}, config)
+    for llm in llms.values():
+        assert llm.options == [(["END"], {"seed": 7}), (None, {}), (["."], {})]
+
+
+def test_a_team_that_is_given_tools_says_why_not() -> None:
+    team = Answering(build(plan_of("chain"), three()))
+    with pytest.raises(InvalidInputError, match="it takes no 'tools'"):
+        team.invoke(QUESTION, tools=[{"name": "add"}])

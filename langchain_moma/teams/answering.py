@@ -6,26 +6,36 @@ What `RunnableRouter` needs where a decision names a team in place of an LLM.
 # ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from langchain_moma.call_forms import alone
 from langchain_moma.conversation import RouterInput, messages_in
 from langchain_moma.teams.graph import Team
+from langchain_moma.teams.members import with_options
+from moma_core import InvalidInputError
 
 __all__ = ["TEAM_KEY", "Answering"]
 
 TEAM_KEY = "moma_team"
 """Key in an answer's ``response_metadata`` with the team's `TeamRecord`; not in a stream."""
 
+_REFUSED = frozenset({"functions", "response_format", "tool_choice", "tools"})
+
 
 class Answering(Runnable[RouterInput, AIMessage]):
     """Asks a team and gives its answer alone, as a chat model would.
 
+    Options of a call, such as ``stop``, reach each member's LLM.
+
     Args:
         team: From `build`.
+
+    Raises:
+        InvalidInputError: At a call: it brings tools or a format, which a team does not answer in.
 
     Example:
         >>> from langchain_moma.teams import build
@@ -49,7 +59,7 @@ class Answering(Runnable[RouterInput, AIMessage]):
         **kwargs: Any,
     ) -> AIMessage:
         """Ask the team."""
-        return self._call_with_config(self._invoke, input, config)
+        return self._call_with_config(self._invoke, input, config, **_options(kwargs))
 
     async def ainvoke(
         self,
@@ -58,7 +68,7 @@ class Answering(Runnable[RouterInput, AIMessage]):
         **kwargs: Any,
     ) -> AIMessage:
         """Await the team's answer."""
-        return await self._acall_with_config(self._ainvoke, input, config)
+        return await self._acall_with_config(self._ainvoke, input, config, **_options(kwargs))
 
     def stream(
         self,
@@ -67,7 +77,9 @@ class Answering(Runnable[RouterInput, AIMessage]):
         **kwargs: Any,
     ) -> Iterator[AIMessage]:
         """Pass on the tokens of the last word; an answer found before it comes in one chunk."""
-        yield from self._transform_stream_with_config(iter([input]), self._stream, config)
+        yield from self._transform_stream_with_config(
+            iter([input]), self._stream, config, **_options(kwargs)
+        )
 
     async def astream(
         self,
@@ -76,30 +88,46 @@ class Answering(Runnable[RouterInput, AIMessage]):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessage]:
         """Pass on the tokens of the last word as they come."""
-        chunks = self._atransform_stream_with_config(_one(input), self._astream, config)
+        chunks = self._atransform_stream_with_config(
+            alone(input), self._astream, config, **_options(kwargs)
+        )
         async for chunk in chunks:
             yield chunk
 
     # The callbacks of this `config` already hang below our own run.
-    def _invoke(self, value: RouterInput, run_manager: object, config: RunnableConfig) -> AIMessage:
-        return _answer(self.team.invoke({"messages": messages_in(value)}, config))
+    def _invoke(
+        self, value: RouterInput, run_manager: object, config: RunnableConfig, **options: Any
+    ) -> AIMessage:
+        asked: Any = {"messages": messages_in(value)}
+        return _answer(self.team.invoke(asked, with_options(config, options)))
 
     async def _ainvoke(
-        self, value: RouterInput, run_manager: object, config: RunnableConfig
+        self, value: RouterInput, run_manager: object, config: RunnableConfig, **options: Any
     ) -> AIMessage:
-        return _answer(await self.team.ainvoke({"messages": messages_in(value)}, config))
+        asked: Any = {"messages": messages_in(value)}
+        return _answer(await self.team.ainvoke(asked, with_options(config, options)))
 
     def _stream(
-        self, values: Iterator[RouterInput], run_manager: object, config: RunnableConfig
+        self,
+        values: Iterator[RouterInput],
+        run_manager: object,
+        config: RunnableConfig,
+        **options: Any,
     ) -> Iterator[AIMessage]:
         asked: Any = {"messages": messages_in(next(values))}
+        config = with_options(config, options)
         for part in self.team.stream(asked, config, stream_mode="messages"):
             yield _chunk(part)
 
     async def _astream(
-        self, values: AsyncIterator[RouterInput], run_manager: object, config: RunnableConfig
+        self,
+        values: AsyncIterator[RouterInput],
+        run_manager: object,
+        config: RunnableConfig,
+        **options: Any,
     ) -> AsyncIterator[AIMessage]:
         asked: Any = {"messages": messages_in(await anext(values))}
+        config = with_options(config, options)
         async for part in self.team.astream(asked, config, stream_mode="messages"):
             yield _chunk(part)
 
@@ -117,5 +145,16 @@ def _chunk(part: Any) -> AIMessageChunk:
     return AIMessageChunk(**message.model_dump(exclude={"type"}))
 
 
-async def _one(value: RouterInput) -> AsyncIterator[RouterInput]:
-    yield value
+def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a call that each member can be called with.
+
+    Raises:
+        InvalidInputError: One makes of an answer what no other member could read.
+    """
+    for name in _REFUSED.intersection(options):
+        if options[name]:
+            raise InvalidInputError(
+                f"a team answers in words, so it takes no {name!r}. Leave it out, or exclude "
+                "teams: MoMARouter(..., teams=None). Options such as stop reach every member."
+            )
+    return {name: value for name, value in options.items() if name not in _REFUSED}

@@ -59,7 +59,8 @@ def build(
     It takes ``{"messages": [...]}`` and adds the team's answer to them, so it fits wherever a graph
     over messages does: alone, as a node of another graph, as a target of `RunnableRouter`.
     ``state["team"]`` says how the answer came about, in plain data (`TeamRecord`). Nodes bear the
-    names of the roles.
+    names of the roles. LangGraph drops options of a call; `Answering` hands them to every member,
+    and so does ``config={"configurable": {"moma_options": {"stop": ["END"]}}}``.
 
     Args:
         plan: Mode, members and rounds.

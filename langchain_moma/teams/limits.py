@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from langchain_moma.teams.transcript import Usage
 from moma_core import InvalidInputError
+from moma_core.types import is_number
 
 __all__ = ["Limits", "said"]
 
@@ -25,7 +26,7 @@ class Limits:
         usd: USD by the LLMs' cards.
 
     Raises:
-        InvalidInputError: A limit is zero or less.
+        InvalidInputError: A limit is no number, or zero or less; ``rounds`` is not whole.
 
     Example:
         >>> used: Usage = {"calls": 2, "input_tokens": 90, "output_tokens": 9, "cost": 0.01}
@@ -45,11 +46,13 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None and not value > 0:
+            if value is not None and not (is_number(value) and value > 0):
                 raise InvalidInputError(
                     f"limit {field.name} must be more than zero, got {value!r}. Leave it out for "
                     "no limit."
                 )
+        if self.rounds is not None and not isinstance(self.rounds, int):
+            raise InvalidInputError(f"rounds are whole, got {self.rounds!r}.")
 
     def reached(self, used: Usage, following: Usage) -> str | None:
         """Return the limit that ``following`` would pass after ``used``, in words."""

@@ -17,13 +17,17 @@ from langgraph.errors import GraphBubbleUp
 
 from langchain_moma.decisions import FALLBACK_EVENT, adispatch, dispatch
 from langchain_moma.delegation import marked
+from langchain_moma.failures import Failures
 from langchain_moma.pool import LLM_KEY
-from langchain_moma.portable import portable_messages
+from langchain_moma.portable import portable_messages, portable_options
 from langchain_moma.teams.transcript import Turn, message_of
 from langchain_moma.telemetry import Telemetry
 from moma_core import Health, LLMCard
 
-__all__ = ["Members", "Seat", "SilentError", "silent"]
+__all__ = ["Members", "Seat", "UnansweredError", "silent", "with_options"]
+
+_OPTIONS = "moma_options"
+"""Key under ``config["configurable"]`` with options for each LLM's call."""
 
 
 class Seat(NamedTuple):
@@ -36,24 +40,16 @@ class Seat(NamedTuple):
     kind: str
 
 
-class SilentError(Exception):
-    """None of the LLMs that a seat may ask answered; its cause is what the first one raised.
+class UnansweredError(Exception):
+    """None of the LLMs that a seat may ask answered.
 
     Args:
-        errors: By the LLMs' names, in the order in which they were asked.
+        failures: What each of them raised.
     """
 
-    def __init__(self, errors: Sequence[tuple[str, Exception]]) -> None:
-        super().__init__(f"no LLM answered: {', '.join(name for name, _ in errors)}")
-        self.errors = list(errors)
-
-    @property
-    def first(self) -> Exception:
-        """The first error, with notes on the others."""
-        (_, error), *others = self.errors
-        for name, other in others:
-            error.add_note(f"{name!r}, asked in its place, failed with {other!r}")
-        return error
+    def __init__(self, failures: Failures) -> None:
+        super().__init__("no LLM answered")
+        self.failures = failures
 
 
 @dataclass(frozen=True)
@@ -78,20 +74,22 @@ class Members:
         """Return what the first LLM says that answers.
 
         Raises:
-            SilentError: None did.
+            UnansweredError: None did.
         """
-        errors: list[tuple[str, Exception]] = []
+        failures = Failures(self.telemetry)
         for name in self._order(seat.llm):
             llm, own = self.llms[name], _naming(name, config)
             try:
                 with self.health.attempt(name, passing=(GraphBubbleUp,)):
-                    answer = llm.invoke(portable_messages(messages, llm), own)
-                return self._spoken(seat, name, messages, answer, errors)
+                    answer = llm.invoke(
+                        portable_messages(messages, llm), own, **_options_in(config, llm)
+                    )
+                return self._spoken(seat, name, messages, answer, failures)
             except GraphBubbleUp:
                 raise
             except Exception as error:  # noqa: BLE001  # any provider's error
-                dispatch(self._failed(seat, name, error, errors), config, FALLBACK_EVENT)
-        raise SilentError(errors)
+                dispatch({"role": seat.role, **failures.add(name, error)}, config, FALLBACK_EVENT)
+        raise UnansweredError(failures)
 
     async def aask(
         self, seat: Seat, messages: Sequence[BaseMessage], config: RunnableConfig
@@ -99,31 +97,28 @@ class Members:
         """Await what the first LLM says that answers.
 
         Raises:
-            SilentError: None did.
+            UnansweredError: None did.
         """
-        errors: list[tuple[str, Exception]] = []
+        failures = Failures(self.telemetry)
         for name in self._order(seat.llm):
             llm, own = self.llms[name], _naming(name, config)
             try:
                 with self.health.attempt(name, passing=(GraphBubbleUp,)):
-                    answer = await llm.ainvoke(portable_messages(messages, llm), own)
-                return self._spoken(seat, name, messages, answer, errors)
+                    answer = await llm.ainvoke(
+                        portable_messages(messages, llm), own, **_options_in(config, llm)
+                    )
+                return self._spoken(seat, name, messages, answer, failures)
             except GraphBubbleUp:
                 raise
             except Exception as error:  # noqa: BLE001  # any provider's error
-                await adispatch(self._failed(seat, name, error, errors), config, FALLBACK_EVENT)
-        raise SilentError(errors)
+                await adispatch(
+                    {"role": seat.role, **failures.add(name, error)}, config, FALLBACK_EVENT
+                )
+        raise UnansweredError(failures)
 
     def _order(self, own: str) -> Iterator[str]:
         names = dict.fromkeys((own, *self.fallbacks))
         return iter(sorted(names, key=self.health.is_open))  # stable: failing ones last
-
-    def _failed(
-        self, seat: Seat, name: str, error: Exception, errors: list[tuple[str, Exception]]
-    ) -> dict[str, Any]:
-        self.telemetry.failed(name, error)
-        errors.append((name, error))
-        return {"role": seat.role, "llm": name, "error": repr(error)}
 
     def _spoken(
         self,
@@ -131,13 +126,13 @@ class Members:
         name: str,
         asked: Sequence[BaseMessage],
         answer: AIMessage,
-        errors: Sequence[tuple[str, Exception]],
+        failures: Failures,
     ) -> Turn:
         read, wrote, estimated = _tokens(asked, answer)
         card = self.cards.get(name)
         cost = None if card is None else card.usd(read, wrote)
         return {
-            **silent(seat, errors),
+            **silent(seat, failures),
             "llm": name,
             "text": str(answer.text),
             "message": message_of(marked(answer, name)),
@@ -148,7 +143,7 @@ class Members:
         }
 
 
-def silent(seat: Seat, errors: Sequence[tuple[str, Exception]]) -> Turn:
+def silent(seat: Seat, failures: Failures) -> Turn:
     """Return the turn of a seat of which nobody could speak."""
     return {
         "stage": seat.stage,
@@ -162,8 +157,19 @@ def silent(seat: Seat, errors: Sequence[tuple[str, Exception]]) -> Turn:
         "output_tokens": 0,
         "estimated": False,
         "cost": None,
-        "failures": [{"llm": name, "error": repr(error)} for name, error in errors],
+        "failures": failures.plain,
     }
+
+
+def with_options(config: RunnableConfig, options: Mapping[str, Any]) -> RunnableConfig:
+    """Return the config that hands the options of one call to each LLM of a team."""
+    if not options:
+        return config
+    return merge_configs(config, {"configurable": {_OPTIONS: dict(options)}})
+
+
+def _options_in(config: RunnableConfig, llm: BaseChatModel) -> dict[str, Any]:
+    return portable_options((config.get("configurable") or {}).get(_OPTIONS) or {}, llm)
 
 
 def _naming(name: str, config: RunnableConfig) -> RunnableConfig:

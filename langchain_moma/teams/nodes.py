@@ -19,7 +19,7 @@ from langchain_moma.conversation import some_query_of
 from langchain_moma.teams.escalation import Escalating, Second
 from langchain_moma.teams.flow import Flow, Speak, Stop
 from langchain_moma.teams.limits import said
-from langchain_moma.teams.members import Members, Seat, SilentError, silent
+from langchain_moma.teams.members import Members, Seat, UnansweredError, silent
 from langchain_moma.teams.transcript import (
     TeamRecord,
     TeamState,
@@ -80,14 +80,14 @@ class Nodes:
             who, messages, own = self._asked(seat, state, config)
             try:
                 return {"transcript": [self.members.ask(who, messages, own)]}
-            except SilentError as error:
+            except UnansweredError as error:
                 return {"transcript": [self._dropped(who, error, state)]}
 
         async def aspeak(state: TeamState, config: RunnableConfig) -> dict[str, list[Turn]]:
             who, messages, own = self._asked(seat, state, config)
             try:
                 return {"transcript": [await self.members.aask(who, messages, own)]}
-            except SilentError as error:
+            except UnansweredError as error:
                 return {"transcript": [self._dropped(who, error, state)]}
 
         return RunnableLambda(speak, aspeak, name=self.roles[seat])
@@ -176,13 +176,13 @@ class Nodes:
         who = Seat(step.stage, seat, self.roles[seat], member.llm, stage.kind)
         return who, messages, own
 
-    def _dropped(self, who: Seat, error: SilentError, state: TeamState) -> Turn:
-        turn = silent(who, error.errors)
+    def _dropped(self, who: Seat, error: UnansweredError, state: TeamState) -> Turn:
+        turn = silent(who, error.failures)
         step = self.flow.next(state["transcript"], state["messages"])
         if step == Speak(who.stage, (who.seat,)) and self.flow.hopeless(
             [*state["transcript"], turn]
         ):
-            raise error.first
+            raise error.failures.final()
         return turn
 
     def _best(self, state: TeamState) -> Turn:

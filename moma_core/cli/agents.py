@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
-from moma_core.errors import DuplicateNameError, UnknownNameError
+from moma_core.errors import DuplicateNameError, InvalidDataError, UnknownNameError
 from moma_core.types import AgentCard
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="List, add, remove and switch agents.")
+app = typer.Typer(no_args_is_help=True, help="List, add, change, remove and switch agents.")
 _HERE = Path(".moma")
 
 
@@ -127,7 +128,7 @@ def _register(cards: list[AgentCard], negatives: tuple[str, ...], directory: Pat
             if card.name in opened.agents:
                 raise DuplicateNameError(
                     f"an agent named {card.name!r} exists already in {directory}. Choose another "
-                    f"name, or type first: moma agents remove {shlex.quote(card.name)} --router "
+                    f"name, or change it: moma agents update {shlex.quote(card.name)} --router "
                     f"{shlex.quote(str(directory))}"
                 )
         opened.agents.add(*cards)
@@ -164,6 +165,45 @@ def categories(router: RouterOption = _HERE) -> None:
         some = ", ".join(names[row] for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
         table.add_row(escape(category), str(len(rows)), escape(some))
     console.print(table)
+
+
+@app.command(epilog="Example: moma agents update weather -e 'will it rain?' -e 'how warm is it?'")
+def update(
+    name: Name,
+    description: Annotated[str | None, typer.Option(help="What it does, instead.")] = None,
+    example: Annotated[
+        list[str] | None, typer.Option("-e", "--example", help="All its queries, anew; repeat.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option("-c", "--category", help="All its categories; repeat.")
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(help="JSON schema of its arguments, a file.", exists=True, dir_okay=False),
+    ] = None,
+    router: RouterOption = _HERE,
+) -> None:
+    """Change what is given of an agent; the rest stays, and no other agent is encoded again."""
+    given: dict[str, Any] = {
+        "description": description,
+        "examples": tuple(example) if example else None,
+        "categories": tuple(category) if category else None,
+        "input_schema": None if schema is None else _read_schema(schema),
+    }
+    changed = {field: value for field, value in given.items() if value is not None}
+    if not changed:
+        raise typer.BadParameter("give --description, -e, -c or --schema.")
+    opened = _open_with(router, name)
+    opened.agents.update(dataclasses.replace(opened.agents.get(name), **changed))
+    opened.save(router)
+    console.print(f"Updated {', '.join(changed)} of {escape(repr(name))}.", highlight=False)
+
+
+def _read_schema(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidDataError(f"{path} is not JSON ({error}).") from error
 
 
 @app.command(epilog="Example: moma agents remove weather")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from moma_core.cli.terminal import console, llm_folder, output_folder, progress_bar, write_json
 from moma_core.errors import InvalidDataError
+from moma_core.protocols import Encoder
 from moma_core.teams import TeamRouter
 
 __all__ = ["app", "evaluate", "train"]
@@ -32,6 +33,15 @@ _Domains = Annotated[
     Path | None,
     typer.Option(help="JSON of task domains: {task: domain}; by default guessed.", exists=True),
 ]
+_Trained = Annotated[
+    Path | None,
+    typer.Option(
+        "--router",
+        help="What moma train teams wrote; by default the packaged one.",
+        exists=True,
+        file_okay=False,
+    ),
+]
 _FOLDER = "teams"
 
 
@@ -46,14 +56,7 @@ def plan(
     preference: Annotated[
         str, typer.Option(help="performance, auto, cost, or cost:USD for a budget a query.")
     ] = "auto",
-    router: Annotated[
-        Path | None,
-        typer.Option(
-            help="What moma train teams wrote; by default the packaged one.",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
+    router: _Trained = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Plan who answers one query together; no LLM is asked."""
@@ -70,12 +73,10 @@ def plan(
 
 
 @app.command(epilog="Example: moma teams roles")
-def roles() -> None:
-    """List the packaged roles."""
-    from moma_core.teams import packaged_roles
-
+def roles(router: _Trained = None) -> None:
+    """List the roles that a team can be made of."""
     table = Table("domain", "role", "what it does")
-    for role in packaged_roles():
+    for role in _open(router).parts.options.roles:
         table.add_row(role.domain, role.name, escape(role.description))
     console.print(table)
 
@@ -127,17 +128,20 @@ def evaluate(
     ] = None,
 ) -> None:
     """Plan teams for scored queries and write SIMULATED quality and cost beside baselines."""
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.evaluation.progress import ToldEncoder
     from moma_core.evaluation.team_plots import draw_teams
     from moma_core.evaluation.teams import evaluate_teams
     from moma_core.llm_routing import LLMDataset, LLMRouter
 
     with progress_bar() as tell:
-        tell("encoding and simulating", 0, 1)
+        tell("reading", 0, 1)
         report = evaluate_teams(
-            _open(router),
+            _open(router, ToldEncoder(MiniLMEncoder(), tell)),
             LLMRouter.load(llm_folder(router)),
             LLMDataset.read(data),
             _read_domains(domains),
+            progress=tell,
         )
     write_json(out, report)
     if figure is not None:
@@ -149,13 +153,14 @@ def evaluate(
     console.print(table)
 
 
-def _open(folder: Path | None) -> TeamRouter:
+def _open(folder: Path | None, encoder: Encoder | None = None) -> TeamRouter:
     from moma_core.encoders import MiniLMEncoder
     from moma_core.llm_routing import LLMRouter
 
+    encoder = encoder or MiniLMEncoder()
     if folder is None:
-        return TeamRouter.packaged(MiniLMEncoder(), LLMRouter.packaged())
-    return TeamRouter.load(folder / _FOLDER, MiniLMEncoder(), LLMRouter.load(llm_folder(folder)))
+        return TeamRouter.packaged(encoder, LLMRouter.packaged())
+    return TeamRouter.load(folder / _FOLDER, encoder, LLMRouter.load(llm_folder(folder)))
 
 
 def _read_domains(path: Path | None) -> dict[str, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ import numpy as np
 from moma_core.agent_routing.dataset import LabelledQueries, with_examples
 from moma_core.encoders import MiniLMEncoder
 from moma_core.errors import InvalidDataError
+from moma_core.evaluation.progress import AT_ONCE, Progress, ToldEncoder
 from moma_core.protocols import Encoder
 from moma_core.router import MoMARouter
 from moma_core.types import AgentCard, AgentOutcome, FloatArray, Handled, Query, RoutingState
 
 __all__ = ["evaluate_agents"]
-
-Progress = Callable[[str, int, int], None]
 
 _TIMED = 300  # queries routed one by one for the times
 
@@ -60,7 +59,7 @@ def evaluate_agents(
     if not len(test):
         raise InvalidDataError("the test file has no rows; give at least one query.")
     tell = progress or (lambda _label, _done, _total: None)
-    encoder = _Chunked(encoder or MiniLMEncoder(), tell)
+    encoder = ToldEncoder(encoder or MiniLMEncoder(), tell)
     router = MoMARouter.from_cards(
         with_examples(cards, train, shots, seed),
         llms=None,
@@ -70,32 +69,23 @@ def evaluate_agents(
     )
     router.fit(tell)
     vectors = encoder.encode(test.texts)
-    outcomes = router.agent_router.route_batch(test.texts, vectors)
+    outcomes = _routed(router, test.texts, vectors, tell)
     with_examples(cards, test)  # an unknown agent in the test file is an error, not a miss
     if diagram is not None:
         _draw(test, outcomes, router.agent_router.trained.gate.threshold, diagram)
     report = {"n_agents": len(cards), "n_test": len(test)}
-    return {**report, **_quality(test, outcomes), **_times(router, encoder, test.texts)}
+    return {**report, **_quality(test, outcomes), **_times(router, encoder, test.texts, tell)}
 
 
-class _Chunked:
-    """An encoder that reports progress on long lists."""
-
-    def __init__(self, encoder: Encoder, tell: Progress) -> None:
-        self._encoder = encoder
-        self._tell = tell
-        self.fingerprint = encoder.fingerprint
-        self.dimension = encoder.dimension
-
-    def encode(self, texts: Sequence[str]) -> FloatArray:
-        if len(texts) <= 1:
-            return self._encoder.encode(texts)
-        parts = []
-        for start in range(0, len(texts), 512):
-            self._tell("encoding", start, len(texts))
-            parts.append(self._encoder.encode(texts[start : start + 512]))
-        self._tell("encoding", len(texts), len(texts))
-        return np.concatenate(parts)
+def _routed(
+    router: MoMARouter, texts: Sequence[str], vectors: FloatArray, tell: Progress
+) -> list[AgentOutcome]:
+    outcomes: list[AgentOutcome] = []
+    for start in range(0, len(texts), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        outcomes += router.agent_router.route_batch(texts[some], vectors[some])
+        tell("routing", len(outcomes), len(texts))
+    return outcomes
 
 
 def _quality(test: LabelledQueries, outcomes: Sequence[AgentOutcome]) -> dict[str, float | None]:
@@ -144,11 +134,15 @@ def _auroc(chance: Any, inside: Any) -> float | None:
     return float(roc_auc_score(inside, chance))
 
 
-def _times(router: MoMARouter, encoder: Encoder, texts: Sequence[str]) -> dict[str, float]:
+def _times(
+    router: MoMARouter, encoder: Encoder, texts: Sequence[str], tell: Progress
+) -> dict[str, float]:
     """Time the encoder alone and the whole route in turn, so that noise hits both alike."""
     step = max(len(texts) // _TIMED, 1)
     encoded, routed = [], []
-    for text in texts[::step][:_TIMED]:
+    chosen = texts[::step][:_TIMED]
+    for done, text in enumerate(chosen):
+        tell("timing", done, len(chosen))
         start = time.perf_counter()
         encoder.encode([text])
         middle = time.perf_counter()

@@ -177,6 +177,7 @@ def evaluate_teams(
     dataset: LLMDataset,
     domains: Mapping[str, str] | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return how planned teams do on queries that the router was not trained on, SIMULATED.
 
@@ -186,6 +187,7 @@ def evaluate_teams(
         dataset: With score and cost of each LLM of its pool.
         domains: True task domain of each task; None guesses.
         seed: Of the simulated outcomes.
+        progress: Called after each rate at which plans were made.
 
     Returns:
         ``simulated`` (always True), ``curve`` of [USD, quality] by rate, ``preferences``,
@@ -195,7 +197,11 @@ def evaluate_teams(
         InvalidDataError: No column for an LLM of the pool, or no complete query.
     """
     pool = simulate_testing(llms, dataset, router.encoder, domains, router.parts.options)
-    found = [_at_rate(router, pool, rate) for rate in RATES]
+    found = []
+    for done, rate in enumerate(RATES, 1):
+        found.append(_at_rate(router, pool, rate))
+        if progress is not None:
+            progress("planning", done, len(RATES))
     strongest = pool.llms.index(llms.best_single)
     planned = {name: _chosen(found, wanted) for name, wanted in _PREFERENCES.items()}
     fixed = baseline_plans(pool, router.planner.tables, strongest)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.types.cards import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, AgentCard, LLMCard
-from moma_core.types.checks import MAX_NAME_CHARS, is_text, is_visible
+from moma_core.types.checks import MAX_NAME_CHARS, is_number, is_text, is_visible
 from moma_core.types.decisions import (
     AgentOutcome,
     Candidate,
@@ -45,6 +45,7 @@ __all__ = [
     "Step",
     "TeamMember",
     "TeamPlan",
+    "is_number",
     "is_text",
     "is_visible",
 ]

@@ -6,12 +6,22 @@ import json
 import numbers
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeGuard
 
-from moma_core.errors import InvalidCardError
+from moma_core.errors import InvalidCardError, InvalidInputError, MoMAError
 
-__all__ = ["MAX_NAME_CHARS", "check_name", "is_json_object", "is_number", "is_text", "is_visible"]
+__all__ = [
+    "MAX_NAME_CHARS",
+    "check_name",
+    "half_character",
+    "is_json_object",
+    "is_number",
+    "is_text",
+    "is_visible",
+    "rebuilding",
+]
 
 MAX_NAME_CHARS = 128
 
@@ -40,11 +50,52 @@ def is_text(value: object) -> TypeGuard[str]:
     """Say whether it is text with something to see and no half characters."""
     if not isinstance(value, str) or not any(map(is_visible, value)):
         return False
+    return half_character(value) is None  # no store and no tokeniser takes one
+
+
+def half_character(text: str) -> int | None:
+    """Return where the first half of a character (a lone surrogate) is, None where there is none.
+
+    Example:
+        >>> half_character("rain"), half_character("rain " + chr(0xD83C))
+        (None, 5)
+    """
     try:
-        value.encode()
-    except UnicodeEncodeError:  # a lone surrogate: no store and no tokeniser takes it
-        return False
-    return True
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+@contextmanager
+def rebuilding(what: str) -> Iterator[None]:
+    """Say what is wrong with a plain dict that a value is rebuilt from.
+
+    Args:
+        what: The value, such as ``"a RoutingDecision"``.
+
+    Raises:
+        InvalidInputError: A key is missing, or a value has a wrong type.
+
+    Example:
+        >>> with rebuilding("a TeamPlan"):
+        ...     {}["members"]
+        Traceback (most recent call last):
+        moma_core.errors.InvalidInputError: the dict of a TeamPlan lacks 'members'. ...
+    """
+    try:
+        yield
+    except MoMAError:
+        raise
+    except KeyError as error:
+        raise InvalidInputError(
+            f"the dict of {what} lacks {error.args[0]!r}. Give what its to_dict() returned."
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidInputError(
+            f"the dict of {what} does not hold together ({error}). Give what its to_dict() "
+            "returned."
+        ) from error
 
 
 def is_number(value: object) -> bool:

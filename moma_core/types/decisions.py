@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import ScoreError
+from moma_core.types.checks import rebuilding
 from moma_core.types.query import RoutingState
 from moma_core.types.team import TeamPlan
 from moma_core.types.trial import Trial
@@ -165,21 +166,25 @@ class RoutingDecision:
         """Rebuild a decision from `to_dict`, also after a trip through JSON.
 
         Dicts of versions that knew no teams are read too.
+
+        Raises:
+            InvalidInputError: A key is missing, or a value has a wrong type.
         """
-        team, trial = data.get("team"), data.get("trial")
-        return cls(
-            kind=data["kind"],
-            targets=tuple(data["targets"]),
-            probability=data["probability"],
-            candidates=tuple(Candidate(**c) for c in data["candidates"]),
-            preference=data["preference"],
-            reason=data["reason"],
-            state=RoutingState.of(data["state"]),
-            steps=tuple(Step(**s) for s in data["steps"]),
-            cost=data["cost"],
-            team=None if team is None else TeamPlan.from_dict(team),
-            trial=None if trial is None else Trial.from_dict(trial),
-        )
+        with rebuilding("a RoutingDecision"):
+            team, trial = data.get("team"), data.get("trial")
+            return cls(
+                kind=data["kind"],
+                targets=tuple(data["targets"]),
+                probability=data["probability"],
+                candidates=tuple(Candidate(**c) for c in data["candidates"]),
+                preference=data["preference"],
+                reason=data["reason"],
+                state=RoutingState.of(data["state"]),
+                steps=tuple(Step(**s) for s in data["steps"]),
+                cost=data["cost"],
+                team=None if team is None else TeamPlan.from_dict(team),
+                trial=None if trial is None else Trial.from_dict(trial),
+            )
 
 
 def _plain(value: Any) -> Any:

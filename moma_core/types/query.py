@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moma_core.errors import InvalidInputError, InvalidQueryError
-from moma_core.types.checks import is_text
+from moma_core.types.checks import half_character, is_text
 
 __all__ = ["Query", "RoutingState"]
 
@@ -22,7 +22,7 @@ class Query:
         events: System events since the last turn, such as ``"file_uploaded:pdf"``.
 
     Raises:
-        InvalidQueryError: ``text`` is empty, blank, or not a string.
+        InvalidQueryError: ``text`` is empty, blank, not a string, or holds half a character.
 
     Example:
         >>> Query("will it rain tomorrow?").text
@@ -34,6 +34,13 @@ class Query:
     events: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        half = half_character(self.text) if isinstance(self.text, str) else None
+        if half is not None:
+            raise InvalidQueryError(
+                f"a query holds half a character, {self.text[half]!r} at position {half} (a lone "
+                "surrogate, as cutting a text in the middle of an emoji leaves). Repair it: "
+                "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
+            )
         if not is_text(self.text):
             raise InvalidQueryError(
                 f"a query must be text with at least one visible character, got {self.text!r:.40}. "

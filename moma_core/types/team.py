@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moma_core.errors import InvalidInputError
+from moma_core.types.checks import rebuilding
 
 __all__ = ["TeamMember", "TeamPlan"]
 
@@ -78,6 +79,11 @@ class TeamPlan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TeamPlan:
-        """Rebuild a plan from `to_dict`, also after a trip through JSON."""
-        members = tuple(TeamMember(**member) for member in data["members"])
-        return cls(**{**data, "members": members})
+        """Rebuild a plan from `to_dict`, also after a trip through JSON.
+
+        Raises:
+            InvalidInputError: A key is missing, or a value has a wrong type.
+        """
+        with rebuilding("a TeamPlan"):
+            members = tuple(TeamMember(**member) for member in data["members"])
+            return cls(**{"mode": data["mode"], **data, "members": members})

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moma_core.types.checks import rebuilding
+
 __all__ = ["Trial"]
 
 
@@ -39,6 +41,11 @@ class Trial:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trial:
-        """Rebuild from a plain dict, also after a trip through JSON."""
-        kept = {**data, "safe": tuple(data["safe"]), "context": tuple(data["context"])}
-        return cls(**kept)
+        """Rebuild from a plain dict, also after a trip through JSON.
+
+        Raises:
+            InvalidInputError: A key is missing, or a value has a wrong type.
+        """
+        with rebuilding("a Trial"):
+            kept = {**data, "safe": tuple(data["safe"]), "context": tuple(data["context"])}
+            return cls(**kept)

@@ -16,8 +16,8 @@ from moma_core.evaluation.teams import evaluate_teams, train_teams
 from moma_core.llm_routing import LLMDataset, LLMRouter
 from moma_core.registry import MemoryRegistry
 from moma_core.router import MoMARouter
-from moma_core.teams import TeamRouter
-from moma_core.teams.training import TrainConfig
+from moma_core.teams import RoleCard, TeamRouter
+from moma_core.teams.training import RATES, TrainConfig
 from moma_core.types import AgentCard, Cost, RoutingDecision
 
 DOMAINS = {"sums": "maths", "scripts": "code"}
@@ -125,7 +125,11 @@ def test_training_data_that_do_not_do(minilm):
 
 def test_evaluation_says_simulated(minilm, trained, tmp_path):
     teams, llms = trained
-    report = evaluate_teams(teams, llms, scored(60, seed=5), DOMAINS)
+    told = []
+    report = evaluate_teams(
+        teams, llms, scored(60, seed=5), DOMAINS, progress=lambda *each: told.append(each)
+    )
+    assert told == [("planning", done, len(RATES)) for done in range(1, len(RATES) + 1)]
     assert report["simulated"] is True
     assert report["n_test"] == 60
     team = report["baselines"]["all-strongest team (debate)"]
@@ -143,7 +147,7 @@ def test_evaluation_says_simulated(minilm, trained, tmp_path):
         draw_teams({}, tmp_path / "teams.svg")
 
 
-def test_the_commands_train_plan_and_measure(tmp_path):
+def test_the_commands_train_plan_and_measure(tmp_path, minilm):
     data, domains = tmp_path / "scored.parquet", tmp_path / "domains.json"
     pq.write_table(to_table(scored(24)), data)
     domains.write_text(json.dumps(DOMAINS))
@@ -168,7 +172,11 @@ def test_the_commands_train_plan_and_measure(tmp_path):
     assert "Simulated" in done.output
     assert json.loads(report.read_text())["simulated"] is True
     assert figure.exists()
-    assert isinstance(LLMRouter.load(out / "llms"), LLMRouter)
+    llms = LLMRouter.load(out / "llms")
+    own = RoleCard("tax_lawyer", "Applies tax law", "You apply tax law.", "law")
+    TeamRouter.load(out / "teams", minilm, llms).adding(own).save(out / "teams")
+    assert "tax_lawyer" in run.invoke(app, ["teams", "roles", "--router", str(out)]).output
+    assert "tax_lawyer" not in run.invoke(app, ["teams", "roles"]).output
 
 
 def test_the_packaged_router_plans_without_training(minilm):

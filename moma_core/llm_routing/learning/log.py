@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,33 +131,46 @@ class FeedbackLog:
             raise ArtifactError(f"the feedback log {path} is a folder. Name a file in it.")
 
     def append(self, record: FeedbackRecord) -> None:
-        """Write one line, whole.
+        """Write one line, whole; what a crash left of the one before stays a line of its own.
 
         Raises:
             ArtifactError: It cannot be written.
         """
         line = json.dumps(record.to_dict()).encode() + b"\n"
         try:
-            with self.path.open("ab") as file:
+            with self.path.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else b"\n" + line
                 file.write(line)
         except OSError as error:
             raise ArtifactError(f"cannot write {self.path} ({error}). Make room.") from error
 
     @staticmethod
     def read(path: str | Path) -> list[FeedbackRecord]:
-        """Return every record; a last line that was cut off is left out.
+        """Return every record; lines that a crash cut off are left out, with a warning.
 
         Raises:
-            ArtifactError: It cannot be read, or a line is damaged.
+            ArtifactError: It cannot be read, or a line is something else.
         """
         try:
             content = Path(path).read_bytes()
         except OSError as error:
             raise ArtifactError(f"no feedback log at {path} ({error}).") from error
         records = []
-        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        for number, line in enumerate(content.split(b"\n"), 1):
             try:
-                records.append(FeedbackRecord.from_dict(json.loads(line)))
+                plain = json.loads(line) if line else None
+            except ValueError:  # also half a character
+                warnings.warn(
+                    f"line {number} of {path} was cut off, as by a crash; it is left out.",
+                    stacklevel=2,
+                )
+                continue
+            if plain is None:
+                continue
+            try:
+                records.append(FeedbackRecord.from_dict(plain))
             except (ValueError, KeyError, TypeError) as error:
                 raise ArtifactError(
                     f"line {number} of {path} is no feedback ({error}). Delete that line."

@@ -7,7 +7,7 @@ Shared by `ChatMoMA` and by what its ``with_structured_output`` returns.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage
@@ -15,7 +15,9 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_moma.delegation import Delegation
 
-__all__ = ["Delegating", "Handed"]
+__all__ = ["CallForms", "Handed", "alone"]
+
+_Value = TypeVar("_Value")
 
 
 class Handed(NamedTuple):
@@ -25,7 +27,7 @@ class Handed(NamedTuple):
     messages: list[BaseMessage]
 
 
-class Delegating:
+class CallForms:
     """Gives a Runnable that implements `_hand_on` its invoke, stream and async forms.
 
     The callbacks of the `config` that `_hand_on` gets hang below the Runnable's own run.
@@ -85,7 +87,7 @@ class Delegating:
         """Choose in a thread, then pass on the chosen LLM's chunks as they come."""
         options = _with_stop(stop, kwargs)
         async for chunk in self._atransform_stream_with_config(
-            _one(input), self._achunks, config, options=options
+            alone(input), self._achunks, config, options=options
         ):
             yield chunk
 
@@ -129,5 +131,6 @@ def _with_stop(stop: list[str] | None, options: dict[str, Any]) -> dict[str, Any
     return options if stop is None else {**options, "stop": stop}
 
 
-async def _one(value: Any) -> AsyncIterator[Any]:
+async def alone(value: _Value) -> AsyncIterator[_Value]:
+    """Yield one value: what LangChain's streaming takes its input from."""
     yield value
