@@ -353,6 +353,25 @@ def test_depth_one_asks_once():
     assert once.plan("q?", np.zeros(2, np.float32)).calls == 1
 
 
+def test_answers_that_tell_nothing_are_not_asked_for(router, tmp_path):
+    data = pool(300)
+    guesses = np.random.default_rng(3).integers(0, 2, data.scores.shape).astype(np.int32)
+    blind = train_cascade(replace(data, answers=guesses), LengthEncoder(), head="linear")
+    assert router.depth == 4
+    assert router.metadata["held_out_gain"][0] > router.metadata["held_out_gain"][1]
+    assert blind.depth == 1
+    assert set(blind.shortlist) == set(data.llms)
+    assert blind.metadata["held_out_gain"][0] <= blind.metadata["held_out_gain"][1]
+    test = pool(400, seed=5)
+    report = evaluate_cascade(
+        blind, replace(test, answers=np.zeros_like(test.answers)), LengthEncoder()
+    )
+    assert set(report["calls"].values()) == {1.0}
+    assert report["preferences"]["performance"]["score"] >= report["best_single_score"] - 1e-9
+    blind.save(tmp_path)
+    assert CascadeRouter.load(tmp_path).depth == 1
+
+
 def test_saved_cascades_plan_the_same(router, tmp_path):
     router.save(tmp_path)
     loaded = CascadeRouter.load(tmp_path)
@@ -369,10 +388,10 @@ def test_saved_cascades_plan_the_same(router, tmp_path):
         {"weights": None},
     ):
         config.write_text(json.dumps({**body, **change}))
-        with pytest.raises(ArtifactError, match="moma train llms"):
+        with pytest.raises(ArtifactError, match="moma train llms --strategy cascade"):
             CascadeRouter.load(tmp_path)
     config.unlink()
-    with pytest.raises(ArtifactError, match=r"cascade\.json"):
+    with pytest.raises(ArtifactError, match=r"cascade\.json.*--strategy cascade"):
         CascadeRouter.load(tmp_path)
 
 

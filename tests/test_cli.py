@@ -158,6 +158,7 @@ def test_the_commands_are_these():
         "agents show",
         "agents add",
         "agents remove",
+        "agents update",
         "agents enable",
         "agents disable",
         "eval agents",
@@ -183,6 +184,42 @@ def test_agents_from_the_first_to_the_last(ok):
     assert decision["targets"] == ["weather"]
     assert "1 agents left" in ok("agents", "remove", "translator")
     assert "translator" not in ok("agents", "list")
+
+
+def test_an_agent_is_changed_in_part(ok, fails, tmp_path):
+    ok("agents", "add", "weather", "Weather forecast", "-e", "will it rain?", "-c", "outside")
+    ok("agents", "add", "news", "Reads the news")
+    ok("agents", "disable", "weather")
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"place": {"type": "string"}}}')
+    said = ok("agents", "update", "weather", "-e", "how warm is it?", "--schema", schema)
+    assert "Updated examples, input_schema of 'weather'" in said
+    shown = json.loads(ok("agents", "show", "weather"))
+    assert shown["examples"] == ["how warm is it?"]
+    assert list(shown["input_schema"]["properties"]) == ["place"]
+    assert (shown["description"], shown["categories"]) == ("Weather forecast", ["outside"])
+    assert not shown["enabled"]
+    ok("agents", "update", "weather", "--description", "Forecasts", "-c", "sky")
+    ok("agents", "enable", "weather")
+    assert json.loads(ok("route", "how warm is it?", "--json"))["targets"] == ["weather"]
+    assert "Forecasts" in ok("agents", "list")
+    fails("agents", "update", "weather", status=2)
+    schema.write_text("{")
+    assert "is not JSON" in fails("agents", "update", "weather", "--schema", schema)
+    assert "Did you mean 'weather'?" in fails("agents", "update", "wether", "-e", "x")
+
+
+def test_llms_are_those_of_the_router_here(ok, fails):
+    assert "moma train llms" in fails("llms", "list")
+    ok("agents", "add", "weather", "Weather forecast")
+    listed = ok("llms", "list")
+    assert "gpt-4o-2024-08-06" in listed
+    ok("llms", "price", "gpt-4o-2024-08-06", "--input", "7", "--output", "7")
+    ok("llms", "remove", "gpt-4o-mini-2024-07-18")
+    ok("llms", "add", "fresh", "--input", "1", "--output", "2", "--quality", "0.5")
+    changed = ok("llms", "list")
+    assert "fresh" in changed
+    assert "gpt-4o-mini" not in changed
 
 
 def test_route_without_any_agent(ok):
@@ -271,7 +308,7 @@ def test_errors_about_registered_agents(ok, fails):
     ok("agents", "add", "weather", "Weather forecast")
     again = fails("agents", "add", "weather", "Again")
     assert "'weather' exists" in again
-    assert "moma agents remove weather --router .moma" in again
+    assert "moma agents update weather --router .moma" in again
     for change in ("show", "remove", "enable", "disable"):
         said = fails("agents", change, "wether")
         assert "'wether' in .moma. Did you mean 'weather'?" in said

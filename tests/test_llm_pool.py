@@ -15,7 +15,10 @@ from moma_core.errors import (
     UnknownNameError,
 )
 from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter, train, train_cascade
+from moma_core.llm_routing.checkpoint import read_pair, write_pair
 from moma_core.llm_routing.heads import fit_blend
+from moma_core.llm_routing.heads.adapted import similarity
+from moma_core.llm_routing.heads.blend import SHARPNESS
 from moma_core.llm_routing.pool import add_llm, remove_llm, reprice_llm
 from moma_core.types import LLMCard
 
@@ -118,11 +121,48 @@ def test_measured_columns_sharpen_a_new_llm():
         luck = rng.normal(0, 0.3, 50)
         measured = predicted + luck[:, None] + rng.normal(0, 0.1, (50, 4))
         scores = predicted.mean(axis=1) + luck + rng.normal(0, 0.1, 50)
-        weights, bias, error = fit_blend(predicted, scores, measured)
-        assert 0 < error < 0.1
-        errors["blend"].append(np.full(4, 0.55) @ weights + bias - 0.55)
+        found = fit_blend(np.zeros((50, 1), np.float32), predicted, scores, measured)
+        assert 0 < found.error < 0.1
+        level = found.bias + found.pull.sum()
+        errors["blend"].append(np.full(4, 0.55) @ found.weights + level - 0.55)
         errors["plain"].append(scores.mean() - 0.55)
     assert np.std(errors["blend"]) < 0.6 * np.std(errors["plain"])
+
+
+def test_a_new_llm_may_be_good_at_what_no_other_is():
+    """Two topics; the others are alike on both, the new one is right on the second only."""
+    rng = np.random.default_rng(0)
+    topic = rng.integers(0, 2, 100)
+    inputs = np.eye(2, dtype=np.float32)[topic] + rng.normal(0, 0.05, (100, 2)).astype(np.float32)
+    predicted = np.full((100, 3), 0.5) + rng.normal(0, 0.02, (100, 3))
+    scores = (rng.random(100) < np.where(topic, 0.9, 0.1)).astype(float)
+    found = fit_blend(inputs, predicted, scores, (rng.random((100, 3)) < 0.5).astype(float))
+    near = similarity(np.eye(2, dtype=np.float32), found.points, SHARPNESS)
+    first, second = near @ found.pull + np.full(3, 0.5) @ found.weights + found.bias
+    assert second - first > 0.5
+
+
+def test_pools_of_an_older_version_are_read(router, tmp_path):
+    grown = add_llm(router, LLMCard("twin", 4.0, 4.0))
+    grown.save(tmp_path)
+    config, arrays = read_pair(tmp_path, ("head.json", "head.safetensors"))
+    del config["head"]["sharpness"], config["format"], config["weights"]
+    old = {name: each for name, each in arrays.items() if name not in ("head.points", "head.pull")}
+    write_pair(tmp_path, ("head.json", "head.safetensors"), config, old)
+    assert np.array_equal(predict(LLMRouter.load(tmp_path))[0], predict(grown)[0])
+
+
+def test_llms_added_one_after_the_other_keep_their_columns(router):
+    first = add_llm(router, CARD, pool(80, seed=3), TopicEncoder())
+    other = pool(60, seed=4)
+    renamed = LLMDataset(other.queries, ("s", "l", "more"), other.scores, other.costs)
+    both = add_llm(first, LLMCard("more", 1.0, 1.0), renamed, TopicEncoder())
+    assert predict(both)[0][:, :3] == pytest.approx(predict(first)[0], abs=1e-6)
+    copied = add_llm(both, LLMCard("copy", 2.0, 2.0))
+    assert predict(copied)[0][:, -1] == pytest.approx(predict(first)[0][:, 2] - 0.05, abs=1e-6)
+    left = remove_llm(remove_llm(copied, "new"), "copy")
+    assert predict(left)[0][:, -1] == pytest.approx(predict(both)[0][:, -1], abs=1e-6)
+    assert len(left.head.points) < len(both.head.points)
 
 
 def test_the_command_line_changes_the_cascade_too(tmp_path):

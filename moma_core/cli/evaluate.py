@@ -72,13 +72,15 @@ def llms(
     data: Annotated[Path, _parquet("Scored queries (query, score|LLM, cost|LLM) or judged pairs.")],
     out: _Out,
     strategy: Annotated[
-        Strategy, typer.Option(help="One LLM a query, or a cascade; as it was trained.")
-    ] = Strategy.SINGLE,
+        Strategy | None,
+        typer.Option(help="One LLM a query, or a cascade. Default: as --router was trained."),
+    ] = None,
 ) -> None:
     """Route scored queries to LLMs and write score and cost at each preference."""
     from moma_core.encoders import MiniLMEncoder
     from moma_core.evaluation.cascades import evaluate_cascade
     from moma_core.evaluation.llms import evaluate_llms
+    from moma_core.evaluation.progress import ToldEncoder
     from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter
     from moma_core.llm_routing.pairs import holds_pairs
 
@@ -86,15 +88,17 @@ def llms(
         _evaluate_on_pairs(router, data, out)
         return
     folder = llm_folder(router)
+    strategy = strategy or _trained_strategy(folder)
     with progress_bar() as tell:
-        tell("encoding and scoring", 0, 1)
-        scored, encoder = LLMDataset.read(data), MiniLMEncoder()
+        tell("reading", 0, 1)
+        scored, encoder = LLMDataset.read(data), ToldEncoder(MiniLMEncoder(), tell)
         if strategy is Strategy.CASCADE:
             report = evaluate_cascade(CascadeRouter.load(folder), scored, encoder)
         else:
             report = evaluate_llms(LLMRouter.load(folder), scored, encoder)
     write_json(out, report)
-    shown = {key: value for key, value in report.items() if not isinstance(value, dict | list)}
+    shown: dict[str, Any] = {"strategy": str(strategy)}
+    shown |= {key: value for key, value in report.items() if not isinstance(value, dict | list)}
     for name, figures in report["preferences"].items():
         shown[name] = f"score {figures['score']:.4f} at ${figures['cost']:.6f}"
     for share, score in report["score_at_cost"].items():
@@ -102,14 +106,22 @@ def llms(
     _show(shown, out)
 
 
+def _trained_strategy(folder: Path) -> Strategy:
+    from moma_core.llm_routing.cascades.checkpoint import CONFIG_FILE
+
+    return Strategy.CASCADE if (folder / CONFIG_FILE).exists() else Strategy.SINGLE
+
+
 def _evaluate_on_pairs(router: Path, data: Path, out: Path) -> None:
     from moma_core.encoders import MiniLMEncoder
     from moma_core.evaluation.pairs import evaluate_pairs
+    from moma_core.evaluation.progress import ToldEncoder
     from moma_core.llm_routing import LLMRouter
 
     with progress_bar() as tell:
-        tell("encoding and comparing", 0, 1)
-        report = evaluate_pairs(LLMRouter.load(llm_folder(router)), data, MiniLMEncoder())
+        tell("reading", 0, 1)
+        encoder = ToldEncoder(MiniLMEncoder(), tell)
+        report = evaluate_pairs(LLMRouter.load(llm_folder(router)), data, encoder)
     write_json(out, report)
     shown = {key: value for key, value in report.items() if not isinstance(value, dict)}
     chosen = {**report["preferences"], "best single": report["best_single"]}

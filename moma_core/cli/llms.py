@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.terminal import console, llm_folder
+from moma_core.cli.terminal import RouterOption, console, llm_folder
 
 if TYPE_CHECKING:
     from moma_core.llm_routing import LLMRouter
@@ -18,22 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and reprice LLMs of a pool.")
-_Router = Annotated[
-    Path,
-    typer.Option(
-        "--router",
-        envvar="MOMA_ROUTER",
-        help="What moma train llms wrote, or a router's directory.",
-        exists=True,
-        file_okay=False,
-    ),
-]
+_HERE = Path(".moma")
 Name = Annotated[str, typer.Argument(help="The LLM's name.")]
 Latency = Annotated[float | None, typer.Option(help="Typical seconds to an answer.")]
 
 
 @app.command("list", epilog="Example: moma llms list --router pool")
-def list_llms(router: _Router) -> None:
+def list_llms(router: RouterOption = _HERE) -> None:
     """List the LLMs of the pool with their prices."""
     pool = _load(router)
     table = Table("LLM", "USD per million in", "out", "")
@@ -49,7 +40,6 @@ def list_llms(router: _Router) -> None:
 )
 def add(
     name: Name,
-    router: _Router,
     input_price: Annotated[float, typer.Option("--input", help="USD per million tokens read.")],
     output_price: Annotated[
         float, typer.Option("--output", help="USD per million tokens written.")
@@ -67,6 +57,7 @@ def add(
         typer.Option(min=0, max=1, help="Without --data: a published mean score in [0, 1]."),
     ] = None,
     latency: Latency = None,
+    router: RouterOption = _HERE,
 ) -> None:
     """Add an LLM; only its own column is fitted."""
     from moma_core.encoders import MiniLMEncoder
@@ -82,7 +73,7 @@ def add(
 
 
 @app.command(epilog="Example: moma llms remove old-llm --router pool")
-def remove(name: Name, router: _Router) -> None:
+def remove(name: Name, router: RouterOption = _HERE) -> None:
     """Remove an LLM; the next route does not know it."""
     from moma_core.llm_routing.pool import remove_llm
 
@@ -92,12 +83,12 @@ def remove(name: Name, router: _Router) -> None:
 @app.command(epilog="Example: moma llms price some-llm --input 0.1 --output 0.4 --router pool")
 def price(
     name: Name,
-    router: _Router,
     input_price: Annotated[float, typer.Option("--input", help="USD per million tokens read.")],
     output_price: Annotated[
         float, typer.Option("--output", help="USD per million tokens written.")
     ],
     latency: Latency = None,
+    router: RouterOption = _HERE,
 ) -> None:
     """Change an LLM's prices, and its latency, from the next route on."""
     from moma_core.llm_routing.pool import reprice_llm

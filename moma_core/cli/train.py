@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,15 +53,38 @@ def llms(
         Strategy,
         typer.Option(help="One LLM a query, or a cascade (needs answer|LLM columns)."),
     ] = Strategy.SINGLE,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on judged pairs with torch and accelerate: auto (every GPU), cpu, cpu:N or "
+            "a number of GPUs. Without it: numpy."
+        ),
+    ] = None,
 ) -> None:
     """Train on every row of --data and write a router that moma eval llms can measure."""
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.llm_routing import CascadeRouter, LLMDataset, train, train_cascade
     from moma_core.llm_routing.pairs import holds_pairs
+    from moma_core.llm_routing.pairs.devices import launched
 
+    if devices is None and launched():
+        devices = "auto"
     if holds_pairs(data):
-        _train_on_pairs(data, out, head, seed, prices, strategy)
+        _train_on_pairs(data, out, head, seed, prices, strategy, devices)
         return
+    if devices is not None:
+        raise InvalidDataError(
+            f"{data} holds scored queries, which numpy trains in memory; several devices train on "
+            "judged pairs: query, llm_a, llm_b, outcome. Leave out --devices and accelerate launch."
+        )
+    _train_on_scores(data, out, head, seed, prices, strategy)
+
+
+def _train_on_scores(
+    data: Path, out: Path, head: str, seed: int, prices: Path | None, strategy: Strategy
+) -> None:
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter, train, train_cascade
+    from moma_core.llm_routing.cascades import checkpoint
+
     fit = train_cascade if strategy is Strategy.CASCADE else train
     with progress_bar() as tell:
         tell("reading and encoding", 0, 1)
@@ -75,15 +99,33 @@ def llms(
             progress=tell,
         )
     router.save(out)
-    _tell(router.base if isinstance(router, CascadeRouter) else router, type(router), strategy, out)
+    if not isinstance(router, CascadeRouter):
+        checkpoint.forget(out)
+        _tell(router, LLMRouter, strategy, out)
+        return
+    _tell(router.base, CascadeRouter, strategy, out)
+    if router.depth == 1:
+        console.print(
+            "On held-out queries, looking at answers earned no more than asking once: every plan "
+            "is one call.",
+            highlight=False,
+        )
 
 
 def _train_on_pairs(
-    data: Path, out: Path, head: str, seed: int, prices: Path | None, strategy: Strategy
+    data: Path,
+    out: Path,
+    head: str,
+    seed: int,
+    prices: Path | None,
+    strategy: Strategy,
+    devices: str | None,
 ) -> None:
     from moma_core.encoders import MiniLMEncoder
     from moma_core.llm_routing import LLMRouter
+    from moma_core.llm_routing.cascades import checkpoint
     from moma_core.llm_routing.pairs import train_pairs
+    from moma_core.llm_routing.pairs.devices import is_main
 
     if strategy is Strategy.CASCADE:
         raise InvalidDataError(
@@ -91,9 +133,12 @@ def _train_on_pairs(
             "cost|LLM, answer|LLM. Leave --strategy out."
         )
     listed, kept = read_prices(prices), out / "vectors"
-    with progress_bar() as tell:
-        router = train_pairs(data, MiniLMEncoder(), head, seed, listed, tell, kept)
+    with progress_bar() if is_main() else nullcontext() as tell:
+        router = train_pairs(data, MiniLMEncoder(), head, seed, listed, tell, kept, devices=devices)
+    if not is_main():
+        return
     router.save(out)
+    checkpoint.forget(out)
     _tell(router, LLMRouter, strategy, out)
     console.print(f"{escape(str(kept))} was kept for another training and may be deleted.")
 

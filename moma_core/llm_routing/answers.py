@@ -86,4 +86,4 @@ def answer_ids(
         known: dict[str, int] = {}
         plain = [None if each is None else normalise(each) for each in row]
         rows.append([UNREADABLE if p is None else known.setdefault(p, len(known)) for p in plain])
-    return np.array(rows, np.int32).reshape(len(rows), -1)
+    return np.array(rows, np.int32).reshape(len(rows), len(answers[0]) if len(answers) else 0)

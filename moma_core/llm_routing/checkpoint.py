@@ -97,18 +97,25 @@ def write_pair(
         raise ArtifactError(f"cannot save the LLM router to {str(target)!r} ({error}).") from error
 
 
-def read_pair(source: Path, files: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_pair(
+    source: Path, files: tuple[str, str], remedy: str = _REMEDY
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the config and the arrays that `write_pair` wrote.
+
+    Args:
+        source: The directory.
+        files: Names of the config and of the weights.
+        remedy: What an error tells the user to do.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another version.
     """
-    config = _read_config(source / files[0])
+    config = _read_config(source / files[0], remedy)
     try:
         digest = str(config["weights"]["sha256"])
     except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{str(source / files[0])!r} names no weights. {_REMEDY}") from error
-    return config, _read_weights(source / files[1], digest)
+        raise ArtifactError(f"{str(source / files[0])!r} names no weights. {remedy}") from error
+    return config, _read_weights(source / files[1], digest, remedy)
 
 
 def read(directory: str | Path) -> dict[str, Any]:
@@ -141,41 +148,39 @@ def read(directory: str | Path) -> dict[str, Any]:
     return parts
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path, remedy: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except OSError as error:
-        raise ArtifactError(
-            f"no LLM router at {str(path)!r} ({error.strerror}). {_REMEDY}"
-        ) from error
+        raise ArtifactError(f"no {str(path)!r} ({error.strerror}). {remedy}") from error
     except ValueError as error:
         raise ArtifactError(
-            f"{str(path)!r} is not JSON, or is cut off ({error}). {_REMEDY}"
+            f"{str(path)!r} is not JSON, or is cut off ({error}). {remedy}"
         ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise ArtifactError(f"{str(path)!r} has format {found!r}, expected {FORMAT}. {_REMEDY}")
+        raise ArtifactError(f"{str(path)!r} has format {found!r}, expected {FORMAT}. {remedy}")
     return config
 
 
-def _read_weights(path: Path, expected: str) -> dict[str, npt.NDArray[Any]]:
+def _read_weights(path: Path, expected: str, remedy: str) -> dict[str, npt.NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"no weights at {str(path)!r} ({error.strerror}). {_REMEDY}") from error
+        raise ArtifactError(f"no weights at {str(path)!r} ({error.strerror}). {remedy}") from error
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
         raise ArtifactError(
             f"{str(path)!r} is truncated or changed: sha256 {found[:12]}, expected "
-            f"{expected[:12]}. {_REMEDY}"
+            f"{expected[:12]}. {remedy}"
         )
     try:
         arrays: dict[str, npt.NDArray[Any]] = load(raw)
     except (SafetensorError, ValueError) as error:
-        raise ArtifactError(f"{str(path)!r} is not safetensors ({error}). {_REMEDY}") from error
+        raise ArtifactError(f"{str(path)!r} is not safetensors ({error}). {remedy}") from error
     return arrays
 
 

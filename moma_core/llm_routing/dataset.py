@@ -128,6 +128,8 @@ class LLMDataset:
             missing.append("score|<llm>")
         if missing:
             raise InvalidDataError(f"{source} lacks the column {missing[0]!r}: {SCHEMA}.")
+        if not table.num_rows:
+            raise InvalidDataError(f"{source} has no row. Give one a scored query: {SCHEMA}.")
         return cls(
             queries=tuple(table["query"].to_pylist()),
             llms=llms,
@@ -226,7 +228,7 @@ def _check_column(name: str, values: _Array, highest: float) -> None:
     bad = np.flatnonzero((values < 0) | (values > highest) | np.isinf(values))
     if len(bad):
         raise InvalidDataError(
-            f"the column {name!r} has {values[bad[0]]!r} in row {bad[0]}: {SCHEMA}."
+            f"the column {name!r} has {float(values[bad[0]])!r} in row {bad[0]}: {SCHEMA}."
         )
 
 

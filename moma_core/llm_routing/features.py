@@ -38,6 +38,8 @@ _CLASSES = (
 _OPTION = re.compile(rb"^\(?[A-J][.):]", re.MULTILINE)
 _CODE = re.compile(rb"\bdef |\breturn\b|```|\bclass |#include|\bassert\b")
 _NEGATION = re.compile(rb"\b(?:not|except|never|least|false)\b", re.IGNORECASE)
+_CODE_WORDS = (b"def ", b"return", b"```", b"class ", b"#include", b"assert")
+_NEGATIONS = (b"not", b"except", b"never", b"least", b"false")
 _CLIP = 4.0
 
 
@@ -89,9 +91,14 @@ def _row(text: str) -> tuple[float, ...]:
         float(np.log1p(asks)),
         float(b"?" in raw[-40:]),
         float(min(len(_OPTION.findall(raw)), 12)),
-        float(_CODE.search(raw) is not None),
-        float(_NEGATION.search(raw) is not None),
+        float(_has(raw, _CODE_WORDS) and _CODE.search(raw) is not None),
+        float(_has(raw.lower(), _NEGATIONS) and _NEGATION.search(raw) is not None),
     )
+
+
+def _has(raw: bytes, words: tuple[bytes, ...]) -> bool:
+    """Say whether a pattern over these words may match: substrings are found much faster."""
+    return any(word in raw for word in words)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,8 @@ from moma_core.llm_routing.costs import (
     AdaptedCosts,
 )
 from moma_core.llm_routing.dataset import LLMDataset
-from moma_core.llm_routing.heads.adapted import AdaptedHead, fit_blend
+from moma_core.llm_routing.heads.adapted import AdaptedHead
+from moma_core.llm_routing.heads.blend import SHARPNESS, Blend, fit_blend
 from moma_core.llm_routing.router import LLMRouter
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray, LLMCard
@@ -70,21 +71,23 @@ def add_llm(
         )
     head, costs = _adapted(router)
     if scored is None:
-        weights, bias, by_cost, cost_bias = _from_card(router, head, costs, card)
+        blend, by_cost, cost_bias = _from_card(router, head, costs, card)
     else:
         data, known = _measured(scored, card.name, router, encoder, vectors)
         inputs = router.features.join(data.queries, known)
         own = data.pool([card.name])
         predicted = head.base.predict(inputs).astype(np.float64)
         measured = _of_others(head, data, predicted)
-        weights, bias, error = fit_blend(predicted, own.scores[:, 0], measured)
-        bias -= _DOUBT * error
+        blend = fit_blend(inputs, predicted, own.scores[:, 0], measured)
         by_cost, cost_bias = costs.fit_column(data.queries, inputs, own.costs[:, 0])
-    return _changed(
+    return replace(
         router,
-        (*router.cards, card),
-        (np.column_stack([head.weights, weights]), np.append(head.bias, bias)),
-        (np.column_stack([costs.weights, by_cost]), np.append(costs.bias, cost_bias)),
+        head=_with_column(head, (*router.cards, card), blend),
+        costs=AdaptedCosts(
+            costs.base,
+            np.column_stack([costs.weights, by_cost]),
+            np.append(costs.bias, cost_bias),
+        ),
     )
 
 
@@ -100,11 +103,19 @@ def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
         raise NoTargetError(f"{name!r} is the last LLM of the pool. Add another one first.")
     head, costs = _adapted(router)
     kept = [column for column, each in enumerate(router.names) if each != name]
-    changed = _changed(
+    pull = head.pull[:, kept]
+    used = pull.any(axis=1)
+    changed = replace(
         router,
-        tuple(router.cards[column] for column in kept),
-        (head.weights[:, kept], head.bias[kept]),
-        (costs.weights[:, kept], costs.bias[kept]),
+        head=replace(
+            head,
+            llms=tuple(router.cards[column] for column in kept),
+            weights=head.weights[:, kept],
+            bias=head.bias[kept],
+            points=head.points[used],
+            pull=pull[used],
+        ),
+        costs=AdaptedCosts(costs.base, costs.weights[:, kept], costs.bias[kept]),
     )
     if name != router.best_single:
         return changed
@@ -144,30 +155,35 @@ def reprice_llm(
     bias = costs.bias.copy()
     bias[column] += np.log(_price(new)) - np.log(_price(old))
     cards = tuple(new if card.name == name else card for card in router.cards)
-    return _changed(router, cards, (head.weights, head.bias), (costs.weights, bias))
+    return replace(
+        router, head=replace(head, llms=cards), costs=AdaptedCosts(costs.base, costs.weights, bias)
+    )
 
 
 def _adapted(router: LLMRouter) -> tuple[AdaptedHead, AdaptedCosts]:
     m = len(router.cards)
     head, costs = router.head, router.costs
     if not isinstance(head, AdaptedHead):
-        head = AdaptedHead(router.cards, head, np.eye(m), np.zeros(m))
+        head = AdaptedHead.over(head, router.cards)
     if not isinstance(costs, AdaptedCosts):
         costs = AdaptedCosts(costs, np.eye(m), np.zeros(m))
     return head, costs
 
 
-def _changed(
-    router: LLMRouter,
-    cards: tuple[LLMCard, ...],
-    quality: tuple[_Array, _Array],
-    spending: tuple[_Array, _Array],
-) -> LLMRouter:
-    head, costs = _adapted(router)
-    return replace(
-        router,
-        head=AdaptedHead(cards, head.base, *quality),
-        costs=AdaptedCosts(costs.base, *spending),
+def _with_column(head: AdaptedHead, cards: tuple[LLMCard, ...], blend: Blend) -> AdaptedHead:
+    """Return the head with one LLM more, a little below what the blend expects of it."""
+    old, new = len(head.points), len(blend.points)
+    pull = np.zeros((old + new, len(cards)))
+    pull[:old, :-1] = head.pull
+    pull[old:, -1] = blend.pull
+    return AdaptedHead(
+        cards,
+        head.base,
+        np.column_stack([head.weights, blend.weights]),
+        np.append(head.bias, blend.bias - _DOUBT * blend.error),
+        np.concatenate([head.points, blend.points]) if old else blend.points,
+        pull,
+        SHARPNESS,
     )
 
 
@@ -205,15 +221,18 @@ def _of_others(head: AdaptedHead, data: LLMDataset, predicted: _Array) -> _Array
 
 def _from_card(
     router: LLMRouter, head: AdaptedHead, costs: AdaptedCosts, card: LLMCard
-) -> tuple[_Array, float, _Array, float]:
+) -> tuple[Blend, _Array, float]:
     gaps = [abs(np.log(_price(card)) - np.log(_price(other))) for other in router.cards]
     like = int(np.argmin(gaps))
     cost_bias = costs.bias[like] + np.log(_price(card)) - np.log(_price(router.cards[like]))
-    weights, bias = head.weights[:, like], head.bias[like] - _CAUTION
+    like_it = head.pull[:, like]
+    weights, bias = head.weights[:, like], float(head.bias[like])
     published = card.metadata.get("quality")
     if published is not None:
-        weights, bias = np.zeros(len(weights)), float(published) - _CAUTION
-    return weights, float(bias), costs.weights[:, like], float(cost_bias)
+        weights, bias, like_it = np.zeros(len(weights)), float(published), np.zeros(len(like_it))
+    used = like_it != 0.0
+    blend = Blend(weights, bias - _CAUTION, head.points[used], like_it[used], error=0.0)
+    return blend, costs.weights[:, like], float(cost_bias)
 
 
 def _price(card: LLMCard) -> float:

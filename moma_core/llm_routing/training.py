@@ -39,7 +39,7 @@ MIN_QUERIES = 8
 _THRIFTS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
 """Score that must be gained for what the best single LLM costs on average; as `RATES` of cascades.
 """
-_THRIFT_QUERIES, _MEASURABLE = 300, 0.003
+_THRIFT_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
 
@@ -146,9 +146,10 @@ def train_pool(
 def fit_thrift(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:
     """Return below what score a USD predicted differences are noise, for `Performance`.
 
-    The largest of a ladder of rates whose choices score, on queries that the head did not see, less
-    than one standard error below those of the best prediction alone. The error must be at most
-    0.003, and 300 queries scored by every LLM, else zero: on less data a loss would go unnoticed.
+    The largest of a ladder of rates whose choices, on queries that the head did not see, score not
+    significantly less than those of the best prediction alone (one-sided, 5 %: 1.645 standard
+    errors). The error must be at most 0.003, and 300 queries scored by every LLM, else zero: on
+    less data a loss would go unnoticed.
 
     Args:
         predicted: Quality predicted by heads that did not see the query, shape (n, m).
@@ -164,7 +165,7 @@ def fit_thrift(predicted: _Array, expected: _Array, scores: _Array, unit: float)
     for rate in reversed(_THRIFTS):
         change = scores[rows, choose_at_rate(expected, predicted, rate / unit)] - best
         noise = float(change.std()) / np.sqrt(len(rows))
-        if noise <= _MEASURABLE and float(change.mean()) >= -noise:
+        if noise <= _MEASURABLE and float(change.mean()) >= -_SIGNIFICANT * noise:
             return float(rate / unit)
     return 0.0
 

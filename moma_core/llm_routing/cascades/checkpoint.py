@@ -13,10 +13,14 @@ from moma_core.errors import ArtifactError
 from moma_core.llm_routing.cascades.difficulty import SharedDifficulty
 from moma_core.llm_routing.checkpoint import read_pair, write_pair
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "read", "write"]
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "forget", "read", "write"]
 
 CONFIG_FILE = "cascade.json"
 WEIGHTS_FILE = "cascade.safetensors"
+_REMEDY = (
+    "Train it anew (moma train llms --strategy cascade --data D.parquet --out DIR) or restore it "
+    "from a copy."
+)
 
 
 def write(
@@ -30,6 +34,12 @@ def write(
     write_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE), config, arrays)
 
 
+def forget(directory: str | Path) -> None:
+    """Delete the cascade of a folder whose LLMs were trained anew to be asked once."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        (Path(directory) / name).unlink(missing_ok=True)
+
+
 def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
     """Return the keyword arguments of `CascadeRouter` beside its base.
 
@@ -40,7 +50,7 @@ def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         ArtifactError: A file is missing, truncated, changed, or does not fit the base router.
     """
-    config, arrays = read_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE))
+    config, arrays = read_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE), _REMEDY)
     try:
         difficulty = SharedDifficulty.from_arrays(arrays)
         shortlist = tuple(config["shortlist"])
@@ -62,6 +72,5 @@ def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"{str(directory)!r} does not hold together ({error!r}). Train it anew: moma train "
-            "llms --strategy cascade."
+            f"{str(directory)!r} does not hold together ({error!r}). {_REMEDY}"
         ) from error

@@ -2,7 +2,8 @@
 
 The difficulty is fitted on held-out predictions, so it knows how far the head can be trusted. The
 shortlist holds LLMs worth their money; of many, those whose cascades are expected to earn most.
-Looking at the length of an LLM's answer is kept where it has earned something on training queries.
+Looking at the length of an LLM's answer is kept where it has earned something on training queries,
+and so is asking more than once: where answers tell nothing, the result asks one LLM a query.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ MAX_SHORTLIST = 5
 _JUDGED = 300
 _REPLAYED = 20_000
 _TRIED, _NOISE = 3, 2.0
+_PAYS = 1.0
+"""Standard errors by which cascades must beat one call; `_NOISE` guards the best of several."""
 _TOLERANCE = 0.02
 _WEAKEST = 0.6
 _CHEAP = 0.3
@@ -64,6 +67,11 @@ def train_cascade(
         vectors: The queries' vectors when already encoded, shape (n, d).
         depth: Most calls of a plan, 1 to 4; 1 is a plain choice.
 
+    Returns:
+        The router; its ``metadata["held_out_gain"]`` is the mean and standard error of what
+        cascades earn over one call on queries that the head did not see (score - rate * cost, mean
+        of rates). Where the mean is not above the error, it has ``depth`` 1 and all LLMs.
+
     Raises:
         InvalidInputError: No such head, or a depth out of bounds.
         InvalidDataError: The table has no answers, or too few queries.
@@ -80,10 +88,24 @@ def train_cascade(
     names = trained.router.names
     single = names.index(trained.router.best_single)
     unit = float(trained.costs[:, single].mean())
-    router = CascadeRouter(trained.router, difficulty, (names[single],), depth, unit)
     facts = {"strategy": "cascade", "seed": seed, "rates": list(RATES)}
-    router = replace(router, shortlist=_shortlist(router, trained, single), metadata=facts)
-    return replace(router, watched=_watched(router, trained))
+    everyone = tuple(names[llm] for llm in _by_cost(range(len(names)), trained.costs.mean(axis=0)))
+    once = CascadeRouter(trained.router, difficulty, everyone, 1, unit, metadata=facts)
+    return once if depth == 1 else _with_calls(once, depth, trained)
+
+
+def _with_calls(once: CascadeRouter, depth: int, trained: Trained) -> CascadeRouter:
+    """Return the router with cascades over the same pool, or as it is where they earn no more."""
+    single = once.base.best_single
+    router = replace(once, depth=depth, shortlist=(single,))
+    router = replace(router, shortlist=_shortlist(router, trained, once.base.names.index(single)))
+    watched, earned = _watched(router, trained)
+    gain = earned - _earned(once, trained)
+    mean, noise = float(gain.mean()), float(gain.std()) / np.sqrt(len(gain))
+    facts = {**once.metadata, "held_out_gain": [round(mean, 5), round(noise, 5)]}
+    if mean > _PAYS * noise:
+        return replace(router, watched=watched, metadata=facts)
+    return replace(once, metadata=facts)
 
 
 def check_answers(dataset: LLMDataset) -> None:
@@ -125,20 +147,20 @@ def _shortlist(router: CascadeRouter, trained: Trained, single: int) -> tuple[st
     return tuple(names[llm] for llm in _by_cost(chosen, cost))
 
 
-def _watched(router: CascadeRouter, trained: Trained) -> str | None:
-    """Return the LLM whose answer's length is worth looking at, None where no one's is.
+def _watched(router: CascadeRouter, trained: Trained) -> tuple[str | None, _Array]:
+    """Return whose answer's length is worth looking at (None: no one's), and what is earned so.
 
     Tried are the cheapest ones, which are asked first. What counts is score - rate * cost as
     replayed on training queries, by more than two standard errors: the best of three is lucky.
     """
     plain = _earned(router, trained)
-    gains = {
-        name: _earned(replace(router, watched=name), trained) - plain
-        for name in router.shortlist[:_TRIED]
+    earned = {
+        name: _earned(replace(router, watched=name), trained) for name in router.shortlist[:_TRIED]
     }
-    best = max(gains, key=lambda name: float(gains[name].mean()))
-    noise = _NOISE * float(gains[best].std()) / np.sqrt(len(plain))
-    return best if float(gains[best].mean()) > noise else None
+    best = max(earned, key=lambda name: float(earned[name].mean()))
+    gain = earned[best] - plain
+    noise = _NOISE * float(gain.std()) / np.sqrt(len(plain))
+    return (best, earned[best]) if float(gain.mean()) > noise else (None, plain)
 
 
 def _earned(router: CascadeRouter, trained: Trained) -> _Array:

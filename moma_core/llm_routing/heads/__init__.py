@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidInputError
-from moma_core.llm_routing.heads.adapted import AdaptedHead, fit_blend
+from moma_core.llm_routing.heads.adapted import AdaptedHead
+from moma_core.llm_routing.heads.blend import Blend, fit_blend
 from moma_core.llm_routing.heads.clusters import ClustersConfig, ClustersHead, fit_clusters
 from moma_core.llm_routing.heads.contract import Head
 from moma_core.llm_routing.heads.judged import (
@@ -35,6 +36,7 @@ __all__ = [
     "HEADS",
     "STACKED",
     "AdaptedHead",
+    "Blend",
     "ClustersConfig",
     "ClustersHead",
     "Head",
@@ -139,7 +141,7 @@ def build_head(
     if config["kind"] == AdaptedHead.kind:
         cards = tuple(LLMCard(name, 0.0, 0.0) for name in config["base_llms"])
         base = build_head(config["base"], cards, _under("base.", arrays))
-        return AdaptedHead(llms, base, arrays["weights"], arrays["bias"])
+        return AdaptedHead.from_parts(llms, base, config, arrays)
     if config["kind"] != StackedHead.kind:
         return HEADS[config["kind"]].build(llms, config, arrays)
     members = [

@@ -6,7 +6,7 @@ per-query scores by cross-entropy in numpy: the base install needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["MoEConfig", "MoEHead", "fit_moe", "train_mixture"]
+__all__ = ["MoEConfig", "MoEHead", "batch_size", "batches", "fit_moe", "initial", "train_mixture"]
 
 _Floats = npt.NDArray[np.float32]
 _Weights = dict[str, _Floats]
@@ -130,28 +130,61 @@ def train_mixture(
     """
     centre, spread = level or (inputs.mean(axis=0), inputs.std(axis=0))
     spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
-    weights = _initial(inputs.shape[1], start, config, rng)
-    batch = min(config.batch, max(16, len(inputs) // 6))
-    optimiser = _Adam(weights, config, steps=config.epochs * -(-len(inputs) // batch))
-    for _ in range(config.epochs):
-        order = rng.permutation(len(inputs))
-        for first in range(0, len(inputs), batch):
-            rows = order[first : first + batch]
-            points = ((inputs[rows] - centre) / spread).astype(np.float32, copy=False)
-            keep = rng.random(points.shape, dtype=np.float32) > config.dropout
-            dropped = points * keep / np.float32(1.0 - config.dropout)
-            forward = _forward(dropped, weights, config.top)
-            optimiser.step(
-                weights, _gradients(dropped, forward, slope(rows, forward[0]), weights, config)
-            )
+    weights = initial(inputs.shape[1], start, config, rng)
+    size = batch_size(len(inputs), config)
+    optimiser = _Adam(weights, config, steps=config.epochs * -(-len(inputs) // size))
+    for rows, dropped in batches(inputs, (centre, spread), config, rng, size):
+        forward = _forward(dropped, weights, config.top)
+        optimiser.step(
+            weights, _gradients(dropped, forward, slope(rows, forward[0]), weights, config)
+        )
     return MoEHead(
         llms, {**weights, "centre": centre, "spread": spread}, min(config.top, config.experts)
     )
 
 
-def _initial(
+def batch_size(n: int, config: MoEConfig) -> int:
+    """Return how many of n queries one step takes."""
+    return min(config.batch, max(16, n // 6))
+
+
+def batches(
+    inputs: FloatArray,
+    level: tuple[_Floats, _Floats],
+    config: MoEConfig,
+    rng: np.random.Generator,
+    size: int,
+) -> Iterator[tuple[npt.NDArray[np.intp], _Floats]]:
+    """Yield each step's rows (B,) and their inputs, standardised and dropped out, shape (B, d).
+
+    Args:
+        inputs: Shape (n, d); may lie on disk.
+        level: Centre and spread of the inputs, shape (d,) each.
+        config: Epochs and dropout.
+        rng: Source of order and dropout.
+        size: Rows of a step; the last one of an epoch has what is left.
+    """
+    centre, spread = level
+    for _ in range(config.epochs):
+        order = rng.permutation(len(inputs))
+        for first in range(0, len(inputs), size):
+            rows = order[first : first + size]
+            points = ((inputs[rows] - centre) / spread).astype(np.float32, copy=False)
+            keep = rng.random(points.shape, dtype=np.float32) > config.dropout
+            yield rows, points * keep / np.float32(1.0 - config.dropout)
+
+
+def initial(
     d: int, start: npt.NDArray[np.float64], config: MoEConfig, rng: np.random.Generator
 ) -> _Weights:
+    """Return the untrained weights for inputs of d numbers, see `MoEHead`.
+
+    Args:
+        d: Numbers of an input.
+        start: First output of every expert, shape (outputs,).
+        config: Experts and width.
+        rng: Source of what is random in them.
+    """
     experts, width, m = config.experts, config.width, len(start)
     weights = {
         "gating": rng.normal(size=(d, experts)) * 0.5 / np.sqrt(d),
@@ -226,6 +259,8 @@ class _Adam:
 
 def _top_softmax(logits: _Floats, top: int) -> _Floats:
     """Softmax over the ``top`` largest logits of each row, zero elsewhere, shape (B, K)."""
+    if logits.shape[1] == 1:
+        return np.ones_like(logits)
     threshold = np.partition(logits, -top, axis=1)[:, -top][:, None]
     kept = np.where(logits >= threshold, logits, -np.inf)
     weights = np.exp(kept - kept.max(axis=1, keepdims=True))
