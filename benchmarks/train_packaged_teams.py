@@ -1,6 +1,6 @@
 """Train the team router that ships in moma_core/teams/packaged; its outcomes are SIMULATED.
 
-    python benchmarks/train_packaged_teams.py [--steps 700] [--seed 0]
+    python benchmarks/train_packaged_teams.py [--steps 2000] [--seed 0]
 
 Data from MOMA_DATA (default ../shared/data): the same rows and LLMs as train_packaged_head.py,
 whose gaps are filled as there. No row of the data is written anywhere. MOMA_VECTORS as in
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=PACKAGED)
     options = parser.parse_args()
