@@ -3,7 +3,8 @@
     MOMA_DATA=../shared/data python benchmarks/agents.py [NAME ...]
 
 Fits on train rows, measures on val rows (Seal-Tools: descriptions alone, test_in rows; lobe:
-descriptions alone, its weakly labelled rows) and writes benchmarks/results/agents.json.
+descriptions alone, its weakly labelled rows) and writes benchmarks/results/agents.json. ``top10``
+is measured here, on the router's ten candidates; the rest is what `moma eval agents` writes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core.agent_routing.dataset import read_agents, read_queries
+from moma_core import AgentCard, MoMARouter
+from moma_core.agent_routing.dataset import (
+    LabelledQueries,
+    read_agents,
+    read_queries,
+    with_examples,
+)
 from moma_core.evaluation import evaluate_agents
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
@@ -44,6 +53,24 @@ def rows(table: str, split: str, folder: Path) -> Path:
     return path
 
 
+def top10(
+    cards: Sequence[AgentCard], known: LabelledQueries, asked: LabelledQueries, shots: int | None
+) -> float:
+    """Return the share of in-scope queries with a wanted agent among the first ten."""
+    cards = with_examples(cards, known, shots, 0)
+    router = MoMARouter.from_cards(cards, llms=None, negatives=known.negatives())
+    outcomes = router.agent_router.route_batch(asked.texts, router.encoder.encode(asked.texts))
+    return float(
+        np.mean(
+            [
+                any(candidate.name in wanted for candidate in outcome.candidates[:10])
+                for outcome, wanted in zip(outcomes, asked.agents, strict=True)
+                if wanted
+            ]
+        )
+    )
+
+
 def main() -> None:
     wanted = sys.argv[1:] or list(RUNS)
     report = json.loads(OUT.read_text()) if OUT.exists() else {}
@@ -55,6 +82,7 @@ def main() -> None:
         start = time.perf_counter()
         cards = read_agents(DATA / f"{table}_agents.parquet")
         report[name] = evaluate_agents(cards, known, asked, shots=shots)
+        report[name]["top10"] = top10(cards, known, asked, shots)
         report[name]["seconds"] = time.perf_counter() - start
         print(name, json.dumps(report[name]), flush=True)
         OUT.parent.mkdir(parents=True, exist_ok=True)
