@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry
+from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry, MoMARouter
 from moma_core.agent_routing.cold_start import closer_look, lean_names
 from moma_core.agent_routing.gate import DESCRIPTIONS_CURVE, Curve, Gate, Signals
 from moma_core.agent_routing.negatives import Negatives
@@ -14,7 +14,7 @@ from moma_core.agent_routing.ranker import Columns, Features, description_column
 from moma_core.agent_routing.shortlist import shortlist
 from moma_core.agent_routing.training import train
 from moma_core.testing import HashEncoder
-from moma_core.types import Deferred
+from moma_core.types import Deferred, Handled
 
 ENCODER = HashEncoder()
 NAMES = ("exchange_rate", "tip", "account_balance")
@@ -172,3 +172,43 @@ def test_columns_keep_their_shape():
     lean = lean_names(columns_of(snapshot), snapshot)
     assert isinstance(lean, Columns)
     assert lean.lexical.shape == columns_of(snapshot).lexical.shape
+
+
+TOOLS = {
+    "get_weather": "Get the current weather and forecast for a city",
+    "send_email": "Send an email to one or more recipients",
+    "stock_price": "Look up the latest price of a stock by ticker symbol",
+    "translate_text": "Translate text between languages",
+    "book_flight": "Search and book airline tickets",
+    "set_timer": "Set a kitchen timer or alarm",
+}
+ASKED = {
+    "will I need an umbrella in Oslo?": "get_weather",
+    "email Bob that I'll be late": "send_email",
+    "how do you say good morning in Japanese?": "translate_text",
+    "I need a flight to Berlin on Monday": "book_flight",
+}
+ELSEWHERE = ("who wrote Hamlet?", "prove that there are infinitely many primes", "tell me a joke")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["given", "updated"])
+@pytest.mark.parametrize("known", [("stock_price",), ("stock_price", "set_timer")])
+def test_an_agent_with_examples_swallows_nobody_elses_queries(
+    known: tuple[str, ...], late: bool
+) -> None:
+    plain = [AgentCard(name, text) for name, text in TOOLS.items()]
+    shown = [
+        replace(card, examples=("show me the thing", "how is it going"))
+        if card.name in known
+        else card
+        for card in plain
+    ]
+    router = MoMARouter.from_cards(plain if late else shown, llms=None)
+    for card in shown if late else ():
+        router.agents.put(card)
+        router.fit()
+    texts = (*ASKED, *ELSEWHERE)
+    found = router.agent_router.route_batch(texts, router.encoder.encode(texts))
+    best = [outcome.candidates[0].name for outcome in found]
+    assert best[: len(ASKED)] == list(ASKED.values())
+    assert not any(isinstance(outcome, Handled) for outcome in found[len(ASKED) :])

@@ -230,3 +230,8 @@ decisions = st.builds(
 def test_decisions_survive_json(decision):
     assert RoutingDecision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
     assert decision.target == decision.targets[0]
+
+
+def test_repeated_examples_count_once() -> None:
+    card = AgentCard("weather", "Forecast", examples=("rain?", "snow?", "rain?"))
+    assert card.examples == ("rain?", "snow?")

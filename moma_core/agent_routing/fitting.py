@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from scipy.sparse import csr_matrix
 
-__all__ = ["fit_columns", "logsumexp"]
+__all__ = ["HELD", "fit_columns", "logsumexp"]
 
 _L2 = 1.0
 _BIAS_L2 = 0.01
+HELD = 1e6
+"""Penalty that holds a bias: texts of one agent alone would raise it until it took every query."""
+
 _MAX_LEARNED_TERMS = 16_384  # the most frequent n-grams; the rest keep their prior weight
 _RARE_FROM = 2_000  # with so many examples, n-grams seen once or twice are left alone
 _PRUNE = 0.01  # smaller changes of an n-gram's weight are dropped
@@ -46,6 +49,7 @@ def fit_columns(
     prior: Columns,
     frozen: FloatArray | None = None,
     max_iterations: int = 30,
+    bias_l2: float = _BIAS_L2,
 ) -> Columns:
     """Return columns fitted to labelled texts.
 
@@ -56,6 +60,7 @@ def fit_columns(
         prior: The k columns to start from and to stay near to.
         frozen: Log-sum-exp of the logits of all agents that are not being fitted, shape (n,).
         max_iterations: Of L-BFGS; 30 is within noise of convergence on our data.
+        bias_l2: Penalty of a bias; `HELD` for a column that is fitted alone.
     """
     from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
@@ -66,6 +71,7 @@ def fit_columns(
         lexical=features.lexical[:, terms],
         targets=_one_hot(owners, prior.bias.shape[0] + 1),
         offsets=_offsets(features, prior, frozen),
+        bias_l2=bias_l2,
     )
     # More BLAS threads only spin between L-BFGS' many small steps: measured 2.7 times slower.
     with threadpool_limits(1, "blas"):
@@ -92,6 +98,7 @@ class _Problem:
     lexical: csr_matrix  # (n, t)
     targets: FloatArray  # (n, k + 1)
     offsets: FloatArray  # (n, k + 1): logits under the prior, and of the frozen agents
+    bias_l2: float
 
     @property
     def n_parameters(self) -> int:
@@ -113,12 +120,12 @@ class _Problem:
         chosen = (np.where(self.targets > 0, logits, 0.0)).sum(axis=1)
         loss = float((total - chosen).sum(dtype=np.float64))
         loss += 0.5 * _L2 * float((dense**2).sum() + (lexical**2).sum())
-        loss += 0.5 * _BIAS_L2 * float((bias**2).sum())
+        loss += 0.5 * self.bias_l2 * float((bias**2).sum())
         slope = (np.exp(logits - total[:, None]) - self.targets)[:, :-1]  # (n, k)
         gradient = (
             self.dense.T @ slope + _L2 * dense,
             self.lexical.T @ slope + _L2 * lexical,
-            (slope.sum(axis=0) + _BIAS_L2 * bias)[None, :],
+            (slope.sum(axis=0) + self.bias_l2 * bias)[None, :],
         )
         return loss, np.concatenate(gradient).ravel().astype(np.float64)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core.agent_routing.catalog import Snapshot
-from moma_core.agent_routing.fitting import fit_columns, logsumexp
+from moma_core.agent_routing.fitting import HELD, fit_columns, logsumexp
 from moma_core.agent_routing.ranker import Columns, Features, stack_columns, stack_features
 from moma_core.types import FloatArray
 
@@ -67,9 +67,12 @@ class Task:
         # One agent alone has nothing to be told apart from: there the idle ones are its rivals.
         alone = self.active.size == 1 and idle.size > 0
         frozen = logsumexp(self.prior.rows(idle).logits(features)) if alone else None
-        fitted = fit_columns(features, self.owners[rows], self.prior.rows(self.active), frozen)
-        # A softmax leaves the common level of its biases open: those without examples sit at 0.
-        if not alone:
+        prior, owners = self.prior.rows(self.active), self.owners[rows]
+        if alone:
+            fitted = fit_columns(features, owners, prior, frozen, bias_l2=HELD)
+        else:
+            fitted = fit_columns(features, owners, prior)
+            # A softmax leaves the common level of its biases open: the idle ones sit at 0.
             fitted.bias[:] -= fitted.bias.mean()
         order = np.argsort(np.concatenate([self.active, idle]), kind="stable")
         return stack_columns([fitted, self.prior.rows(idle)]).rows(order)

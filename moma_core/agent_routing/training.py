@@ -16,7 +16,7 @@ import numpy as np
 from moma_core.agent_routing.catalog import Snapshot
 from moma_core.agent_routing.cold_start import lean_names
 from moma_core.agent_routing.crossfit import FOLDS, cold_gate, cross_fit
-from moma_core.agent_routing.fitting import fit_columns, logsumexp
+from moma_core.agent_routing.fitting import HELD, fit_columns, logsumexp
 from moma_core.agent_routing.gate import Gate
 from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
 from moma_core.agent_routing.negatives import Negatives
@@ -103,7 +103,7 @@ def train(
         cold = LinearRanker(names, lean_names(prior, snapshot), idf)
         return Trained(cold, cold_gate(cold, snapshot, negatives, max_wrong_agent_rate), sources)
     task = Task.of(snapshot, examples, idf, described, prior)
-    total = 1 + (FOLDS if len(examples) >= _MIN_EXAMPLES_FOR_GATE else 0)
+    total = 1 + (FOLDS if _can_hold_out(records) else 0)
     tell("fitting the ranker", 0, total)
     ranker = LinearRanker(names, task.fit(np.ones(len(examples), dtype=bool)), idf)
     if total == 1:
@@ -117,6 +117,11 @@ def train(
     return Trained(
         ranker, told.gate, sources, exemplar_weight=told.exemplar_weight, scope=told.scope
     )
+
+
+def _can_hold_out(records: Sequence[AgentRecord]) -> bool:
+    counts = [len(record.card.examples) for record in records]
+    return sum(counts) >= _MIN_EXAMPLES_FOR_GATE and max(counts) > 1
 
 
 def sources_of(
@@ -188,7 +193,7 @@ def _one_column(
     features = stack_features(own, Features.of(texts, vectors, idf)) if texts else own
     owners = np.repeat(np.array([0, 1]), [len(own_texts), len(texts)])
     parts = [logsumexp(part.logits(features)) for part in others]
-    return fit_columns(features, owners, prior, np.logaddexp.reduce(parts))
+    return fit_columns(features, owners, prior, np.logaddexp.reduce(parts), bias_l2=HELD)
 
 
 def _near(

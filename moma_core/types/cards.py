@@ -26,7 +26,7 @@ class AgentCard:
         input_schema: JSON schema of its arguments.
         output_schema: JSON schema of its result.
         categories: Names of the categories it belongs to.
-        examples: Queries that it should take.
+        examples: Queries that it should take; repeated ones count once.
         enabled: Whether it may be chosen now.
         metadata: Anything JSON-like that the caller wants back.
 
@@ -81,6 +81,7 @@ class AgentCard:
                     f"an example of agent {self.name!r} has {len(example):,} characters, at most "
                     f"{MAX_EXAMPLE_CHARS:,} fit. Give the question without its attachments."
                 )
+        object.__setattr__(self, "examples", tuple(dict.fromkeys(self.examples)))
 
     def _check_values(self) -> None:
         for field_name in ("input_schema", "output_schema", "metadata"):
