@@ -31,9 +31,10 @@ from langchain_moma.direct import Direct
 from langchain_moma.needs import Needs
 from langchain_moma.pool import Ask, ChatPool
 from langchain_moma.portable import portable_options, portable_tools
+from langchain_moma.registered import did_you_mean
 from langchain_moma.structured import StructuredMoMA
 from langchain_moma.telemetry import Telemetry
-from moma_core import Health, MoMARouter, Preference, parse_preference
+from moma_core import Health, MoMARouter, Preference, UnknownNameError, parse_preference
 
 __all__ = ["ChatMoMA"]
 
@@ -58,7 +59,8 @@ class ChatMoMA(CallForms, BaseChatModel):
     Raises:
         InvalidInputError: ``llms`` is empty or holds something that is no chat model.
         InvalidPreferenceError: There is no such preference.
-        UnknownNameError: A name is not among the router's LLMs.
+        UnknownNameError: A name is not among the router's LLMs; at a call: ``model=`` is not among
+            ``llms``.
         NoTargetError: At a call: no LLM can do what it needs.
 
     Example:
@@ -167,10 +169,16 @@ class ChatMoMA(CallForms, BaseChatModel):
 
     def _pinned(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
         """Return the options, and the LLMs ruled out by ``model=`` with the name of one."""
-        if options.get("model") not in self.llms:
-            return dict(options), frozenset()
-        rest = {key: value for key, value in options.items() if key != "model"}
-        return rest, frozenset(self.llms).difference({options["model"]})
+        rest = dict(options)
+        name = rest.pop("model", None)
+        if name is None:
+            return rest, frozenset()
+        if name not in tuple(self.llms):
+            raise UnknownNameError(
+                f"model={name!r} names none of the LLMs here, {sorted(self.llms)!r}. "
+                f"{did_you_mean(name, self.llms)}Leave it out to have one chosen."
+            )
+        return rest, frozenset(self.llms).difference({name})
 
     def _direct(
         self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]

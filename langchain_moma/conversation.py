@@ -12,12 +12,13 @@ from langchain_core.messages import AnyMessage, BaseMessage, ChatMessage, conver
 from langchain_core.prompt_values import PromptValue
 
 from moma_core import InvalidQueryError, Query
-from moma_core.types import is_text
+from moma_core.types import is_text, is_visible
 
 __all__ = [
     "TEXT_KEYS",
     "RouterInput",
     "goes_on",
+    "is_wordless",
     "last_turn",
     "messages_in",
     "query_of",
@@ -78,6 +79,18 @@ def some_query_of(messages: Sequence[BaseMessage]) -> Query:
         return Query(next((text for text in texts if is_text(text)), _WORDLESS))
 
 
+def is_wordless(value: RouterInput) -> bool:
+    """Say whether the user's last message has no words in it, as a lone image has none.
+
+    Example:
+        >>> image = {"type": "image", "url": "https://example.org/cat.png"}
+        >>> is_wordless([("human", [image])]), is_wordless([("human", "hi")]), is_wordless("")
+        (True, False, False)
+    """
+    said = [] if isinstance(value, str) else list(filter(_is_users, messages_in(value)))
+    return bool(said) and not any(map(is_visible, str(said[-1].text)))
+
+
 def last_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
     """Return the messages from the last human one on; all of them when there is none.
 
@@ -136,6 +149,11 @@ def _messages_in_dict(value: Mapping[str, Any]) -> list[AnyMessage]:
     for key in TEXT_KEYS:
         if value.get(key):
             return messages_in(value[key])
+    if empty := [key for key in ("messages", *TEXT_KEYS) if key in value]:
+        raise InvalidQueryError(
+            f"there is nothing to route by: {' and '.join(map(repr, empty))} in the input holds "
+            "nothing. Add the user's turn, for example ('human', 'will it rain tomorrow?')."
+        )
     raise InvalidQueryError(
         f"expected a dict with 'messages', 'input' or 'query' in it, got the keys "
         f"{sorted(map(str, value))!r}. Pass for example {{'input': 'will it rain tomorrow?'}}."

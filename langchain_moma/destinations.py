@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_moma.conversation import query_of
+from langchain_moma.conversation import is_wordless, messages_in, query_of, some_query_of
 from langchain_moma.decisions import (
     MoMARecord,
     dispatch,
@@ -27,9 +27,11 @@ from langchain_moma.several import Several
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
     InvalidInputError,
+    InvalidQueryError,
     MoMARouter,
     NoTargetError,
     Preference,
+    Query,
     UnknownNameError,
     parse_preference,
 )
@@ -39,6 +41,10 @@ __all__ = ["Destinations", "Stop", "named_nodes"]
 _NO_LLM = (
     "Add llm_node(llms) to the graph and write as_node(router, [...], llm='llm'), or name a node "
     "for such queries: default='sorry'."
+)
+_NO_WORDS = (
+    "the user's last message has no words to route by, and no LLM can be reached. Name a node for "
+    "such turns: llm='llm', or default='sorry'."
 )
 
 
@@ -111,26 +117,34 @@ class Destinations:
     ) -> tuple[list[Stop], MoMARecord]:
         """Decide where the graph goes, and return what to keep of it.
 
+        A turn without words, such as a lone image, goes past the agents, who are known by words.
+
         Args:
             conversation: Text, messages, or a dict with them.
             before: What the last turn left.
             config: Of the running node.
 
         Raises:
+            InvalidQueryError: There is nothing to route by, or no node for a turn without words.
             NoTargetError: Nothing fits and there is no default node.
             UnknownNameError: The router named something that has no node.
         """
         state = state_in(before)
         reachable = self.router, self.nodes
         out = unreachable(*reachable, any_llm=self.llm is not None) | excluded_in(config)
+        query = _query(conversation, wordless := is_wordless(conversation))
+        if wordless:
+            out |= frozenset(self.router.agents.names)
         preference = preference_in(config, self.preference)
         start = time.perf_counter()
         try:
             decision = self.router.route(
-                query_of(conversation), preference, state, exclude=out, several=self.several
+                query, preference, state, exclude=out, several=self.several
             )
         except NoTargetError as error:
             if self.default is None:
+                if wordless:
+                    raise InvalidQueryError(_NO_WORDS) from error
                 if self.llm is None:
                     refuse_without_llms(error, *reachable, _NO_LLM)
                 raise
@@ -169,6 +183,10 @@ class Destinations:
                 f"{list(self.names)!r}. Add it to the destinations of as_node or as_edge."
             )
         return node
+
+
+def _query(conversation: Any, wordless: bool) -> Query:
+    return some_query_of(messages_in(conversation)) if wordless else query_of(conversation)
 
 
 def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,14 @@ from collections.abc import Collection, Iterator
 
 from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 
-__all__ = ["check_registered", "check_router", "llm_names", "refuse_without_llms", "unreachable"]
+__all__ = [
+    "check_registered",
+    "check_router",
+    "did_you_mean",
+    "llm_names",
+    "refuse_without_llms",
+    "unreachable",
+]
 
 
 def check_router(router: object) -> None:
@@ -62,7 +69,7 @@ def refuse_without_llms(
         error: What the router raised.
         router: Has LLMs, or not.
         reachable: Names that can be invoked.
-        remedy: What to write.
+        remedy: What to write; ``{llm!r}`` in it becomes the name of one of the LLMs.
 
     Raises:
         NoTargetError: None of the router's LLMs is reachable.
@@ -71,7 +78,7 @@ def refuse_without_llms(
     if names and not set(names).intersection(reachable):
         raise NoTargetError(
             f"no agent takes the query, and none of the router's {len(names)} LLMs has a target "
-            f"here: {sorted(reachable)!r} holds no LLM. {remedy}"
+            f"here: {sorted(reachable)!r} holds no LLM. {remedy.format(llm=names[0])}"
         ) from error
 
 
@@ -100,10 +107,27 @@ def check_registered(
         )
 
 
+def did_you_mean(name: object, known: Collection[str]) -> str:
+    """Ask whether the nearest known name was meant; empty where none is near.
+
+    Example:
+        >>> did_you_mean("gpt-4o-mni", ["gpt-4o-mini", "o3"])
+        "Did you mean 'gpt-4o-mini'? "
+    """
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
 def _remedies(name: str, known: Collection[str], *, agents: bool) -> Iterator[str]:
-    if close := difflib.get_close_matches(str(name), known, n=1):
-        yield f"Did you mean {close[0]!r}? "
+    yield did_you_mean(name, known)
     if agents:
         yield "Register it first: router.agents.add(AgentCard(...)), or leave it out."
+    elif not known:
+        yield "The router has no LLMs. Give it some: MoMARouter.from_cards(cards)."
     else:
-        yield f"The router's LLMs are {sorted(known)!r}; train a pool with: moma train llms."
+        yield (
+            f"The router's LLMs are {sorted(known)!r}. To add one without any data: "
+            f"router.save('pool'), then moma llms add {name!r} --input USD --output USD "
+            "--quality SCORE --router pool, then MoMARouter.load('pool'); or train a pool: moma "
+            "train llms."
+        )

@@ -38,8 +38,8 @@ from moma_core import MoMARouter, NoTargetError, Preference, UnknownNameError, p
 __all__ = ["RunnableRouter"]
 
 _NO_LLM = (
-    "Give a chat model under an LLM's name, targets={'gpt-4o': ChatOpenAI(...)}, or what takes "
-    "such queries: default=chat."
+    "Give a chat model under an LLM's name, targets={{{llm!r}: chat_model}}, or what takes such "
+    "queries: default=chat_model."
 )
 
 

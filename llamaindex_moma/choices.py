@@ -8,21 +8,40 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma.cards import words_of
-from moma_core import AgentCard, DuplicateNameError, MoMARouter, UnknownNameError
+from moma_core import (
+    AgentCard,
+    DuplicateNameError,
+    InvalidInputError,
+    MoMARouter,
+    UnknownNameError,
+)
 from moma_core.types import is_text, is_visible
+from moma_core.words import joined
 
-__all__ = ["Choice", "KnownChoices", "add_example", "cards_of", "fingerprint", "positions_in"]
+__all__ = [
+    "Choice",
+    "KnownChoices",
+    "add_example",
+    "cards_of",
+    "examples_by_name",
+    "fingerprint",
+    "nearest",
+    "positions_in",
+]
 
 # The core's own bounds are wider; these leave room for what is added here.
 _MAX_NAME = 100
 _MAX_DESCRIPTION = 8_000
+# Likeness (difflib) from which an unknown key is taken for a slip: one wrong letter in five.
+_NEAR = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +89,22 @@ def cards_of(
 
     Raises:
         DuplicateNameError: Two choices are meant by one key of ``examples``.
-        UnknownNameError: There are examples, but for none of these choices.
+        InvalidCardError: A choice's examples are one text, not a list.
+        UnknownNameError: There are examples, but for none of these choices, or a key is nearly the
+            name of a choice that has none.
 
     Example:
         >>> choices = [Choice("papers", "a"), Choice("papers", "b"), Choice(None, "c")]
         >>> [card.name for card in cards_of(choices)]
         ['papers (1)', 'papers (2)', 'choice 3']
     """
-    given = {key: tuple(texts) for key, texts in (examples or {}).items()}
+    given = examples_by_name(examples)
     if given and choices and not any(choice.called in given for choice in choices):
         raise UnknownNameError(
             f"there are examples for {list(given)!r:.300}, but the choices are "
             f"{[choice.called for choice in choices]!r:.300}. Use the choices' names as keys."
         )
+    _check_spelling(given, [choice.called for choice in choices])
     for key in given:
         _only([choice for choice in choices if choice.called == key], key)
     counts = Counter(_printable(choice.name) for choice in choices)
@@ -94,6 +116,25 @@ def cards_of(
         texts = dict.fromkeys((*choice.examples, *given.get(choice.called, ())))
         cards[name] = AgentCard(name, text, examples=tuple(texts))
     return tuple(cards.values())
+
+
+def examples_by_name(examples: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    """Return the examples of each choice.
+
+    Raises:
+        InvalidCardError: A choice's examples are one text, whose letters would become examples.
+        InvalidInputError: They are not by name.
+
+    Example:
+        >>> examples_by_name({"papers": ["who proved it?"]})
+        {'papers': ('who proved it?',)}
+    """
+    if not isinstance(examples, Mapping | None):
+        raise InvalidInputError(
+            f"examples are lists of queries by a choice's name, got {type(examples).__name__}. "
+            "Write {'papers': ['which paper proves it?']}."
+        )
+    return {key: joined("examples", key, texts) for key, texts in (examples or {}).items()}
 
 
 @dataclass(frozen=True)
@@ -173,6 +214,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {close[0]!r}?" if close else f"There are {names!r:.300}."
+
+
+def _check_spelling(keys: Collection[str], called: Collection[str]) -> None:
+    """Refuse slips of the pen; a key may well be for a choice of another list."""
+    without = [name for name in called if name not in keys]
+    for key in keys:
+        close = [] if key in called else difflib.get_close_matches(key, without, n=1, cutoff=_NEAR)
+        # Names that differ in a number, as sales_2023 and sales_2024, are two on purpose.
+        if close and re.findall(r"\d+", key) == re.findall(r"\d+", close[0]):
+            raise UnknownNameError(
+                f"there are examples for {key!r}, which is no choice, and none for "
+                f"{close[0]!r:.100}. Did you mean that? Use the choices' names as keys."
+            )
 
 
 def _only(found: Sequence[Choice], called: str) -> None:

@@ -85,7 +85,9 @@ class Delegates:
             if name not in known:
                 raise UnknownNameError(
                     f"the router scores no LLM called {name!r}. {nearest(name, known)} Use its "
-                    "names, or train a pool of your own: moma train llms."
+                    f"names; add one without any data: router.save('pool'), then moma llms add "
+                    f"{name!r} --input USD --output USD --quality SCORE --router pool, then "
+                    "MoMARouter.load('pool'); or train a pool: moma train llms."
                 )
         made = cls(dict(llms), router, preference, fallback_on)
         made.order("check", preference)

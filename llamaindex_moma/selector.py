@@ -21,6 +21,7 @@ from llamaindex_moma.choices import (
     KnownChoices,
     add_example,
     cards_of,
+    examples_by_name,
     fingerprint,
     nearest,
     positions_in,
@@ -79,8 +80,11 @@ class MoMASelector(BaseSelector):
             negatives and encoder.
 
     Raises:
-        InvalidInputError: A number is out of bounds, or ``router`` is given beside what it brings
-            itself.
+        InvalidInputError: A number is out of bounds, ``examples`` are not by name, or ``router``
+            is given beside what it brings itself.
+        InvalidCardError: A choice's examples are one text, not a list.
+        UnknownNameError: At a selection: a key of ``examples`` is nearly the name of a choice that
+            has none, or no choice has any.
 
     Example:
         >>> selector = MoMASelector(examples={"papers": ["which paper proves it?"]}, fallback=1)
@@ -113,7 +117,7 @@ class MoMASelector(BaseSelector):
                 "cards: register_cards(router, agent_cards_from_query_engine_tools(tools, "
                 "examples)), or leave router= out."
             )
-        self._examples = dict(examples or {})
+        self._examples = examples_by_name(examples)
         self._fallback = fallback
         self._max_selections = max_selections
         self._min_probability = min_probability

@@ -12,6 +12,7 @@ from moma_core.llm_routing import LLMRouter
 from moma_core.selection import preference_name
 from moma_core.types import (
     Candidate,
+    Cost,
     Deferred,
     FloatArray,
     Handled,
@@ -92,9 +93,16 @@ def to_llm(
         candidates=candidates,
         preference=label,
         reason=f"{outcome.reason}; {label} picks {name!r}: score {best.score:.2f} at "
-        f"${best.cost or 0:.6f}",
+        f"${best.cost or 0:.6f}{_over_budget(preference, best)}",
         cost=best.cost,
     )
+
+
+def _over_budget(preference: Preference, best: Candidate) -> str:
+    match preference:
+        case Cost(budget=float() | int() as budget) if (best.cost or 0.0) > budget:
+            return f"; no LLM is within the budget of ${budget:.3g}, so the cheapest is taken"
+    return ""
 
 
 def to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:

@@ -13,7 +13,13 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import save_file  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 
-from moma_core import AgentCard, ArtifactError, InvalidInputError, ScoreError  # noqa: E402
+from moma_core import (  # noqa: E402
+    AgentCard,
+    ArtifactError,
+    InvalidInputError,
+    InvalidQueryError,
+    ScoreError,
+)
 from moma_core.decoding import (  # noqa: E402
     ArgumentFiller,
     ChoiceLikelihood,
@@ -154,6 +160,13 @@ def test_a_request_too_long_for_the_llm_fills_in_nothing(llm):
     filled = ArgumentFiller(llm).fill("Oslo " * 400, AgentCard("x", "y", input_schema=schema))
     assert filled.value is None
     assert "too long" in filled.reason
+
+
+def test_a_request_that_is_no_text_is_refused(llm):
+    pytest.importorskip("llguidance")
+    for query in (None, ["Oslo"]):
+        with pytest.raises(InvalidQueryError, match="a query is text"):
+            ArgumentFiller(llm).fill(query, AgentCard("x", "y"))
 
 
 def test_no_user_ends_a_turn(llm):

@@ -241,6 +241,9 @@ def test_saved_replayed_and_damaged(tmp_path):
         FeedbackLog.read(log)
     with pytest.raises(ArtifactError, match="no feedback log"):
         FeedbackLog.read(tmp_path / "none")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1\x15\x04\n\xff\x00\nPAR1")
+    with pytest.raises(ArtifactError, match=r"no feedback log: line 1 .*Learning\(log="):
+        FeedbackLog.read(tmp_path / "train.parquet")
     weights = tmp_path / "saved" / "learning.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="truncated"):

@@ -13,7 +13,14 @@ from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma import MoMASelector, MoMAToolMetadata
 from llamaindex_moma.choices import Choice, cards_of, fingerprint
-from moma_core import DuplicateNameError, MoMAError, NoTargetError, UnknownNameError
+from moma_core import (
+    DuplicateNameError,
+    InvalidCardError,
+    InvalidInputError,
+    MoMAError,
+    NoTargetError,
+    UnknownNameError,
+)
 from moma_core.testing import HashEncoder
 
 
@@ -137,3 +144,22 @@ def test_examples_come_with_the_metadata_too() -> None:
     choice = MoMAToolMetadata("Papers", "papers", examples=("who proved it",))
     [card] = cards_of(fingerprint([choice]), {"papers": ["which theorem"]})
     assert card.examples == ("who proved it", "which theorem")
+
+
+def test_one_text_for_a_list_of_examples_is_refused_at_once() -> None:
+    with pytest.raises(InvalidCardError, match=r"Write \['who proved it'\]"):
+        MoMASelector({"papers": "who proved it"})
+    with pytest.raises(InvalidInputError, match="by a choice's name, got list"):
+        MoMASelector(["who proved it"])  # type: ignore[arg-type]
+
+
+def test_a_misspelt_key_beside_a_right_one_is_refused() -> None:
+    choices = [ToolMetadata("Papers", "papers"), ToolMetadata("Recipes", "recipes")]
+    given = {"papers": ["who proved it"], "recepies": ["how long to bake"]}
+    with pytest.raises(UnknownNameError, match=r"'recepies'.*'recipes'\. Did you mean that"):
+        MoMASelector(given, encoder=ENCODER).select(choices, "how long to bake bread")
+    # Each has its own examples, or another number: for another list, not a slip.
+    both = {**given, "recipes": ["bread"]}
+    assert len(cards_of(fingerprint(choices), both)) == len(choices)
+    years = [Choice("papers", "a"), Choice("sales_2024", "b")]
+    assert len(cards_of(years, {"papers": ["who"], "sales_2023": ["how much"]})) == len(years)

@@ -3,6 +3,8 @@
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -65,6 +67,23 @@ def test_a_new_llm_learns_from_a_few_queries(router):
     assert costs[:, 2] == pytest.approx([2e-4] * 2, rel=0.2)
     for before, after in zip(predict(router), (quality, costs), strict=True):
         assert after[:, :2] == pytest.approx(before, rel=1e-5)
+
+
+def test_of_the_other_llms_the_scores_are_enough(router, tmp_path):
+    scored = pool(80, seed=3)
+    columns = {f"score|{name}": scored.scores[:, i] for i, name in enumerate(scored.llms)}
+    table = pa.table({"query": scored.queries, "cost|new": scored.costs[:, 2], **columns})
+    pq.write_table(table, tmp_path / "new.parquet")
+    data = LLMDataset.read(tmp_path / "new.parquet", llm="new")
+    grown, full = (add_llm(router, CARD, each, TopicEncoder()) for each in (data, scored))
+    for found, expected in zip(predict(grown), predict(full), strict=True):
+        assert found == pytest.approx(expected)
+    with pytest.raises(InvalidDataError, match=r"lacks the column 'cost\|s'"):
+        LLMDataset.read(tmp_path / "new.parquet")
+    with pytest.raises(InvalidDataError, match=r"lacks the column 'cost\|l'"):
+        LLMDataset.read(tmp_path / "new.parquet", llm="l")
+    with pytest.raises(InvalidDataError, match=r"lacks the column 'score\|typo'"):
+        LLMDataset.read(tmp_path / "new.parquet", llm="typo")
 
 
 def test_a_card_alone_gives_a_cautious_guess(router):

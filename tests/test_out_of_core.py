@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moma_core import LLMRouter
+from moma_core.cli.train import _tell
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.evaluation.pairs import evaluate_pairs
 from moma_core.llm_routing.elo import count_outcomes, elo_of_counts
@@ -29,6 +30,7 @@ from moma_core.llm_routing.pairs import (
     train_pairs,
 )
 from moma_core.llm_routing.pairs.queries import QueryStore
+from moma_core.llm_routing.pool import remove_llm
 from moma_core.testing import HashEncoder
 
 ROOT = Path(__file__).parent.parent
@@ -374,3 +376,12 @@ def test_on_the_command_line(files, tmp_path, monkeypatch, capsys):
         "eval", "llms", "--router", pool, "--data", path, "--out", report
     )
     assert json.loads(report.read_text())["n_pairs"] == 200
+
+
+def test_a_pool_of_one_is_told_in_the_singular(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    pool = LLMRouter.packaged()
+    for name in pool.names[1:]:
+        pool = remove_llm(pool, name)
+    _tell(pool, LLMRouter, "single", Path("pool"))
+    assert "Trained on 1 LLM; the best" in capsys.readouterr().out

@@ -92,6 +92,35 @@ def test_survives_a_restart(tmp_path, python):
     assert np.allclose(found[0].example_vectors, ENCODER.encode(["a", "b"]), atol=1e-5)
 
 
+def test_a_directory_is_read_with_what_another_process_wrote(tmp_path, python):
+    mine, beside = in_directory(tmp_path), in_directory(tmp_path)  # they share Chroma's client
+    mine.put(records(AgentCard("one", "first", examples=("a",)), AgentCard("gone", "was here")))
+    assert len(mine.load()) == len(beside.load()) == 2
+    cards = (
+        AgentCard("one", "another meaning"),
+        AgentCard("two", "second", examples=("b", "c")),
+    )
+    written = python(
+        "import sys\n"
+        "from moma_core import AgentCard, ChromaRegistry\n"
+        "from moma_core.testing.conformance import records\n"
+        "registry = ChromaRegistry.open(sys.argv[1], 'hash-64', 64)\n"
+        "registry.put(records(AgentCard('one', 'another meaning'),\n"
+        "    AgentCard('two', 'second', examples=('b', 'c'))))\n"
+        "registry.delete(['gone'])\n",
+        str(tmp_path),
+    )
+    assert written.returncode == 0, written.stderr
+    mine.put(records(AgentCard("three", "added here, after that", examples=("d",))))
+    for registry in (mine, beside, in_directory(tmp_path)):
+        found = registry.load()
+        assert [each.card.name for each in found] == ["one", "two", "three"]
+        for each, expected in zip(found[:2], records(*cards), strict=True):
+            assert each.card == expected.card
+            assert np.allclose(each.description_vector, expected.description_vector, atol=1e-5)
+            assert np.allclose(each.example_vectors, expected.example_vectors, atol=1e-5)
+
+
 def test_a_relative_path_follows_the_working_directory(tmp_path, monkeypatch):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -112,6 +112,11 @@ def test_preferences(shared):
     assert (best.target, best.preference) == ("big", "performance")
     assert (cheap.target, cheap.preference) == ("small", "cost")
     assert cheap.cost < best.cost
+    assert "budget" not in best.reason
+    assert "budget" not in shared.route("why prove explain", "cost:1").reason
+    above = shared.route("why prove explain", "cost:0.000000001")
+    assert above.target == "small"
+    assert above.reason.endswith("no LLM is within the budget of $1e-09, so the cheapest is taken")
     assert shared.route("why prove explain", Performance()).target == "big"
     assert shared.route("why prove explain", Cost(1e-4)).target == "small"
     assert shared.route("why").preference == shared.route("why", Auto(0.5)).preference == "auto"

@@ -22,6 +22,7 @@ from moma_core.selection import (
     select,
     topsis,
 )
+from moma_core.selection.topsis import closeness_of_two
 from moma_core.types import Auto, Cost, Performance, ScoreTable
 
 grid = st.integers(0, 20).map(lambda n: n / 20)
@@ -93,6 +94,9 @@ def test_a_higher_rate_never_picks_a_dearer_llm(pool, first, second):
 @given(pools, st.sampled_from([1e-6, 0.5, 3.0, 1e4]), grid)
 def test_auto_does_not_depend_on_the_unit_of_cost(pool, factor, weight):
     costs, scores = pool
+    if len(costs) == 2:  # what is as good as tied may fall to either side
+        lead = closeness_of_two(costs[None], scores[None], 1 - weight, weight)[0]
+        assume(abs(lead[0] - lead[1]) > 1e-9)
     before = select(table(costs, scores), Auto(weight))
     closeness = topsis(
         *(column[pareto_front(costs, scores)] for column in pool), 1 - weight, weight
@@ -139,13 +143,41 @@ def test_topsis_refuses_weights(weights):
 def test_ties_go_to_the_higher_score_then_the_lower_cost():
     costs, scores = np.array([1.0, 3.0]), np.array([0.2, 0.8])  # closeness .5 each
     assert select(table(costs, scores), Auto(0.5)) == 1
+    even = table(np.array([3.0, 4.0]), np.array([0.75, 0.8]))  # 1/16 of the score, 1/4 of the cost
+    assert select(even, Auto(0.5)) == 1
     assert select(table(np.array([2.0, 1.0]), np.array([0.5, 0.5])), Performance()) == 1
 
 
-def test_a_front_of_two_is_a_tie_at_equal_weights():
-    costs, scores = np.array([1.0, 100.0]), np.array([0.89, 0.90])  # eq. 8 sees only 0 and 1
-    assert select(table(costs, scores), Auto(0.5)) == 1
+def test_of_two_llms_the_dearer_one_must_be_worth_its_price():
+    gaps = np.array([[0.812, 0.854], [0.30, 0.854], [0.812, 0.854], [0.80, 0.80]])
+    prices = np.array([[1.0, 15.0], [1.0, 15.0], [1.0, 1.05], [1.0, 15.0]])
+    assert choose(prices, gaps, Auto()).tolist() == [0, 1, 1, 0]
+    assert choose(prices, gaps, Auto(1.0)).tolist() == [1, 1, 1, 0]
+    assert choose(prices, gaps, Auto(0.0)).tolist() == [0, 0, 0, 0]
+    assert choose(prices, gaps, Performance()).tolist() == [1, 1, 1, 0]
+
+
+def test_two_llms_that_cost_or_score_nothing():
+    free, failing = np.array([0.0, 2.0]), np.array([0.0, 0.0])
+    assert select(table(free, np.array([0.5, 0.9])), Auto()) == 1
+    assert select(table(free, np.array([0.8, 0.9])), Auto()) == 0
+    assert select(table(free, failing), Auto(1.0)) == 0  # not worse, and cheaper
+    assert select(table(np.zeros(2), np.array([0.5, 0.9])), Auto(0.0)) == 1
+    assert select(table(np.zeros(2), failing), Auto()) == 0
+    assert select(table(free, np.array([0.0, 0.1])), Auto()) == 1
+
+
+def test_a_front_of_two_in_a_larger_pool_is_a_tie_at_equal_weights():
+    costs, scores = np.array([1.0, 100.0, 101.0]), np.array([0.89, 0.90, 0.1])
+    assert select(table(costs, scores), Auto(0.5)) == 1  # eq. 8 sees only 0 and 1
     assert select(table(costs, scores), Auto(0.49)) == 0
+
+
+@given(st.tuples(grid, grid), st.tuples(grid, grid), st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_of_two_llms_more_weight_on_cost_never_picks_the_dearer(costs, scores, weights):
+    pair = table(np.array(costs), np.array(scores))
+    cheap, dear = (select(pair, Auto(weight)) for weight in sorted(weights))
+    assert costs[cheap] <= costs[dear]
 
 
 def test_extreme_weights_take_the_ends_of_the_front():

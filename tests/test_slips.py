@@ -1,10 +1,20 @@
 """Slips of the pen: what is refused when it is given, in words that say what to write."""
 
 import json
+import re
 
 import pytest
+from langchain_core.messages import HumanMessage
 
-from langchain_moma import ChatMoMA, MoMAMiddleware, RouteTool, RunnableRouter, as_edge, as_node
+from langchain_moma import (
+    ChatMoMA,
+    MoMAMiddleware,
+    RouteTool,
+    RunnableRouter,
+    as_edge,
+    as_node,
+    create_moma_agent,
+)
 from langchain_moma.testing import ScriptedChat
 from moma_core import (
     AgentCard,
@@ -16,6 +26,7 @@ from moma_core import (
     RoutingDecision,
     TeamMember,
     TeamPlan,
+    UnknownNameError,
 )
 from moma_core.decoding import FusionWeights
 from moma_core.errors import ArtifactError
@@ -131,8 +142,12 @@ def test_a_preference_is_checked_when_it_is_given(with_llms, build):
 def test_targets_without_an_llm_are_said_to_have_none(with_llms):
     ask, no_clock = "what time is it?", {"configurable": {"moma_exclude": ["clock"]}}
     chain = RunnableRouter(router=with_llms, targets={"clock": str})
-    with pytest.raises(NoTargetError, match=r"\['clock'\] holds no LLM.*ChatOpenAI.*default="):
+    with pytest.raises(
+        NoTargetError, match=r"\['clock'\] holds no LLM.*chat_model.*default="
+    ) as caught:
         chain.invoke(ask, no_clock)
+    [typed] = re.findall(r"targets={('[^']+'): chat_model}", str(caught.value))
+    RunnableRouter(router=with_llms, targets={"clock": str, typed.strip("'"): ScriptedChat()})
     node = as_node(with_llms, ["clock"])
     with pytest.raises(NoTargetError, match=r"\['clock'\] holds no LLM.*llm_node\(llms\)"):
         node({"messages": [("human", ask)]}, no_clock)
@@ -144,3 +159,54 @@ def test_targets_without_an_llm_are_said_to_have_none(with_llms):
     bare = MoMARouter.from_cards([AgentCard("clock", "Tells the time")], llms=None)
     with pytest.raises(NoTargetError, match="this router has no LLMs"):
         RunnableRouter(router=bare, targets={"clock": str}).invoke(ask, no_clock)
+
+
+def test_a_call_for_an_llm_that_is_not_there(with_llms):
+    names = ("gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06")
+    chat = ChatMoMA(router=with_llms, llms={name: ScriptedChat(name=name) for name in names})
+    typo = "gpt-4o-mni-2024-07-18"
+    with pytest.raises(UnknownNameError, match=f"{typo}.*Did you mean '{names[0]}'"):
+        chat.invoke("hello", model=typo)
+    with pytest.raises(UnknownNameError, match="names none of the LLMs here"):
+        list(chat.stream("hello", model=[names[0]]))
+    with pytest.raises(UnknownNameError, match="names none of the LLMs here"):
+        chat.generate([[HumanMessage("hello")]], model="o3")
+    for name in names:
+        assert chat.invoke("hello", model=name).response_metadata["moma_llm"] == name
+    assert chat.invoke("hello", model=None).response_metadata["moma_llm"] in names
+
+
+def test_an_llm_that_the_router_does_not_score(with_llms):
+    def clock(place: str) -> str:
+        "Tell the time in a place."
+        return place
+
+    says = r"moma llms add 'gpt-5' --input USD --output USD --quality SCORE --router pool"
+    with pytest.raises(UnknownNameError, match=says):
+        ChatMoMA(router=with_llms, llms={"gpt-5": ScriptedChat()})
+    with pytest.raises(UnknownNameError, match=says):
+        create_moma_agent({"gpt-5": ScriptedChat()}, [clock])
+    with pytest.raises(UnknownNameError, match="no LLMs"):
+        ChatMoMA(router=small_router(), llms={"gpt-5": ScriptedChat()})
+
+
+IMAGE = HumanMessage([{"type": "image", "url": "https://example.org/cat.png"}])
+
+
+def test_a_turn_without_words_goes_past_the_agents(with_llms):
+    turn, only = {"messages": [("human", "will it rain?"), ("ai", "no"), IMAGE]}, small_router()
+    gone = as_node(with_llms, ["clock", "weather"], llm="llm", default="answer")(turn, {})
+    assert gone.goto == "llm"
+    assert gone.update["moma"]["decision"]["kind"] == "llm"
+    assert as_node(only, ["weather"], default="answer")(turn, {}).goto == "answer"
+    assert as_edge(only, ["weather"], default="answer")(turn, {}) == "answer"
+    with pytest.raises(InvalidQueryError, match=r"no words to route by.*default='sorry'"):
+        as_node(only, ["weather"])(turn, {})
+
+
+def test_no_messages_are_called_that(with_llms):
+    node = as_node(with_llms, ["clock"], default="answer")
+    with pytest.raises(InvalidQueryError, match="'messages' in the input holds nothing"):
+        node({"messages": []}, {})
+    with pytest.raises(InvalidQueryError, match=r"expected a dict with.*\['text'\]"):
+        node({"text": "hello"}, {})

@@ -67,7 +67,7 @@ def add(
 
     known = {} if quality is None else {"quality": quality}
     card = LLMCard(name, input_price, output_price, latency, metadata=known)
-    scored = None if data is None else LLMDataset.read(data)
+    scored = None if data is None else LLMDataset.read(data, llm=name)
     encoder = None if data is None else MiniLMEncoder()
     _change(router, lambda pool: add_llm(pool, card, scored, encoder), f"Added {name!r}")
 

@@ -145,8 +145,9 @@ def _train_on_pairs(
 
 def _tell(pool: LLMRouter, kind: type, strategy: Strategy, out: Path) -> None:
     best, where = escape(repr(pool.best_single)), escape(str(out))
+    count = len(pool.cards)
     console.print(
-        f"Trained on {len(pool.cards)} LLMs; the best single one is {best}.\n"
+        f"Trained on {count} {'LLM' if count == 1 else 'LLMs'}; the best single one is {best}.\n"
         f"Use it: {kind.__name__}.load({where!r}), or measure it: moma eval llms "
         f"--strategy {strategy} --router {where} --data TEST.parquet --out report.json",
         highlight=False,

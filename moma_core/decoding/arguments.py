@@ -26,7 +26,7 @@ from moma_core.decoding.local_llm import LocalLLM
 from moma_core.decoding.prefix import causal_lm, context_of
 from moma_core.decoding.prompts import arguments_prompt
 from moma_core.decoding.spans import grounded
-from moma_core.errors import MissingExtraError
+from moma_core.errors import InvalidQueryError, MissingExtraError
 from moma_core.types import AgentCard
 
 __all__ = ["ArgumentFiller", "Arguments"]
@@ -76,7 +76,12 @@ class ArgumentFiller:
         An agent without parameters gets an empty object. None comes with a reason: a required
         parameter of which the request says nothing, a schema that cannot be held to, or an object
         that grew too long.
+
+        Raises:
+            InvalidQueryError: The query is not text.
         """
+        if not isinstance(query, str):
+            raise InvalidQueryError(f"a query is text with words in it, got {query!r:.40}.")
         schema = dict(card.input_schema)
         if schema:
             matcher, reason = self._matcher(schema)  # first of all: whether it is a schema

@@ -90,8 +90,15 @@ class LLMDataset:
         return len(self.queries)
 
     @classmethod
-    def read(cls, path: str | Path, normalise: Normaliser = normalise_answer) -> LLMDataset:
+    def read(
+        cls,
+        path: str | Path,
+        normalise: Normaliser = normalise_answer,
+        llm: str | None = None,
+    ) -> LLMDataset:
         """Read a parquet file; ``normalise`` says when two answers are the same.
+
+        With ``llm``, only its cost is asked for: of the others the scores are enough (`add_llm`).
 
         Raises:
             InvalidDataError: The file cannot be read, lacks a column, or holds a bad value.
@@ -105,7 +112,7 @@ class LLMDataset:
             raise InvalidDataError(
                 f"cannot read {str(path)!r} as parquet ({error}): {SCHEMA}."
             ) from error
-        return cls.from_table(table, str(path), normalise)
+        return cls.from_table(table, str(path), normalise, llm)
 
     @classmethod
     def from_table(
@@ -113,32 +120,35 @@ class LLMDataset:
         table: pa.Table,
         source: str = "the table",
         normalise: Normaliser = normalise_answer,
+        llm: str | None = None,
     ) -> LLMDataset:
-        """Read an Arrow table; ``source`` names it in errors.
+        """Read an Arrow table; ``source`` names it in errors, ``llm`` as in `read`.
 
         Raises:
             InvalidDataError: It lacks a column, or holds a bad value.
         """
         columns = table.column_names
         llms = tuple(name[6:] for name in columns if name.startswith("score|"))
-        missing = [
-            name for name in ("query", *(f"cost|{llm}" for llm in llms)) if name not in columns
-        ]
+        priced = llms if llm is None else (llm,)
+        asked = [f"{kind}|{name}" for name in priced for kind in ("score", "cost")]
+        missing = [name for name in ("query", *asked) if name not in columns]
         if not llms:
             missing.append("score|<llm>")
         if missing:
             raise InvalidDataError(f"{source} lacks the column {missing[0]!r}: {SCHEMA}.")
         if not table.num_rows:
             raise InvalidDataError(f"{source} has no row. Give one a scored query: {SCHEMA}.")
-        return cls(
+        data = cls(
             queries=tuple(table["query"].to_pylist()),
             llms=llms,
-            scores=np.stack([_numbers(table, f"score|{llm}") for llm in llms], axis=1),
-            costs=np.stack([_numbers(table, f"cost|{llm}") for llm in llms], axis=1),
+            scores=np.stack([_numbers(table, f"score|{name}") for name in llms], axis=1),
+            costs=np.stack([_numbers(table, f"cost|{name}") for name in llms], axis=1),
             tasks=_texts(table, "task"),
             splits=_texts(table, "split"),
             answers=_answers(table, llms, normalise),
-        ).check_measured()
+        )
+        data.pool(priced).check_measured()
+        return data
 
     def check_measured(self) -> LLMDataset:
         """Return itself, every LLM having at least one score and one cost.
@@ -236,6 +246,8 @@ def _numbers(table: pa.Table, name: str) -> _Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
     try:
         values: Any = pc.cast(table[name], pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

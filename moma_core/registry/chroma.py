@@ -9,9 +9,11 @@ between the two leaves the old card with its old examples. The only file that im
 from __future__ import annotations
 
 import json
+import os
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +29,9 @@ from moma_core.types import AgentCard, FloatArray
 
 __all__ = ["ChromaRegistry"]
 
+_AGAIN = 2
 _PAGE = 1_000
+_READING = threading.Lock()
 
 
 class ChromaRegistry:
@@ -50,19 +54,21 @@ class ChromaRegistry:
         self, client: ClientAPI, fingerprint: str, dimension: int, prefix: str = "moma"
     ) -> None:
         self.location = ""
+        self._directory: Path | None = None
         self._dimension = dimension
+        self._names = tuple(f"{prefix}_{kind}" for kind in ("agents", "examples"))
         with _as_registry_errors("open"):
             self._batch = client.get_max_batch_size()
             self._cards: Any
             self._examples: Any
             self._cards, self._examples = (
                 client.get_or_create_collection(
-                    f"{prefix}_{kind}",
+                    name,
                     configuration={"hnsw": {"space": "cosine"}},
                     metadata={"encoder": fingerprint},
                     embedding_function=None,
                 )
-                for kind in ("agents", "examples")
+                for name in self._names
             )
         written_by = (self._cards.metadata or {}).get("encoder")
         if written_by != fingerprint:
@@ -78,8 +84,8 @@ class ChromaRegistry:
         Raises:
             RegistryError: The directory cannot be written or the server does not answer.
         """
-        settings = Settings(anonymized_telemetry=False)
-        url, place = urlsplit(str(location)), str(location)
+        settings = _settings()
+        url, place, path = urlsplit(str(location)), str(location), None
         with _as_registry_errors("open"):
             if url.scheme in ("http", "https"):
                 host, port = url.hostname or "localhost", url.port or 8000
@@ -99,6 +105,7 @@ class ChromaRegistry:
                 client = chromadb.PersistentClient(path=str(path), settings=settings)
         registry = cls(client, fingerprint, dimension)
         registry.location = place
+        registry._directory = path
         return registry
 
     def put(self, records: Sequence[AgentRecord]) -> None:
@@ -130,13 +137,41 @@ class ChromaRegistry:
 
     def load(self) -> Sequence[AgentRecord]:
         """Return every record in the order in which its name was first stored."""
-        with _as_registry_errors("read"):
+        for _ in range(0 if self._directory is None else _AGAIN):
+            with suppress(RegistryError):  # caught in the midst of another process's write
+                return self._load()
+        return self._load()
+
+    def _load(self) -> list[AgentRecord]:
+        with _as_registry_errors("read"), self._as_on_disk() as (stored_cards, stored_examples):
             examples: dict[tuple[str, str], dict[int, FloatArray]] = {}
-            for _, _, vector, meta in _pages(self._examples):
+            for _, _, vector, meta in _pages(stored_examples):
                 key = (meta["agent"], meta["revision"])
                 examples.setdefault(key, {})[meta["position"]] = vector
-            rows = sorted(_pages(self._cards), key=lambda row: (row[3]["order"], row[0]))
+            rows = sorted(_pages(stored_cards), key=lambda row: (row[3]["order"], row[0]))
             return [self._record(row, examples) for row in rows]
+
+    @contextmanager
+    def _as_on_disk(self) -> Iterator[tuple[Any, Any]]:
+        """Cards and examples with what other processes wrote.
+
+        An embedded client keeps vectors in memory: of a record that another process wrote it finds
+        none. Chroma holds one client a path, for all that use it, so another spelling of the path
+        gives one of our own, to be read from and closed (30 ms).
+        """
+        if self._directory is None:
+            yield self._cards, self._examples
+            return
+        with _READING:
+            afresh = f"{self._directory}{os.sep}{os.curdir}"
+            client: Any = chromadb.PersistentClient(path=afresh, settings=_settings())
+            try:
+                cards, examples = (
+                    client.get_collection(name, embedding_function=None) for name in self._names
+                )
+                yield cards, examples
+            finally:
+                client.close()
 
     def _record(
         self,
@@ -176,6 +211,10 @@ class ChromaRegistry:
                 embeddings=np.stack(vectors),
                 metadatas=list(metadatas),
             )
+
+
+def _settings() -> Settings:
+    return Settings(anonymized_telemetry=False)
 
 
 def _card_row(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError
 from moma_core.selection.pareto import front_mask
-from moma_core.selection.topsis import closeness_on_front
+from moma_core.selection.topsis import closeness_of_two, closeness_on_front
 from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable
 
 __all__ = [
@@ -88,7 +88,8 @@ def choose(
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
     - `Performance`: the best score, less ``thrift`` times the cost; ties: lower cost.
-    - `Auto`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost.
+    - `Auto`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost. Of
+      two LLMs in all, by `closeness_of_two`, because TOPSIS cannot tell two apart.
     - `Cost`: the best score among those within the budget; ties: lower cost. When none is within
       it, the cheapest (ties: higher score).
 
@@ -172,6 +173,9 @@ def _order(
         case Auto(w_score=weight):
             front = front_mask(costs, scores)
             closeness = closeness_on_front(costs, scores, front, 1.0 - weight, weight)
+            if costs.shape[1] == 2:
+                pairs = closeness_of_two(costs, scores, 1.0 - weight, weight)
+                closeness = np.where(front.all(axis=1, keepdims=True), pairs, closeness)
             return _sorted(closeness, scores, -costs)
         case Cost(budget=budget):
             limit = _default_budget(costs, scores, anchor) if budget is None else budget

@@ -1,5 +1,8 @@
 """TOPSIS over cost and score (eq. 8-11): how near each candidate is to cheap and perfect.
 
+Of two candidates min-max leaves only (0, 0) and (1, 1): whatever they cost and score, they tie at
+equal weights. `closeness_of_two` compares what they differ by instead.
+
 Knows nothing of LLMs; works on rows, so that one query and a test set share one code path.
 """
 
@@ -8,7 +11,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["closeness_on_front", "topsis"]
+__all__ = ["WORTH", "closeness_of_two", "closeness_on_front", "topsis"]
+
+WORTH = 0.25
+"""Of two LLMs at equal weights, the dearer one's whole price is worth this share of its score. At 1
+the cheaper one of most pairs of real LLMs would answer everything: prices differ by factors, scores
+by a tenth."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -63,6 +71,39 @@ def closeness_on_front(
     total = to_ideal + to_worst
     closeness = np.divide(to_worst, total, out=np.ones_like(total), where=total > 0)
     return np.where(front, closeness, -np.inf)
+
+
+def closeness_of_two(costs: _Array, scores: _Array, w_cost: float, w_score: float) -> _Array:
+    """Return what speaks for each of two candidates, neither of which beats the other on both.
+
+    For the dearer one its lead in score, as a share of its score, times ``w_score``; for the
+    cheaper one what it saves, as a share of the other's cost, times ``w_cost * WORTH``. More weight
+    on cost takes from the one and gives to the other, so it never picks the dearer one.
+
+    Args:
+        costs: USD, shape (n, 2).
+        scores: Quality, shape (n, 2).
+        w_cost: Weight of the cost, zero or more.
+        w_score: Weight of the score, zero or more.
+
+    Returns:
+        The larger, the better, shape (n, 2).
+
+    Example:
+        >>> costs, scores = np.array([[1.0, 15.0]] * 2), np.array([[0.81, 0.85], [0.50, 0.85]])
+        >>> closeness_of_two(costs, scores, 0.5, 0.5).argmax(axis=1).tolist()
+        [0, 1]
+    """
+    lead, saved = _share(scores - scores[:, ::-1], scores), _share(costs[:, ::-1] - costs, costs)
+    speaks: _Array = w_score * np.maximum(lead, 0.0) + w_cost * WORTH * np.maximum(saved, 0.0)
+    return speaks
+
+
+def _share(gaps: _Array, values: _Array) -> _Array:
+    largest = np.broadcast_to(values.max(axis=1, keepdims=True), values.shape)
+    shares = gaps.copy()
+    np.divide(gaps, largest, out=shares, where=largest > 0)
+    return shares
 
 
 def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _Array:

@@ -161,7 +161,12 @@ class FeedbackLog:
         for number, line in enumerate(content.split(b"\n"), 1):
             try:
                 plain = json.loads(line) if line else None
-            except ValueError:  # also half a character
+            except ValueError as error:  # also half a character
+                if not line.startswith(b"{"):  # every record does, whole or cut off
+                    raise ArtifactError(
+                        f"{path} is no feedback log: line {number} is no record. Name the file "
+                        "that Learning(log=...) wrote."
+                    ) from error
                 warnings.warn(
                     f"line {number} of {path} was cut off, as by a crash; it is left out.",
                     stacklevel=2,
