@@ -25,7 +25,7 @@ CHOICES = [
     ToolMetadata("Help with computers", "it"),
     ToolMetadata("Lunch menu", None),
 ]
-ODD = "the badge reader blinks red"
+ODD = "my badge stopped opening the door"
 
 
 @pytest.mark.parametrize("choice", ["it", CHOICES[1]])
@@ -34,7 +34,7 @@ def test_the_next_selection_knows_it(choice: str | ToolMetadata) -> None:
     assert selector.select(CHOICES, ODD).ind == 0
     selector.learn(ODD, choice)
     selector.learn(ODD, choice)  # twice is once
-    [selection] = selector.select(CHOICES, "badge reader blinks red again").selections
+    [selection] = selector.select(CHOICES, "badge no longer opens the door").selections
     assert (selection.index, selection.fallback) == (1, False)
     # Also where the list is another one, or was not seen yet.
     assert selector.select(CHOICES[::-1], ODD).ind == 1
