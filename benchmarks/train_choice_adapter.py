@@ -1,11 +1,11 @@
 """Train the packaged low-rank adapter of SmolLM2 for the noisy channel (eq. 26).
 
-    MOMA_DATA=../shared/data python benchmarks/train_choice_adapter.py --minutes 30
+    MOMA_DATA=../shared/data python benchmarks/train_choice_adapter.py --minutes 80
 
 Listwise: softmax over a shortlist of our ranker (descriptions alone) of .7 x log prior + scale x
 log P(query | card) a token, against the right agent. 30 % of MetaTool's and of Seal-Tools' tools
-are held out by name (neither asked for nor on a list); `benchmarks/decoding_adapter.py` measures on
-them, and on CLINC150, of which nothing is seen.
+are held out by name (neither asked for nor on a list); `benchmarks/decoding_quality.py` measures on
+MetaTool's, and on CLINC150, of which nothing is seen. The packaged one had 80 minutes.
 """
 
 from __future__ import annotations

@@ -106,8 +106,7 @@ class MoMARouter(TakesFeedback):
             encoder: By default the packaged MiniLM.
             negatives: Queries that no agent should take; they sharpen the gate.
             max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, say
-                0.05: promised with 90 % confidence by conformal risk control, at the price of more
-                queries to LLMs.
+                0.05: promised with 90 % confidence, at the price of more queries to LLMs.
             categories: What categories there are and what they are for, beside those that cards
                 name; see docs/categories.md. A `Taxonomy` says more of how they are used.
             teams: Plans teams of the LLMs where they are worth their cost; None: never.

@@ -186,3 +186,31 @@ def chroma_server(tmp_path_factory):
     server = ChromaServer(tmp_path_factory.mktemp("chroma-server"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Makes untrained causal LLMs of two layers: 48 tokens, of which 0 ends a text."""
+    import torch
+    import transformers
+
+    def make(config_class=transformers.LlamaConfig, dtype=torch.float32, **changes):
+        torch.manual_seed(0)
+        config = config_class(
+            vocab_size=48,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=1024,
+            initializer_range=0.5,
+            bos_token_id=1,
+            eos_token_id=0,
+            pad_token_id=0,
+            **changes,
+        )
+        return transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+    return make

@@ -32,28 +32,8 @@ END = 0
 VOCABULARY = 48
 
 
-def tiny(config_class=transformers.LlamaConfig, **changes):
-    torch.manual_seed(0)
-    config = config_class(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=1024,
-        initializer_range=0.5,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=END,
-        **changes,
-    )
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
-
-
 @pytest.fixture(scope="module")
-def llm():
+def llm(tiny):
     return tiny()
 
 
@@ -248,7 +228,7 @@ def test_an_ordered_list_ends_where_the_llm_ends_it(llm):
         (transformers.Qwen3Config, HeadRows),
     ],
 )
-def test_other_llms(config, readout):
+def test_other_llms(tiny, config, readout):
     changes = {"logits_scaling": 3.0} if config is transformers.GraniteConfig else {}
     llm = tiny(config, **changes)
     assert isinstance(readout_of(llm), readout)
@@ -266,7 +246,7 @@ def test_other_llms(config, readout):
         (transformers.MambaConfig, {}),
     ],
 )
-def test_an_llm_that_cannot_attend_along_a_tree_is_refused(config, changes):
+def test_an_llm_that_cannot_attend_along_a_tree_is_refused(tiny, config, changes):
     llm = tiny(config, **changes)
     with pytest.raises(InvalidInputError, match="NameMask"):
         top_k(llm, NameTrie([[1], [2]], END), [3])
@@ -292,7 +272,7 @@ def test_refusals(llm):
         KvPrefix.encode(llm, [])
 
 
-def test_nan_is_an_error():
+def test_nan_is_an_error(tiny):
     llm = tiny()
     trie = NameTrie([[1], [2]], END)
     top_k(llm, trie, [3])

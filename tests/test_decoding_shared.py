@@ -30,28 +30,8 @@ END = 0
 VOCABULARY = 48
 
 
-def tiny(config_class=transformers.LlamaConfig, dtype=torch.float32, **changes):
-    torch.manual_seed(0)
-    config = config_class(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=1024,
-        initializer_range=0.5,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=END,
-        **changes,
-    )
-    return transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
-
-
 @pytest.fixture(scope="module")
-def apart():
+def apart(tiny):
     llm = tiny()
     let_attend_apart(llm)
     return llm
@@ -63,7 +43,7 @@ def names(rng, n=40):
 
 
 @pytest.mark.parametrize("lengths", [[3], [1, 5, 2], [40] * 9])
-def test_answers_are_those_of_plain_attention(apart, lengths):
+def test_answers_are_those_of_plain_attention(tiny, apart, lengths):
     """The last are more tokens than one block of attention holds."""
     rng = np.random.default_rng(len(lengths))
     trie, plain = names(rng), tiny()
@@ -95,7 +75,7 @@ def test_a_prefix_is_neither_copied_nor_grown(apart):
     assert len(prefix) == prefix.layers[0][0].shape[2] == 3
 
 
-def test_generate_is_as_before(apart):
+def test_generate_is_as_before(tiny, apart):
     ids = torch.tensor([[0, 5, 6], [7, 8, 9]])
     seen = torch.tensor([[0, 1, 1], [1, 1, 1]])
     options = {"attention_mask": seen, "max_new_tokens": 5, "do_sample": False, "num_beams": 2}
@@ -103,7 +83,7 @@ def test_generate_is_as_before(apart):
 
 
 @pytest.mark.parametrize("config", [transformers.GraniteConfig, transformers.Qwen3Config])
-def test_other_llms_attend_apart(config):
+def test_other_llms_attend_apart(tiny, config):
     llm, plain = tiny(config), tiny(config)
     let_attend_apart(llm)
     assert attends_apart_exactly(llm)
@@ -114,7 +94,7 @@ def test_other_llms_attend_apart(config):
     assert found.log_probs == pytest.approx(expected.log_probs, abs=1e-3)
 
 
-def test_an_llm_with_attention_of_its_own_keeps_it():
+def test_an_llm_with_attention_of_its_own_keeps_it(tiny):
     llm = tiny(attn_implementation="eager")
     let_attend_apart(llm)
     assert not attends_apart(llm)
@@ -123,7 +103,7 @@ def test_an_llm_with_attention_of_its_own_keeps_it():
     assert top_k(llm, trie, [9], prefix=KvPrefix.encode(llm, [3])).names
 
 
-def test_bfloat16_attends_apart():
+def test_bfloat16_attends_apart(tiny):
     llm = tiny(dtype=torch.bfloat16)
     let_attend_apart(llm)
     assert attends_apart_exactly(llm)
@@ -143,7 +123,7 @@ def test_blocks_cover_what_is_seen():
     assert (covered | ~sees).all()
 
 
-def test_a_cache_forgets_what_another_precision_computed():
+def test_a_cache_forgets_what_another_precision_computed(tiny):
     llm = tiny()
     with PrefixCache(llm, max_bytes=1 << 20) as cache:
         cache.get([3, 4, 5], owner="a")

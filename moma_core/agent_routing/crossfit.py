@@ -56,7 +56,8 @@ def cross_fit(
     """Return the gate, the scope and the exemplars' weight, chosen on held-out examples.
 
     Args:
-        task: The examples, laid out for fitting.
+        task: The examples, laid out for fitting; some agent has more than one, so that there are
+            two folds at least.
         snapshot: The agents they belong to.
         ranker: Fitted on all of them; it ranks the negatives.
         negatives: Queries that no agent should take.
@@ -68,11 +69,9 @@ def cross_fit(
     for fold in range(FOLDS):
         tell("fitting the gate on held-out examples", 1 + fold, 1 + FOLDS)
         held = np.flatnonzero(task.folds == fold)
-        if 0 < held.size < task.n_examples:
+        if held.size:
             lists.append(_held_out(task, snapshot, fold, held))
             rows.append(held)
-    if not lists:
-        return CrossFitted(Gate())
     owners = [task.active[task.owners[held]] for held in rows]
     wanted = np.concatenate(owners)
     weight = _best_weight(lists, wanted)
