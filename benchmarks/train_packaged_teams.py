@@ -24,7 +24,7 @@ from moma_core.llm_routing import LLMDataset
 from moma_core.llm_routing.completion import fill_scores
 from moma_core.llm_routing.features import QueryFeatures
 from moma_core.llm_routing.training import train_pool
-from moma_core.teams.checkpoint import write
+from moma_core.teams.checkpoint import write_teams
 from moma_core.teams.features import TeamInputs
 from moma_core.teams.fitting import fit_teams
 from moma_core.teams.options import TeamOptions
@@ -83,7 +83,7 @@ def main() -> None:
             TeamSimulator(scores, trained.costs, named, choices, specialists=experts), named, unit,
             TrainConfig(steps=options.steps), options.seed, progress=tell, notes=notes,
         )  # fmt: skip
-    write(fitted, options.out)
+    write_teams(fitted, options.out)
     print(f"wrote {options.out}: simulated utility {fitted.metadata['last_utility']}")
 
 

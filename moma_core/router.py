@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from moma_core import saved
 from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine
 from moma_core.agent_routing.categories import Category, Taxonomy
 from moma_core.agent_routing.followups import encode_readings
@@ -72,7 +71,7 @@ class MoMARouter(TakesFeedback):
         llms: LLMRouter | None,
         teams: TeamRouter | None = None,
     ) -> None:
-        saved.check_parts(llms, teams)
+        check_parts(llms, teams)
         if llms is not None:
             llms.check_encoder(encoder.fingerprint)
             agents.catalog.reserve(llms.names)
@@ -121,10 +120,10 @@ class MoMARouter(TakesFeedback):
             DuplicateNameError: Two cards share a name.
             RegistryError: Chroma does not answer or cannot write.
         """
-        cards = saved.checked(agents, encoder := encoder or MiniLMEncoder(), decider)
+        cards = checked(agents, encoder := encoder or MiniLMEncoder(), decider)
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
-        catalog = AgentCatalog(encoder, saved.open_registry(path, encoder))
+        catalog = AgentCatalog(encoder, open_registry(path, encoder))
         agent_router = AgentRouter(
             catalog,
             states,
@@ -133,7 +132,7 @@ class MoMARouter(TakesFeedback):
             decider=decider,
             taxonomy=Taxonomy.from_given(categories, encoder),
         )
-        router = cls(encoder, agent_router, saved.open_pool(llms), teams)
+        router = cls(encoder, agent_router, open_pool(llms), teams)
         catalog.put(*cards)  # last: what fails above leaves nothing registered
         return router
 
@@ -262,7 +261,7 @@ class MoMARouter(TakesFeedback):
             ArtifactError: The directory cannot be written.
             RegistryError: The agents cannot be written.
         """
-        saved.write(Path(directory), self._encoder, self._agent_router, self._llms, self._teams)
+        write_parts(Path(directory), self._encoder, self._agent_router, self._llms, self._teams)
         self._save_learning(Path(directory))
 
     @classmethod
@@ -274,7 +273,7 @@ class MoMARouter(TakesFeedback):
             RegistryError: The agents cannot be read.
         """
         encoder = encoder or MiniLMEncoder()
-        router = cls(encoder, *saved.read(Path(directory), encoder))
+        router = cls(encoder, *read_parts(Path(directory), encoder))
         return router._with_learning(Path(directory))
 
     def _to_llms(

@@ -17,18 +17,19 @@ from moma_core.agent_routing import (
     AgentRouter,
     Negatives,
     StateMachine,
-    checkpoint,
 )
+from moma_core._store import write_whole
+from moma_core.agent_routing.checkpoint import read_trained, trained_exists, write_trained
 from moma_core.agent_routing.categories import Taxonomy
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llm_routing import LLMRouter
 from moma_core.protocols import Encoder, FinalDecider, Registry
 from moma_core.registry import MemoryRegistry
 from moma_core.teams import TeamRouter
-from moma_core.teams.checkpoint import CONFIG_FILE
+from moma_core.teams.checkpoint import TEAM_FILES
 from moma_core.types import AgentCard
 
-__all__ = ["check_parts", "checked", "open_pool", "open_registry", "read", "write"]
+__all__ = ["check_parts", "checked", "open_pool", "open_registry", "read_parts", "write_parts"]
 
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
@@ -114,7 +115,7 @@ def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
     return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
 
 
-def write(
+def write_parts(
     folder: Path,
     encoder: Encoder,
     agents: AgentRouter,
@@ -138,7 +139,7 @@ def write(
         if getattr(here, "location", "") != at:
             # The router's own directory has every change already, perhaps other processes' too.
             _copy_agents(agents.catalog, here)
-    checkpoint.write(folder, agents.trained, agents.negatives, encoder.fingerprint)
+    write_trained(folder, agents.trained, agents.negatives, encoder.fingerprint)
     if llms is not None:
         llms.save(folder / _LLMS)
     states = agents.states.to_toml().encode()
@@ -150,16 +151,16 @@ def write(
         "server": server,
         "categories": agents.taxonomy.to_dict(),
     }
-    checkpoint.write_whole(folder / _STATES, states)
-    checkpoint.write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
+    write_whole(folder / _STATES, states)
+    write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
     if teams is not None:
         teams.save(folder / _TEAMS)
     else:
         _remove_teams(folder)
 
 
-def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
-    """Read what `write` wrote; a router without LLMs has no teams.
+def read_parts(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
+    """Read what `write_parts` wrote; a router without LLMs has no teams.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another encoder.
@@ -178,15 +179,15 @@ def read(folder: Path, encoder: Encoder) -> tuple[AgentRouter, LLMRouter | None,
             "from a backup, or register them in a new directory."
         )
     catalog = AgentCatalog(encoder, open_registry(server or folder, encoder))
-    if checkpoint.exists(folder):
-        trained, negatives = checkpoint.read(folder, encoder.fingerprint)
+    if trained_exists(folder):
+        trained, negatives = read_trained(folder, encoder.fingerprint)
     else:  # deleted after damage, as the error says: fitted again on the first route
         trained, negatives = None, Negatives.of((), encoder)
     states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
     llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
     taxonomy = document["categories"].encoded(encoder)
     teams = None
-    if llms is not None and (folder / _TEAMS / CONFIG_FILE).exists():
+    if llms is not None and (folder / _TEAMS / TEAM_FILES[0]).exists():
         teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
     return AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy), llms, teams
 
@@ -197,7 +198,7 @@ def _is_url(location: object) -> bool:
 
 def _remove_teams(folder: Path) -> None:
     try:
-        (folder / _TEAMS / CONFIG_FILE).unlink(missing_ok=True)
+        (folder / _TEAMS / TEAM_FILES[0]).unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot remove the teams in {folder} ({error}).") from error
 

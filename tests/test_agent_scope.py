@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moma_core import AgentCard, AgentCatalog, AgentRouter, Handled, MemoryRegistry
-from moma_core.agent_routing import checkpoint
+from moma_core.agent_routing.checkpoint import read_trained, write_trained
 from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
 from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.ranker import Features
@@ -113,8 +113,8 @@ def test_scope_and_newcomers_are_saved(router, tmp_path):
     router.catalog.add(*(AgentCard(f"filler{i}", f"filler {i}") for i in range(20)))
     router.fit()
     router.catalog.add(AgentCard("poet", "poem rhyme verse"))
-    checkpoint.write(tmp_path, router.trained, router.negatives, ENCODER.fingerprint)
-    trained, negatives = checkpoint.read(tmp_path, ENCODER.fingerprint)
+    write_trained(tmp_path, router.trained, router.negatives, ENCODER.fingerprint)
+    trained, negatives = read_trained(tmp_path, ENCODER.fingerprint)
     assert trained.fresh == {"poet"}
     loaded = AgentRouter(router.catalog, negatives=negatives, trained=trained)
     for text in ("loan payment", "poem verse", "novel story", "rain sun"):

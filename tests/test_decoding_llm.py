@@ -154,13 +154,13 @@ def test_a_quicker_process_wins_and_a_torn_folder_is_replaced(tmp_path):
 def test_damaged_weights_are_refused(tmp_path):
     folder = tmp_path / "smollm2-0.1.2"
     with pytest.raises(ArtifactError, match="moma llm install smollm2"):
-        packaged.check("smollm2", folder)
+        packaged.check_packaged("smollm2", folder)
     folder.mkdir()
     for note in ("{", "{}", '{"format": 1, "weights_sha256": "0"}'):
         (folder / "model.safetensors").write_bytes(b"cut")
         (folder / "moma.json").write_text(note)
         with pytest.raises(ArtifactError, match="damaged"):
-            packaged.check("smollm2", folder)
+            packaged.check_packaged("smollm2", folder)
 
 
 def test_the_command_lists_what_is_installed(smollm2, capsys):

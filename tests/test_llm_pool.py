@@ -17,7 +17,7 @@ from moma_core.errors import (
     UnknownNameError,
 )
 from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter, train, train_cascade
-from moma_core.llm_routing.checkpoint import read_pair, write_pair
+from moma_core._store import read_pair, write_pair
 from moma_core.llm_routing.heads import fit_blend
 from moma_core.llm_routing.heads.adapted import similarity
 from moma_core.llm_routing.heads.blend import SHARPNESS

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from moma_core._store import read_pair, write_pair
 from moma_core.agent_routing.gate import Gate
 from moma_core.agent_routing.negatives import Negatives
 from moma_core.agent_routing.ranker import LinearRanker
@@ -17,27 +12,25 @@ from moma_core.agent_routing.scope import Scope
 from moma_core.agent_routing.training import Trained
 from moma_core.errors import ArtifactError
 
-__all__ = ["exists", "read", "write", "write_whole"]
+__all__ = ["read_trained", "trained_exists", "write_trained"]
 
-_VERSION = 1
-_JSON, _ARRAYS = "ranker.json", "ranker.safetensors"
+_FILES = "ranker.json", "ranker.safetensors"
+_REMEDY = (
+    f"Delete {_FILES[0]} and {_FILES[1]} there: they are fitted again from the registered agents, "
+    "and your own negatives are to be given again."
+)
 
 
-def write(directory: Path, trained: Trained, negatives: Negatives, encoder: str) -> None:
+def write_trained(directory: Path, trained: Trained, negatives: Negatives, encoder: str) -> None:
     """Write two files into ``directory``, each whole or not at all.
 
     Raises:
         ArtifactError: The disk is full or not writable; what was there before is intact.
     """
-    from safetensors.numpy import save
-
     scope = trained.scope.arrays() if trained.scope else {}
     arrays = {**trained.ranker.arrays(), **scope, "negative_vectors": negatives.vectors}
-    packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     document = {
-        "format": _VERSION,
         "encoder": encoder,
-        "sha256": hashlib.sha256(packed).hexdigest(),
         "agents": list(trained.ranker.names),
         "gate": trained.gate.to_dict(),
         "sources": dict(trained.sources),
@@ -47,33 +40,24 @@ def write(directory: Path, trained: Trained, negatives: Negatives, encoder: str)
         "negatives": list(negatives.texts),
         "negatives_given": negatives.n_given,
     }
-    write_whole(directory / _ARRAYS, packed)
-    write_whole(directory / _JSON, json.dumps(document, indent=1).encode())
+    write_pair(directory, _FILES, document, arrays)
 
 
-def exists(directory: Path) -> bool:
+def trained_exists(directory: Path) -> bool:
     """Say whether any part of a saved ranker is there."""
-    return (directory / _JSON).exists() or (directory / _ARRAYS).exists()
+    return any((directory / name).exists() for name in _FILES)
 
 
-def read(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
-    """Read what `write` wrote.
+def read_trained(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
+    """Read what `write_trained` wrote.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, of another version or encoder.
     """
-    from safetensors.numpy import load
-
+    document, arrays = read_pair(directory, _FILES, _REMEDY)
     try:
-        document: dict[str, Any] = json.loads((directory / _JSON).read_bytes())
-        packed = (directory / _ARRAYS).read_bytes()
-        if document["format"] != _VERSION:
-            raise ValueError(f"format {document['format']}, this version reads {_VERSION}")
-        if hashlib.sha256(packed).hexdigest() != document["sha256"]:
-            raise ValueError(f"{_ARRAYS} is truncated or changed")
         if document["encoder"] != encoder:
             raise ValueError(f"fitted with encoder {document['encoder']!r}, not {encoder!r}")
-        arrays = load(packed)
         vectors = arrays.pop("negative_vectors")
         ranker = LinearRanker.from_arrays(document["agents"], arrays)
         trained = Trained(
@@ -87,28 +71,9 @@ def read(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
         )
         texts = tuple(document["negatives"])
         return trained, Negatives(texts, vectors, document["negatives_given"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"the agents' ranker in {directory} cannot be used: {error}. Delete {_JSON} and "
-            f"{_ARRAYS} there: it is fitted again from the registered agents, "
-            "and your own negatives are to be given again."
+            f"the agents' ranker in {str(directory)!r} cannot be used: {error}. {_REMEDY}"
         ) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        ArtifactError: The disk is full or not writable; what was there before is intact.
-    """
-    temporary = path.with_name(path.name + ".new")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise ArtifactError(
-            f"cannot write {path} ({error}). Free some space or save elsewhere; what was saved "
-            "before is intact."
-        ) from error

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.agent_routing import states_toml
+from moma_core.agent_routing.states_toml import read_toml, write_toml
 from moma_core.agent_routing.followups import Phrases, Reading
 from moma_core.agent_routing.state import Rules, State, StateFault
 from moma_core.errors import InvalidStatesError
@@ -38,7 +38,7 @@ def check_states(source: str | Path) -> tuple[State, ...]:
         InvalidStatesError: The TOML is broken, or its states do not hold together; the message
             names the line.
     """
-    document = states_toml.read(source)
+    document = read_toml(source)
     try:
         StateMachine([replace(state, prompt="") for state in document.states])
     except StateFault as fault:
@@ -108,7 +108,7 @@ class StateMachine:
             ... ''').states[0].events
             ('file_uploaded',)
         """
-        document = states_toml.read(source)
+        document = read_toml(source)
         try:
             return cls(
                 document.states,
@@ -121,7 +121,7 @@ class StateMachine:
 
     def to_toml(self) -> str:
         """Return TOML that `from_toml` reads back to the same machine."""
-        return states_toml.write(self.states, self.phrases.follow_ups, self.phrases.cancel)
+        return write_toml(self.states, self.phrases.follow_ups, self.phrases.cancel)
 
     def read(self, query: Query, previous: RoutingState) -> Reading:
         """Return how to read a turn: alone, after the query it leans on, or as a change of mind."""

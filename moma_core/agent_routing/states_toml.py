@@ -15,7 +15,7 @@ from typing import Any
 from moma_core.agent_routing.state import State, StateFault
 from moma_core.errors import InvalidStatesError
 
-__all__ = ["Document", "read", "write"]
+__all__ = ["Document", "read_toml", "write_toml"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Document:
         return InvalidStatesError(f"{_place(self, named[-1], fault.field)}: {fault}")
 
 
-def read(source: str | Path) -> Document:
+def read_toml(source: str | Path) -> Document:
     r"""Read a TOML file (a `Path`, or text ending in ``.toml``) or TOML text.
 
     Raises:
@@ -76,7 +76,7 @@ def read(source: str | Path) -> Document:
     return Document(where, text, states, *phrases)
 
 
-def write(states: Sequence[State], follow_ups: Sequence[str], cancel: Sequence[str]) -> str:
+def write_toml(states: Sequence[State], follow_ups: Sequence[str], cancel: Sequence[str]) -> str:
     """Return TOML that `read` reads back to the same."""
     lines = [
         f"{name} = {_toml(tuple(value))}"

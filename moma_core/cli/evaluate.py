@@ -107,9 +107,9 @@ def llms(
 
 
 def _trained_strategy(folder: Path) -> Strategy:
-    from moma_core.llm_routing.cascades.checkpoint import CONFIG_FILE
+    from moma_core.llm_routing.cascades.checkpoint import CASCADE_FILES
 
-    return Strategy.CASCADE if (folder / CONFIG_FILE).exists() else Strategy.SINGLE
+    return Strategy.CASCADE if (folder / CASCADE_FILES[0]).exists() else Strategy.SINGLE
 
 
 def _evaluate_on_pairs(router: Path, data: Path, out: Path) -> None:

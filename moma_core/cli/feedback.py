@@ -13,17 +13,17 @@ from moma_core.cli.terminal import console
 if TYPE_CHECKING:
     from moma_core.llm_routing.learning import Estimate, Estimates
 
-__all__ = ["app"]
+__all__ = ["feedback_app"]
 
-app = typer.Typer(no_args_is_help=True, help="Look at what feedback says before learning from it.")
+feedback_app = typer.Typer(no_args_is_help=True, help="Look at what feedback says before learning from it.")
 
 
-@app.callback()
+@feedback_app.callback()
 def _group() -> None:
     """Look at what feedback says before learning from it."""
 
 
-@app.command(name="estimate", epilog="Example: moma feedback estimate feedback.jsonl")
+@feedback_app.command(name="estimate", epilog="Example: moma feedback estimate feedback.jsonl")
 def estimate_log(
     log: Annotated[
         Path,

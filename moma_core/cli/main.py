@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli import agents, collect, evaluate, feedback, llm, llms, plot, states, teams, train
+from moma_core.cli import agents, collect, evaluate, llms, teams
 from moma_core.cli.terminal import RouterOption, console, open_router, router_exists
 from moma_core.errors import MissingExtraError, MoMAError
 from moma_core.types import RoutingDecision
@@ -33,17 +33,17 @@ app.command(
     "big=openai:gpt-4o --judge judge=openai:gpt-4.1 --prices prices.json --budget 5 --out collected"
 )(collect.collect)
 app.add_typer(evaluate.app, name="eval")
-app.add_typer(feedback.app, name="feedback")
-app.add_typer(llm.app, name="llm")
+app.add_typer(llms.feedback_app, name="feedback")
+app.add_typer(llms.local_llm_app, name="local-llm")
 app.add_typer(llms.app, name="llms")
-app.add_typer(plot.app, name="plot")
-app.add_typer(states.app, name="states")
+app.add_typer(evaluate.plot_app, name="plot")
+app.add_typer(agents.states_app, name="states")
 app.add_typer(teams.app, name="teams")
-app.add_typer(train.app, name="train")
+app.add_typer(llms.train_app, name="train")
 evaluate.app.command(
     "teams", epilog="Example: moma eval teams --router out --data test.parquet --out report.json"
 )(teams.evaluate)
-train.app.command("teams", epilog="Example: moma train teams --data scored.parquet --out out")(
+llms.train_app.command("teams", epilog="Example: moma train teams --data scored.parquet --out out")(
     teams.train
 )
 

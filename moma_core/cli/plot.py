@@ -11,9 +11,9 @@ import typer
 from moma_core.cli.terminal import console
 from moma_core.errors import InvalidDataError
 
-__all__ = ["app"]
+__all__ = ["plot_app"]
 
-app = typer.Typer(no_args_is_help=True, help="Draw LLM routing as PNG or SVG.")
+plot_app = typer.Typer(no_args_is_help=True, help="Draw LLM routing as PNG or SVG.")
 _Out = Annotated[Path, typer.Option(help="The picture, .png or .svg.", dir_okay=False)]
 _Data = typer.Option(help="Scored queries.", exists=True, dir_okay=False)
 _Report = Annotated[
@@ -21,7 +21,7 @@ _Report = Annotated[
 ]
 
 
-@app.command(epilog="Example: moma plot front --report report.json --out front.svg")
+@plot_app.command(epilog="Example: moma plot front --report report.json --out front.svg")
 def front(
     report: _Report,
     out: _Out,
@@ -35,7 +35,7 @@ def front(
     console.print(f"Drew {out}.", highlight=False, markup=False)
 
 
-@app.command(epilog="Example: moma plot usage --report report.json --out usage.png")
+@plot_app.command(epilog="Example: moma plot usage --report report.json --out usage.png")
 def usage(report: _Report, out: _Out) -> None:
     """Draw which LLMs each preference asks."""
     from moma_core.evaluation.plots import draw_usage
@@ -44,7 +44,7 @@ def usage(report: _Report, out: _Out) -> None:
     console.print(f"Drew {out}.", highlight=False, markup=False)
 
 
-@app.command(epilog="Example: moma plot capability --data scored.parquet --out heat.png")
+@plot_app.command(epilog="Example: moma plot capability --data scored.parquet --out heat.png")
 def capability(
     data: Annotated[Path, _Data],
     out: _Out,

@@ -12,9 +12,9 @@ from rich.markup import escape
 from moma_core.cli.terminal import RouterOption, console
 from moma_core.errors import InvalidStatesError
 
-__all__ = ["app"]
+__all__ = ["states_app"]
 
-app = typer.Typer(
+states_app = typer.Typer(
     no_args_is_help=True,
     help="Draw and check conversation states.",
     epilog="Example: moma states show states.toml",
@@ -22,13 +22,13 @@ app = typer.Typer(
 _FILE = "states.toml"  # what MoMARouter.save writes
 
 
-@app.callback()
+@states_app.callback()
 def _states() -> None:
     """Keep ``show`` a command of its own while it is the only one."""
 
 
-@app.command(epilog="Example: moma states show states.toml > states.mmd")
-def show(
+@states_app.command("show", epilog="Example: moma states show states.toml > states.mmd")
+def show_states(
     file: Annotated[
         Path | None, typer.Argument(help="A states file; by default that of --router.")
     ] = None,

@@ -17,9 +17,9 @@ from moma_core.errors import InvalidDataError
 if TYPE_CHECKING:
     from moma_core.llm_routing import LLMRouter
 
-__all__ = ["Strategy", "app"]
+__all__ = ["Strategy", "train_app"]
 
-app = typer.Typer(no_args_is_help=True, help="Fit routers to your own data.")
+train_app = typer.Typer(no_args_is_help=True, help="Fit routers to your own data.")
 
 
 class Strategy(StrEnum):
@@ -29,12 +29,12 @@ class Strategy(StrEnum):
     CASCADE = "cascade"
 
 
-@app.callback()
+@train_app.callback()
 def _group() -> None:
     """Fit routers to your own data."""
 
 
-@app.command(epilog="Example: moma train llms --data scored.parquet --out pool")
+@train_app.command(epilog="Example: moma train llms --data scored.parquet --out pool")
 def llms(
     data: Annotated[
         Path,
@@ -83,7 +83,7 @@ def _train_on_scores(
 ) -> None:
     from moma_core.encoders import MiniLMEncoder
     from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter, train, train_cascade
-    from moma_core.llm_routing.cascades import checkpoint
+    from moma_core.llm_routing.cascades.checkpoint import forget_cascade
 
     fit = train_cascade if strategy is Strategy.CASCADE else train
     with progress_bar() as tell:
@@ -100,7 +100,7 @@ def _train_on_scores(
         )
     router.save(out)
     if not isinstance(router, CascadeRouter):
-        checkpoint.forget(out)
+        forget_cascade(out)
         _tell(router, LLMRouter, strategy, out)
         return
     _tell(router.base, CascadeRouter, strategy, out)
@@ -123,7 +123,7 @@ def _train_on_pairs(
 ) -> None:
     from moma_core.encoders import MiniLMEncoder
     from moma_core.llm_routing import LLMRouter
-    from moma_core.llm_routing.cascades import checkpoint
+    from moma_core.llm_routing.cascades.checkpoint import forget_cascade
     from moma_core.llm_routing.pairs import train_pairs
     from moma_core.llm_routing.pairs.devices import is_main
 
@@ -138,7 +138,7 @@ def _train_on_pairs(
     if not is_main():
         return
     router.save(out)
-    checkpoint.forget(out)
+    forget_cascade(out)
     _tell(router, LLMRouter, strategy, out)
     console.print(f"{escape(str(kept))} was kept for another training and may be deleted.")
 

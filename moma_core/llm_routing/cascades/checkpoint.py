@@ -11,19 +11,18 @@ import numpy.typing as npt
 
 from moma_core.errors import ArtifactError
 from moma_core.llm_routing.cascades.difficulty import SharedDifficulty
-from moma_core.llm_routing.checkpoint import read_pair, write_pair
+from moma_core._store import read_pair, write_pair
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "forget", "read", "write"]
+__all__ = ["CASCADE_FILES", "forget_cascade", "read_cascade", "write_cascade"]
 
-CONFIG_FILE = "cascade.json"
-WEIGHTS_FILE = "cascade.safetensors"
-_REMEDY = (
+CASCADE_FILES = "cascade.json", "cascade.safetensors"
+_CASCADE_REMEDY = (
     "Train it anew (moma train llms --strategy cascade --data D.parquet --out DIR) or restore it "
     "from a copy."
 )
 
 
-def write(
+def write_cascade(
     directory: str | Path, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
 ) -> None:
     """Save config and weights.
@@ -31,16 +30,16 @@ def write(
     Raises:
         ArtifactError: The directory cannot be written.
     """
-    write_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE), config, arrays)
+    write_pair(Path(directory), CASCADE_FILES, config, arrays)
 
 
-def forget(directory: str | Path) -> None:
+def forget_cascade(directory: str | Path) -> None:
     """Delete the cascade of a folder whose LLMs were trained anew to be asked once."""
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in CASCADE_FILES:
         (Path(directory) / name).unlink(missing_ok=True)
 
 
-def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
+def read_cascade(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
     """Return the keyword arguments of `CascadeRouter` beside its base.
 
     Args:
@@ -50,7 +49,7 @@ def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         ArtifactError: A file is missing, truncated, changed, or does not fit the base router.
     """
-    config, arrays = read_pair(Path(directory), (CONFIG_FILE, WEIGHTS_FILE), _REMEDY)
+    config, arrays = read_pair(Path(directory), CASCADE_FILES, _CASCADE_REMEDY)
     try:
         difficulty = SharedDifficulty.from_arrays(arrays)
         shortlist = tuple(config["shortlist"])
@@ -72,5 +71,5 @@ def read(directory: str | Path, names: Sequence[str]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"{str(directory)!r} does not hold together ({error!r}). {_REMEDY}"
+            f"{str(directory)!r} does not hold together ({error!r}). {_CASCADE_REMEDY}"
         ) from error

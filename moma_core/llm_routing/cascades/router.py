@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import NoTargetError
-from moma_core.llm_routing.cascades import checkpoint
+from moma_core.llm_routing.cascades.checkpoint import read_cascade, write_cascade
 from moma_core.llm_routing.cascades.difficulty import WEIGHTS, SharedDifficulty
 from moma_core.llm_routing.cascades.lattice import Level, build_lattice
 from moma_core.llm_routing.cascades.plan import CascadePlan, slowest
@@ -233,7 +233,7 @@ class CascadeRouter:
             "unit": self.unit,
             "training": dict(self.metadata),
         }
-        checkpoint.write(directory, config, self.difficulty.arrays())
+        write_cascade(directory, config, self.difficulty.arrays())
 
     @classmethod
     def load(cls, directory: str | Path) -> CascadeRouter:
@@ -243,7 +243,7 @@ class CascadeRouter:
             ArtifactError: A file is missing, truncated, changed, or of another version.
         """
         base = LLMRouter.load(directory)
-        return cls(base, **checkpoint.read(directory, base.names))
+        return cls(base, **read_cascade(directory, base.names))
 
 
 def _joined(parts: Sequence[Policy]) -> Policy:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.llm_routing.checkpoint import read_pair, write_pair
+from moma_core._store import read_pair, write_pair
 from moma_core.llm_routing.learning.bandit import (
     Arm,
     LearningConfig,
