@@ -1,133 +1,154 @@
-"""``moma llms``: the LLMs of a trained pool; add, remove and reprice without retraining."""
+"""``moma train``: fit the LLM router to a pool of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from moma_core.cli.terminal import RouterOption, console, llm_folder
+from moma_core.cli.prices import PricesOption, read_prices
+from moma_core.cli.terminal import console, output_folder, progress_bar
+from moma_core.errors import InvalidDataError
 
 if TYPE_CHECKING:
     from moma_core.llm_routing import LLMRouter
 
-__all__ = ["app"]
+__all__ = ["Strategy", "train_app"]
 
-app = typer.Typer(no_args_is_help=True, help="List, add, remove and reprice LLMs of a pool.")
-_HERE = Path(".moma")
-Name = Annotated[str, typer.Argument(help="The LLM's name.")]
-Latency = Annotated[float | None, typer.Option(help="Typical seconds to an answer.")]
+train_app = typer.Typer(no_args_is_help=True, help="Fit routers to your own data.")
 
 
-@app.command("list", epilog="Example: moma llms list --router pool")
-def list_llms(router: RouterOption = _HERE) -> None:
-    """List the LLMs of the pool with their prices."""
-    pool = _load(router)
-    table = Table("LLM", "USD per million in", "out", "")
-    for card in pool.cards:
-        note = "best single" if card.name == pool.best_single else ""
-        table.add_row(escape(card.name), f"{card.input_price:g}", f"{card.output_price:g}", note)
-    console.print(table)
+class Strategy(StrEnum):
+    """How many LLMs one query may cost."""
+
+    SINGLE = "single"
+    CASCADE = "cascade"
 
 
-@app.command(
-    epilog="Example: moma llms add new-llm --input 0.2 --output 0.8 --data scored.parquet "
-    "--router pool"
-)
-def add(
-    name: Name,
-    input_price: Annotated[float, typer.Option("--input", help="USD per million tokens read.")],
-    output_price: Annotated[
-        float, typer.Option("--output", help="USD per million tokens written.")
-    ],
+@train_app.callback()
+def _group() -> None:
+    """Fit routers to your own data."""
+
+
+@train_app.command(epilog="Example: moma train llms --data scored.parquet --out pool")
+def llms(
     data: Annotated[
-        Path | None,
+        Path,
         typer.Option(
-            help="50-200 queries with score|NAME, cost|NAME; best with the other LLMs' scores.",
+            help="Scored queries (query, score|LLM in [0, 1], cost|LLM in USD) or judged pairs "
+            "(query, llm_a, llm_b, outcome 0-4; also .jsonl).",
             exists=True,
             dir_okay=False,
         ),
-    ] = None,
-    quality: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Without --data: a published mean score in [0, 1]."),
-    ] = None,
-    latency: Latency = None,
-    router: RouterOption = _HERE,
-) -> None:
-    """Add an LLM; only its own column is fitted."""
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.llm_routing import LLMDataset
-    from moma_core.llm_routing.pool import add_llm
-    from moma_core.types import LLMCard
-
-    known = {} if quality is None else {"quality": quality}
-    card = LLMCard(name, input_price, output_price, latency, metadata=known)
-    scored = None if data is None else LLMDataset.read(data, llm=name)
-    encoder = None if data is None else MiniLMEncoder()
-    _change(router, lambda pool: add_llm(pool, card, scored, encoder), f"Added {name!r}")
-
-
-@app.command(epilog="Example: moma llms remove old-llm --router pool")
-def remove(name: Name, router: RouterOption = _HERE) -> None:
-    """Remove an LLM; the next route does not know it."""
-    from moma_core.llm_routing.pool import remove_llm
-
-    _change(router, lambda pool: remove_llm(pool, name), f"Removed {name!r}")
-
-
-@app.command(epilog="Example: moma llms price some-llm --input 0.1 --output 0.4 --router pool")
-def price(
-    name: Name,
-    input_price: Annotated[float, typer.Option("--input", help="USD per million tokens read.")],
-    output_price: Annotated[
-        float, typer.Option("--output", help="USD per million tokens written.")
     ],
-    latency: Latency = None,
-    router: RouterOption = _HERE,
+    out: Annotated[Path, typer.Option(help="Directory of the trained router.", file_okay=False)],
+    head: Annotated[str, typer.Option(help="A head's name, or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    prices: PricesOption = None,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(help="One LLM a query, or a cascade (needs answer|LLM columns)."),
+    ] = Strategy.SINGLE,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on judged pairs with torch and accelerate: auto (every GPU), cpu, cpu:N or "
+            "a number of GPUs. Without it: numpy."
+        ),
+    ] = None,
 ) -> None:
-    """Change an LLM's prices, and its latency, from the next route on."""
-    from moma_core.llm_routing.pool import reprice_llm
+    """Train on every row of --data and write a router that moma eval llms can measure."""
+    from moma_core.llm_routing.pairs import holds_pairs
+    from moma_core.llm_routing.pairs.devices import launched
 
-    _change(
-        router,
-        lambda pool: reprice_llm(pool, name, input_price, output_price, latency),
-        f"Repriced {name!r}",
-    )
-
-
-def _load(router: Path) -> LLMRouter:
-    from moma_core.llm_routing import LLMRouter
-
-    return LLMRouter.load(llm_folder(router))
-
-
-def _change(router: Path, change: Callable[[LLMRouter], LLMRouter], what: str) -> None:
-    """Change the pool of a folder, and the cascade over it where there is one."""
-    from moma_core.llm_routing import CascadeRouter
-    from moma_core.llm_routing.cascades.checkpoint import CASCADE_FILES
-
-    folder = llm_folder(router)
-    if not (folder / CASCADE_FILES[0]).exists():
-        pool = change(_load(router))
-        pool.save(folder)
-        console.print(f"{escape(what)}: {len(pool.cards)} LLMs now.", highlight=False)
+    if devices is None and launched():
+        devices = "auto"
+    if holds_pairs(data):
+        _train_on_pairs(data, out, head, seed, prices, strategy, devices)
         return
-    before = CascadeRouter.load(folder)
-    after = before.over(change(before.base))
-    after.save(folder)
-    console.print(
-        f"{escape(what)}: {len(after.base.cards)} LLMs now; its cascades ask "
-        f"{escape(', '.join(after.shortlist))}.",
-        highlight=False,
-    )
-    if set(after.base.names) - set(before.base.names):
+    if devices is not None:
+        raise InvalidDataError(
+            f"{data} holds scored queries, which numpy trains in memory; several devices train on "
+            "judged pairs: query, llm_a, llm_b, outcome. Leave out --devices and accelerate launch."
+        )
+    _train_on_scores(data, out, head, seed, prices, strategy)
+
+
+def _train_on_scores(
+    data: Path, out: Path, head: str, seed: int, prices: Path | None, strategy: Strategy
+) -> None:
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter, train, train_cascade
+    from moma_core.llm_routing.cascades.checkpoint import forget_cascade
+
+    fit = train_cascade if strategy is Strategy.CASCADE else train
+    with progress_bar() as tell:
+        tell("reading and encoding", 0, 1)
+        scored = LLMDataset.read(data)
+        output_folder(out)
+        router = fit(
+            scored,
+            MiniLMEncoder(),
+            head,
+            seed,
+            prices=read_prices(prices),
+            progress=tell,
+        )
+    router.save(out)
+    if not isinstance(router, CascadeRouter):
+        forget_cascade(out)
+        _tell(router, LLMRouter, strategy, out)
+        return
+    _tell(router.base, CascadeRouter, strategy, out)
+    if router.depth == 1:
         console.print(
-            "The new LLM is on no cascade yet; moma train llms --strategy cascade learns whom "
-            "it agrees with.",
+            "On held-out queries, looking at answers earned no more than asking once: every plan "
+            "is one call.",
             highlight=False,
         )
+
+
+def _train_on_pairs(
+    data: Path,
+    out: Path,
+    head: str,
+    seed: int,
+    prices: Path | None,
+    strategy: Strategy,
+    devices: str | None,
+) -> None:
+    from moma_core.encoders import MiniLMEncoder
+    from moma_core.llm_routing import LLMRouter
+    from moma_core.llm_routing.cascades.checkpoint import forget_cascade
+    from moma_core.llm_routing.pairs import train_pairs
+    from moma_core.llm_routing.pairs.devices import is_main
+
+    if strategy is Strategy.CASCADE:
+        raise InvalidDataError(
+            f"{data} holds judged pairs; a cascade needs scored queries with answers: score|LLM, "
+            "cost|LLM, answer|LLM. Leave --strategy out."
+        )
+    listed, kept = read_prices(prices), out / "vectors"
+    with progress_bar() if is_main() else nullcontext() as tell:
+        router = train_pairs(data, MiniLMEncoder(), head, seed, listed, tell, kept, devices=devices)
+    if not is_main():
+        return
+    router.save(out)
+    forget_cascade(out)
+    _tell(router, LLMRouter, strategy, out)
+    console.print(f"{escape(str(kept))} was kept for another training and may be deleted.")
+
+
+def _tell(pool: LLMRouter, kind: type, strategy: Strategy, out: Path) -> None:
+    best, where = escape(repr(pool.best_single)), escape(str(out))
+    count = len(pool.cards)
+    console.print(
+        f"Trained on {count} {'LLM' if count == 1 else 'LLMs'}; the best single one is {best}.\n"
+        f"Use it: {kind.__name__}.load({where!r}), or measure it: moma eval llms "
+        f"--strategy {strategy} --router {where} --data TEST.parquet --out report.json",
+        highlight=False,
+    )
