@@ -22,13 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moma_core import AgentCard, MoMARouter
-from moma_core.agent_routing.dataset import (
-    LabelledQueries,
-    read_agents,
-    read_queries,
-    with_examples,
-)
-from moma_core.evaluation import evaluate_agents
+from moma_core.agents.data import LabelledQueries, read_agents, read_queries, with_examples
+from moma_core.training.evaluate_agents import evaluate_agents
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/agents.json")

@@ -24,13 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
-from moma_core import AgentCard, Handled, MiniLMEncoder, MoMARouter, Query, RoutingState
-from moma_core.agent_routing.dataset import (
-    LabelledQueries,
-    read_agents,
-    read_queries,
-    with_examples,
-)
+from moma_core import AgentCard, MiniLMEncoder, MoMARouter, Query, RoutingState
+from moma_core.agents.data import LabelledQueries, read_agents, read_queries, with_examples
+from moma_core.types import Handled
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/agents_vs_peers.json")

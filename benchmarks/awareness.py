@@ -6,7 +6,7 @@ Agents are MetaTool's 199 tools with 10 train rows each; rows that repeat an awa
 0.95 and more) are left out, since 180 of its 273 queries that need a tool are train rows. In each
 fold the other folds' queries that need a tool join that tool's examples, and those that need none
 are the negatives. Reports the AUROC of a decision's probability ("this agent is right") and of its
-first factor ("some agent fits"), of both without the scope (`moma_core.agent_routing.scope`), and
+first factor ("some agent fits"), of both without the scope (`moma_core.agents.gate`), and
 what the fitted gate keeps and catches. Writes benchmarks/results/awareness.json.
 """
 
@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from moma_core import AgentCard, AgentCatalog, MemoryRegistry, MiniLMEncoder
-from moma_core.agent_routing import Negatives
-from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
-from moma_core.agent_routing.shortlist import exemplars, shortlist
-from moma_core.agent_routing.training import train
+from moma_core import AgentCard, MiniLMEncoder
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.data import LabelledQueries, read_agents, with_examples
+from moma_core.agents.gate import Negatives
+from moma_core.agents.shortlist import exemplars, shortlist
+from moma_core.agents.training import train
+from moma_core.registry.memory import MemoryRegistry
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/awareness.json")

@@ -21,15 +21,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from moma_core import AgentCatalog, MemoryRegistry, MiniLMEncoder
-from moma_core.agent_routing.categories import Taxonomy
-from moma_core.agent_routing.categorising import collect, fit_categories
-from moma_core.agent_routing.clustering import unit
-from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.retrieval import Retrieval
-from moma_core.agent_routing.training import train
+from moma_core import MiniLMEncoder
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.categories import Retrieval, Taxonomy, collect, fit_categories, unit
+from moma_core.agents.data import LabelledQueries, read_agents, with_examples
+from moma_core.agents.gate import Negatives
+from moma_core.agents.training import train
 from moma_core.protocols import AgentRecord
+from moma_core.registry.memory import MemoryRegistry
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/categories.json")

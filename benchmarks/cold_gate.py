@@ -7,11 +7,11 @@ val rows; all of lobe). Beside those stand queries that no agent of the drawn ca
 ones with their agent taken away ("removed"), those of the data set's other agents ("near"), of the
 other data sets ("far"), and CLINC150's out-of-scope train rows ("oos").
 
-A curve's inputs are what `moma_core.agent_routing.ranking` gives it. Every data set is judged by a
-curve fitted on the others, at the threshold of `moma_core.agent_routing.crossfit.cold_threshold`,
+A curve's inputs are what `moma_core.agents.router` gives it. Every data set is judged by a
+curve fitted on the others, at the threshold of `moma_core.agents.training.cold_threshold`,
 beside the curve of two signals that was there before; benchmarks/llamaindex_corpus.toml is judged
 only. Cost: 1 for an abstention, 2 for a wrong agent, `FOREIGN` of the traffic being foreign.
-"shipped" is the curve fitted on all five, `moma_core.agent_routing.gate.DESCRIPTIONS_CURVE`.
+"shipped" is the curve fitted on all five, `moma_core.agents.gate.DESCRIPTIONS_CURVE`.
 
 Writes benchmarks/results/cold_gate.json.
 """
@@ -31,16 +31,13 @@ import pyarrow.parquet as pq
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from moma_core.agent_routing.catalog import AgentCatalog, Snapshot
-from moma_core.agent_routing.cold_start import closer_look
-from moma_core.agent_routing.crossfit import cold_threshold
-from moma_core.agent_routing.dataset import read_agents
-from moma_core.agent_routing.gate import Curve, Gate, Signals
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.shortlist import shortlist
-from moma_core.agent_routing.training import Trained, train
-from moma_core.encoders import MiniLMEncoder
-from moma_core.registry import MemoryRegistry
+from moma_core.agents.catalog import AgentCatalog, Snapshot
+from moma_core.agents.data import read_agents
+from moma_core.agents.gate import Curve, Gate, Negatives, Signals
+from moma_core.agents.shortlist import closer_look, shortlist
+from moma_core.agents.training import Trained, cold_threshold, train
+from moma_core.encoder import MiniLMEncoder
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.types import AgentCard
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))

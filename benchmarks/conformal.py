@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moma_core import MoMARouter
-from moma_core.agent_routing.conformal import CONFIDENCE, conformal_threshold
-from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
+from moma_core.agents.data import LabelledQueries, read_agents, with_examples
+from moma_core.agents.gate import CONFIDENCE, conformal_threshold
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/conformal.json")

@@ -19,9 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from train_choice_adapter import held_out_names
 
-from moma_core import AgentCard, AgentCatalog, MemoryRegistry, MiniLMEncoder
-from moma_core.agent_routing.dataset import read_agents
-from moma_core.agent_routing.held_out import RankedList, held_out_lists, ranked_lists
+from moma_core import AgentCard, MiniLMEncoder
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.data import read_agents
+from moma_core.agents.training import RankedList, held_out_lists, ranked_lists
+from moma_core.registry.memory import MemoryRegistry
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 SCRATCH = Path(os.environ.get("MOMA_SCRATCH", Path(tempfile.gettempdir()) / "decoding_quality"))

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from decoding_ways import World
 
-from moma_core.decoding import KvPrefix, LocalLLM, NameTrie, top_k, top_k_packed
+from moma_core.decoding.generate import top_k, top_k_packed
+from moma_core.decoding.local_llm import LocalLLM
+from moma_core.decoding.prefix import KvPrefix
+from moma_core.decoding.trie import NameTrie
 
 PACKED = 16
 

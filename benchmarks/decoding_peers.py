@@ -32,7 +32,10 @@ import torch
 from decoding_packing import packing
 from decoding_ways import PROMPT, WAYS, Moma, OutlinesCore, World
 
-from moma_core.decoding import KvPrefix, LocalLLM, PrefixCache, choose_name, masked_scores, top_k
+from moma_core.decoding.generate import choose_name, top_k
+from moma_core.decoding.local_llm import LocalLLM
+from moma_core.decoding.prefix import KvPrefix, PrefixCache
+from moma_core.decoding.search import masked_scores
 
 OUT = Path("benchmarks/results/decoding_peers.json")
 MANY = 100

@@ -36,12 +36,11 @@ from decoding_lists import (
 from decoding_report import report
 
 from moma_core import AgentCard
-from moma_core.decoding import Eligibility, LocalLLM, NameTrie
-from moma_core.decoding.adapter import PACKAGED_ADAPTERS, merge_adapter
-from moma_core.decoding.evidence import ChoiceLikelihood, NoisyChannel
-from moma_core.decoding.packing import begun_together, run
-from moma_core.decoding.prompts import list_prompt
+from moma_core.decoding.evidence import ChoiceLikelihood, NoisyChannel, list_prompt
+from moma_core.decoding.generate import begun_together, run
+from moma_core.decoding.local_llm import PACKAGED_ADAPTERS, LocalLLM, merge_adapter
 from moma_core.decoding.search import BestFirst, Branching, NamePath, Read
+from moma_core.decoding.trie import Eligibility, NameTrie
 
 OUT = Path("benchmarks/results/decoding_quality.json")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from decoding_lists import LENGTHS, REGIMES, SEED, TABLES, Row, rows_of, scored
 
-from moma_core.decoding.fusion import DEFAULT_WEIGHTS, Case, FusionWeights, fit_weights
+from moma_core.decoding.decider import DEFAULT_WEIGHTS, Case, FusionWeights, fit_weights
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Scores = dict[str, Any]

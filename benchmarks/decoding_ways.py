@@ -26,8 +26,9 @@ import xgrammar
 import xgrammar.contrib.hf
 from transformers import LogitsProcessor, PrefixConstrainedLogitsProcessor
 
-from moma_core.agent_routing.dataset import read_agents, read_queries
-from moma_core.decoding import Eligibility, NameMask, NameTrie
+from moma_core.agents.data import read_agents, read_queries
+from moma_core.decoding.mask import NameMask
+from moma_core.decoding.trie import Eligibility, NameTrie
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 DESCRIBED = 100

@@ -27,15 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoders import MiniLMEncoder
-from moma_core.llm_routing import LLMDataset, LLMRouter, train
-from moma_core.llm_routing.learning import (
-    Directions,
-    FeedbackRecord,
-    Learning,
-    LearningConfig,
-    estimate,
-)
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.feedback import Directions, FeedbackRecord, Learning, LearningConfig
+from moma_core.llms.off_policy import estimate
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.training import train
 from moma_core.types import Performance, RoutingDecision
 
 VARIANTS = {

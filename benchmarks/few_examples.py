@@ -25,9 +25,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry, MiniLMEncoder
-from moma_core.agent_routing.dataset import read_agents
-from moma_core.agent_routing.negatives import Negatives
+from moma_core import AgentCard, MiniLMEncoder
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.data import read_agents
+from moma_core.agents.gate import Negatives
+from moma_core.agents.router import AgentRouter
+from moma_core.registry.memory import MemoryRegistry
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/few_examples.json")

@@ -23,17 +23,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from moma_core import (
-    AgentCard,
-    AgentCatalog,
-    AgentRouter,
-    MemoryRegistry,
-    MiniLMEncoder,
-    Query,
-    RoutingState,
-)
-from moma_core.agent_routing.dataset import read_agents
-from moma_core.agent_routing.wording import sentence, views
+from moma_core import AgentCard, MiniLMEncoder, Query, RoutingState
+from moma_core.agents.catalog import AgentCatalog, sentence, views
+from moma_core.agents.data import read_agents
+from moma_core.agents.router import AgentRouter
+from moma_core.registry.memory import MemoryRegistry
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/growth.json")

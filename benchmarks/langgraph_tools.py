@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 from langchain_moma import MoMAMiddleware, agent_cards_from_tools
 from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
-from moma_core.agent_routing.dataset import LabelledQueries, read_agents, read_queries
+from moma_core.agents.data import LabelledQueries, read_agents, read_queries
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 LLMS = (

@@ -27,14 +27,13 @@ from typing import Any
 import numpy as np
 from llms import POOLS
 
-from moma_core.encoders import MiniLMEncoder
-from moma_core.evaluation.llms import trade_off_curve
-from moma_core.evaluation.metrics import upper_hull
-from moma_core.llm_routing import LLMDataset, LLMRouter
-from moma_core.llm_routing.costs import FittedCosts
-from moma_core.llm_routing.features import QueryFeatures
-from moma_core.llm_routing.heads import HEADS, fit_head
-from moma_core.llm_routing.pool import add_llm
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.costs import FittedCosts
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.features import QueryFeatures
+from moma_core.llms.heads import HEADS, fit_head
+from moma_core.llms.router import LLMRouter, add_llm
+from moma_core.training.evaluate_llms import trade_off_curve, upper_hull
 from moma_core.types import LLMCard
 
 SHARES = np.linspace(0.25, 1.0, 16)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoders import MiniLMEncoder
-from moma_core.evaluation.cascades import evaluate_cascade
-from moma_core.evaluation.metrics import score_at_cost, upper_hull
-from moma_core.llm_routing import LLMDataset, train_cascade
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.training import train_cascade
+from moma_core.training.evaluate_llms import evaluate_cascade, score_at_cost, upper_hull
 
 POOLS = ("zeroeval", "mmlu_pro")
 SHARES = (0.25, 0.4, 0.6, 0.685)

@@ -24,11 +24,11 @@ import numpy as np
 from llm_added import vectors_of
 from llms import POOLS, split
 
-from moma_core.encoders import MiniLMEncoder
-from moma_core.evaluation import evaluate_llms
-from moma_core.llm_routing import LLMDataset, train
-from moma_core.llm_routing.completion import fill_scores
-from moma_core.llm_routing.heads import HEADS, fit_head
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.heads import HEADS, fit_head
+from moma_core.llms.training import fill_scores, train
+from moma_core.training.evaluate_llms import evaluate_llms
 
 PAPER = ("preference", "classifier", "contrastive")
 OTHERS = tuple(sorted(set(HEADS) - set(PAPER)))

@@ -20,11 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoders import MiniLMEncoder
-from moma_core.evaluation import evaluate_llms
-from moma_core.llm_routing import LLMDataset, LLMRouter, train
-from moma_core.llm_routing.features import QueryFeatures
-from moma_core.llm_routing.heads import ClustersConfig, LinearConfig, MoEConfig, fit_head
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.features import QueryFeatures
+from moma_core.llms.heads import fit_head
+from moma_core.llms.heads.clusters import ClustersConfig
+from moma_core.llms.heads.linear import LinearConfig
+from moma_core.llms.heads.moe import MoEConfig
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.training import train
+from moma_core.training.evaluate_llms import evaluate_llms
 
 POOLS = ("ulab", "zeroeval", "mmlu_pro")
 BASELINES: dict[str, tuple[str, Any]] = {

@@ -31,9 +31,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moma_core.llm_routing import LLMDataset
-from moma_core.llm_routing.outcomes import outcomes_of_scores
-from moma_core.llm_routing.pairs import PairStore, train_pairs
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.heads.judged import outcomes_of_scores
+from moma_core.training.pair_store import PairStore
+from moma_core.training.pairs import train_pairs
 
 NOISE = 0.1
 PART = 100_000

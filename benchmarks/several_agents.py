@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import Handled, MoMARouter
-from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
-from moma_core.agent_routing.several import join, split
+from moma_core import MoMARouter
+from moma_core.agents.compound import join, split
+from moma_core.agents.data import LabelledQueries, read_agents, with_examples
+from moma_core.types import Handled
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/several_agents.json")

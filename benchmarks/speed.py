@@ -22,11 +22,11 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
 from moma_core import MoMARouter
-from moma_core.agent_routing.dataset import LabelledQueries, read_agents, with_examples
+from moma_core.agents.data import LabelledQueries, read_agents, with_examples
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/speed.json")
-VOCABULARY = Path("moma_core/encoders/vocabulary/bert_uncased.txt")
+VOCABULARY = Path("moma_core/encoder/vocabulary/bert_uncased.txt")
 
 
 def rows(name: str) -> LabelledQueries:

@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoders import MiniLMEncoder
-from moma_core.evaluation.simulated import SimulatedPool, baseline_plans, measure
-from moma_core.evaluation.teams import simulate_testing, simulate_training
-from moma_core.llm_routing import LLMDataset
-from moma_core.teams.checkpoint import TeamParts
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import Tables
-from moma_core.teams.fitting import fit_teams
-from moma_core.teams.mechanics import Assumptions
-from moma_core.teams.options import TeamOptions
-from moma_core.teams.plans import PlanBatch
-from moma_core.teams.policy import Policy
-from moma_core.teams.steps import Allowed, sampled
-from moma_core.teams.training import RATES, TrainConfig
+from moma_core.teams.planner import TeamParts
+from moma_core.teams.policy import RATES, Allowed, PlanBatch, Policy, sampled
+from moma_core.teams.simulator import Assumptions
+from moma_core.teams.training import TrainConfig, fit_teams
+from moma_core.training.evaluate_teams import (
+    SimulatedPool,
+    baseline_plans,
+    measure,
+    simulate_testing,
+    simulate_training,
+)
 
 DOMAINS = {
     "zeroeval": {"gsm": "maths", "math-l5": "maths", "crux": "code"},

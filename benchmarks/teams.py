@@ -8,7 +8,7 @@ Data from MOMA_DATA (default ../shared/data): the LLM router and the cascade are
 fifths of the train split; on the last fifth each system picks its rate, the cheapest that keeps
 98.5 % of the all-strongest team's quality there (else its best); both are then measured on val.
 Nothing is chosen on val. The seed changes training, the fifth, and the simulated draws.
-MOMA_VECTORS as in benchmarks/llms.py. What the simulator assumes: moma_core/teams/mechanics.py.
+MOMA_VECTORS as in benchmarks/llms.py. What the simulator assumes: moma_core/teams/simulator.py.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from team_systems import (
 )
 
 from moma_core.cli.terminal import progress_bar
-from moma_core.encoders import MiniLMEncoder
-from moma_core.evaluation.repairs import measure_repair
-from moma_core.evaluation.simulated import baseline_plans, routed_llms
-from moma_core.evaluation.team_plots import draw_teams
-from moma_core.llm_routing import LLMDataset, LLMRouter
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.router import LLMRouter
 from moma_core.teams.features import Tables
+from moma_core.teams.policy import RATES
 from moma_core.teams.router import TeamRouter
-from moma_core.teams.training import RATES
+from moma_core.training.evaluate_teams import baseline_plans, measure_repair, routed_llms
+from moma_core.training.plots import draw_teams
 
 KEEP, MARGIN = 0.98, 0.985
 

@@ -24,11 +24,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from moma_core import AgentCard, AgentCatalog, LocalLLM, MemoryRegistry, MiniLMEncoder
-from moma_core.agent_routing.dataset import read_agents
-from moma_core.agent_routing.held_out import ranked_lists
-from moma_core.decoding.adapter import PACKAGED_ADAPTERS
-from moma_core.decoding.prompts import agent_prompt
+from moma_core import AgentCard, MiniLMEncoder
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.data import read_agents
+from moma_core.agents.training import ranked_lists
+from moma_core.decoding import LocalLLM
+from moma_core.decoding.evidence import agent_prompt
+from moma_core.decoding.local_llm import PACKAGED_ADAPTERS
+from moma_core.registry.memory import MemoryRegistry
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 RANK, ALPHA, FIRST_LAYER = 8, 16, 18  # of 30 layers: those below need no backward pass

@@ -1,10 +1,10 @@
-"""Train the LLM router that ships in moma_core/llm_routing/packaged.
+"""Train the LLM router that ships in moma_core/llms/packaged.
 
     python benchmarks/train_packaged_head.py [--check]
 
 Data from MOMA_DATA (default ../shared/data): the train rows of ZeroEval and MMLU-Pro, both
 Apache-2.0. Nine LLMs of ZeroEval; four of them answered MMLU-Pro too, for the other five those
-scores are filled in (see moma_core/llm_routing/completion.py). No row of the data is written
+scores are filled in (see moma_core/llms/training.py). No row of the data is written
 anywhere. --check trains nothing: it hides the MMLU-Pro column of each LLM that has one, fills it
 in, and compares.
 """
@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from moma_core.encoders import MiniLMEncoder
-from moma_core.evaluation import evaluate_llms
-from moma_core.llm_routing import LLMDataset, LLMRouter, train
-from moma_core.llm_routing.completion import fill_costs, fill_scores
-from moma_core.llm_routing.features import QueryFeatures
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.features import QueryFeatures
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.training import fill_costs, fill_scores, train
+from moma_core.training.evaluate_llms import evaluate_llms
 
 POOL = {
     "claude-3-5-sonnet-20241022": None,
@@ -38,7 +39,7 @@ POOL = {
 }
 """LLM of ZeroEval -> the same LLM (or its nearest release) among MMLU-Pro's columns."""
 
-PACKAGED = Path("moma_core/llm_routing/packaged")
+PACKAGED = Path("moma_core/llms/packaged")
 
 
 def joined(maths: LLMDataset, subjects: LLMDataset) -> LLMDataset:

@@ -19,17 +19,15 @@ from teams import vectors_of
 from train_packaged_head import joined
 
 from moma_core.cli.terminal import progress_bar
-from moma_core.encoders import MiniLMEncoder
-from moma_core.llm_routing import LLMDataset
-from moma_core.llm_routing.completion import fill_scores
-from moma_core.llm_routing.features import QueryFeatures
-from moma_core.llm_routing.training import train_pool
-from moma_core.teams.checkpoint import write_teams
+from moma_core.encoder import MiniLMEncoder
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.features import QueryFeatures
+from moma_core.llms.training import fill_scores, train_pool
+from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import TeamInputs
-from moma_core.teams.fitting import fit_teams
-from moma_core.teams.options import TeamOptions
+from moma_core.teams.planner import write_teams
 from moma_core.teams.simulator import TeamSimulator
-from moma_core.teams.training import TrainConfig
+from moma_core.teams.training import TrainConfig, fit_teams
 
 SPECIALISTS = {
     "gsm": "word_problem_reader", "math-l5": "maths_solver", "crux": "code_tracer",

@@ -6,7 +6,7 @@ pip install "moma-router[langchain]" && python examples/langgraph_chat.py
 from langchain_core.tools import tool
 
 from langchain_moma import ChatMoMA
-from langchain_moma.testing import ScriptedChat  # in place of ChatOpenAI, ChatAnthropic, ...
+from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 
 CHEAP, STRONG = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"

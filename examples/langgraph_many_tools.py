@@ -7,7 +7,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_moma import create_moma_agent
-from langchain_moma.testing import ScriptedChat  # in place of ChatOpenAI, ChatAnthropic, ...
+from langchain_moma.testing import ScriptedChat
 
 THINGS = ("invoice", "order", "customer", "shipment", "contract", "ticket", "meeting", "report",
           "budget", "employee")  # fmt: skip

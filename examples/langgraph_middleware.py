@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
 from langchain_moma import MoMAMiddleware, agent_cards_from_tools
-from langchain_moma.testing import ScriptedChat  # in place of ChatOpenAI, ChatAnthropic, ...
+from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 
 CHEAP, STRONG = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"

@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from langchain_moma.teams import RoleShare, role_llms
-from langchain_moma.testing import ScriptedChat  # in place of ChatOpenAI, ChatAnthropic, ...
+from langchain_moma.teams.roles import RoleShare, role_llms
+from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 
 NAMES = ("claude-3-5-sonnet-20241022", "gpt-4o-mini-2024-07-18", "gemini-1.5-flash")

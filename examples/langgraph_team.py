@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
 from langchain_moma import ChatMoMA, MoMAState, agent_cards_from_graphs, as_node, decision_in
-from langchain_moma.testing import ScriptedChat  # in place of ChatOpenAI, ChatAnthropic, ...
+from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 
 

@@ -16,27 +16,26 @@ except ModuleNotFoundError as error:
         'Type: pip install "moma-router[langchain]"'
     ) from error
 
+from langchain_moma.cards import (
+    Synced,
+    agent_cards_from_graphs,
+    agent_cards_from_mcp,
+    agent_cards_from_tools,
+    llm_cards_from_chat_models,
+    sync_agents,
+)
 from langchain_moma.cascade import ChatCascade
-from langchain_moma.chat_model import ChatMoMA
-from langchain_moma.collecting import collect
-from langchain_moma.decisions import MoMARecord, decision_in
-from langchain_moma.feedback import feedback_from_scores
-from langchain_moma.final_decision import ChatDecider, FinalChoice
-from langchain_moma.graphs import agent_cards_from_graphs
-from langchain_moma.llm_cards import llm_cards_from_chat_models
-from langchain_moma.llm_node import llm_node
+from langchain_moma.chat import ChatMoMA
+from langchain_moma.collect import collect, feedback_from_scores
+from langchain_moma.decider import ChatDecider, FinalChoice
+from langchain_moma.decision import MoMARecord, decision_in
+from langchain_moma.graph import MoMAState, as_edge, as_node, llm_node
 from langchain_moma.local_chat import LocalChat
-from langchain_moma.mcp import agent_cards_from_mcp
-from langchain_moma.middleware import MoMAAgentState, MoMAMiddleware
-from langchain_moma.node import MoMAState, as_edge, as_node
-from langchain_moma.prebuilt import create_moma_agent
+from langchain_moma.middleware import MoMAAgentState, MoMAMiddleware, create_moma_agent
 from langchain_moma.route_tool import RouteTool
-from langchain_moma.runnable import RunnableRouter
-from langchain_moma.sync import Synced, sync_agents
-from langchain_moma.targets import ToolArgumentsError
-from langchain_moma.teams import role_llms
+from langchain_moma.runnable import RunnableRouter, ToolArgumentsError
+from langchain_moma.teams.roles import role_llms
 from langchain_moma.telemetry import Telemetry
-from langchain_moma.tools import agent_cards_from_tools
 
 __all__ = [
     "ChatCascade",

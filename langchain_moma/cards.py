@@ -1,19 +1,235 @@
-"""LLM cards from chat models: what each can do from its profile, what it costs from a table."""
+"""Cards from what LangChain has: tools, graphs, MCP servers, chat models; and keeping them in step."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as as_tool
+from langgraph.pregel import Pregel
+from pydantic import BaseModel
 
-from moma_core import InvalidCardError, LLMCard
+from moma_core import AgentCard, LLMCard
+from moma_core._checks import Words, check_names, joined
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.errors import InvalidCardError
 
-__all__ = ["llm_cards_from_chat_models"]
+__all__ = [
+    "MCPTool",
+    "Synced",
+    "agent_cards_from_graphs",
+    "agent_cards_from_mcp",
+    "agent_cards_from_tools",
+    "input_schema_of",
+    "llm_cards_from_chat_models",
+    "sync_agents",
+]
+
+
+def agent_cards_from_tools(
+    tools: Iterable[BaseTool | Callable[..., Any]],
+    examples: Words | None = None,
+    *,
+    categories: Words | None = None,
+) -> list[AgentCard]:
+    """Describe tools to the router.
+
+    Args:
+        tools: Tools, or functions with a docstring.
+        examples: Queries that each tool should take, by tool name. Added to those that a tool
+            brings along in ``tool.metadata["examples"]``.
+        categories: Categories of each tool, by tool name; also ``tool.metadata["categories"]``.
+
+    Returns:
+        One card a tool, in order.
+
+    Raises:
+        DuplicateNameError: Two tools share a name.
+        UnknownNameError: ``examples`` or ``categories`` speak of a tool that is not there.
+        InvalidCardError: A tool has no description.
+
+    Example:
+        >>> def shout(text: str) -> str:
+        ...     "Put text in capitals."
+        ...     return text.upper()
+        >>> [card] = agent_cards_from_tools([shout], {"shout": ["make this LOUD: hello"]})
+        >>> card.name, card.description, list(card.input_schema["properties"])
+        ('shout', 'Put text in capitals.', ['text'])
+    """
+    built = [_as_tool(item) for item in tools]
+    check_names("tool", [item.name for item in built], examples, categories)
+    return [_card(item, examples or {}, categories or {}) for item in built]
+
+
+def input_schema_of(tool: BaseTool) -> dict[str, Any]:
+    """Return the JSON schema of the arguments that a caller gives; injected ones are left out."""
+    schema = tool.tool_call_schema
+    if isinstance(schema, dict):
+        return dict(schema)
+    if issubclass(schema, BaseModel):
+        return schema.model_json_schema()
+    return schema.schema()
+
+
+def _as_tool(item: BaseTool | Callable[..., Any]) -> BaseTool:
+    if isinstance(item, BaseTool):
+        return item
+    try:
+        return as_tool(item)
+    except (TypeError, ValueError) as error:
+        raise InvalidCardError(
+            f"cannot make a tool of {item!r}: {error} Give the function a docstring that says "
+            "what it does."
+        ) from error
+
+
+def _card(tool: BaseTool, examples: Words, categories: Words) -> AgentCard:
+    return AgentCard(
+        name=tool.name,
+        description=tool.description,
+        input_schema=input_schema_of(tool),
+        categories=_words(tool, "categories", categories),
+        examples=_words(tool, "examples", examples),
+    )
+
+
+def _words(tool: BaseTool, key: str, given: Words) -> tuple[str, ...]:
+    own: Sequence[str] = (tool.metadata or {}).get(key, ())
+    return joined(key, tool.name, own, given.get(tool.name, ()))
+
+
+def agent_cards_from_graphs(
+    graphs: Iterable[Pregel[Any, Any, Any, Any]],
+    descriptions: Mapping[str, str],
+    examples: Words | None = None,
+    *,
+    categories: Words | None = None,
+) -> list[AgentCard]:
+    """Describe compiled graphs, such as what ``create_agent`` returns, to the router.
+
+    Args:
+        graphs: Compiled graphs with a name: ``compile(name="writer")``.
+        descriptions: What each does, by its name; a graph does not say so itself.
+        examples: Queries that each should take, by its name.
+        categories: Categories of each, by its name.
+
+    Returns:
+        One card a graph, in order.
+
+    Raises:
+        InvalidCardError: A graph has no name or no description.
+        DuplicateNameError: Two graphs share a name.
+        UnknownNameError: There are words for a graph that is not there.
+
+    Example:
+        >>> from langgraph.graph import START, MessagesState, StateGraph
+        >>> builder = StateGraph(MessagesState).add_node("echo", lambda state: {"messages": []})
+        >>> graph = builder.add_edge(START, "echo").compile(name="writer")
+        >>> [card] = agent_cards_from_graphs([graph], {"writer": "Writes letters"})
+        >>> card.name, list(card.input_schema["properties"])
+        ('writer', ['messages'])
+    """
+    built = list(graphs)
+    names = [_name(graph) for graph in built]
+    check_names("graph", names, descriptions, examples, categories)
+    return [
+        AgentCard(
+            name=name,
+            description=_described(name, descriptions),
+            input_schema=graph.get_input_jsonschema(),
+            output_schema=graph.get_output_jsonschema(),
+            examples=joined("examples", name, (examples or {}).get(name, ())),
+            categories=joined("categories", name, (categories or {}).get(name, ())),
+        )
+        for name, graph in zip(names, built, strict=True)
+    ]
+
+
+def _name(graph: Pregel[Any, Any, Any, Any]) -> str:
+    name = graph.get_name()
+    if name == "LangGraph":
+        raise InvalidCardError(
+            "a graph has no name of its own. Give it one: builder.compile(name='writer') or "
+            "create_agent(..., name='writer')."
+        )
+    return name
+
+
+def _described(name: str, descriptions: Mapping[str, str]) -> str:
+    if name not in descriptions:
+        raise InvalidCardError(
+            f"graph {name!r} needs a description: descriptions={{{name!r}: 'Writes letters'}}."
+        )
+    return descriptions[name]
+
+
+_LONGEST = 8_000  # characters of a description that fit on a card
+
+
+class MCPTool(Protocol):
+    """A tool as an MCP server lists it (``mcp.types.Tool``)."""
+
+    name: str
+    description: str | None
+    inputSchema: dict[str, Any]  # noqa: N815  # the protocol's spelling
+
+
+def agent_cards_from_mcp(
+    tools: Iterable[MCPTool], examples: Words | None = None, *, server: str = ""
+) -> list[AgentCard]:
+    """Describe an MCP server's tools to the router.
+
+    Args:
+        tools: From ``(await session.list_tools()).tools``.
+        examples: Queries that each tool should take, by its name.
+        server: Name of the server; it becomes the tools' category, and ``metadata["source"]`` by
+            which `sync_agents` knows them again.
+
+    Returns:
+        One card a tool, in order.
+
+    Raises:
+        InvalidCardError: A tool has neither a description nor a title.
+        DuplicateNameError: Two tools share a name.
+        UnknownNameError: ``examples`` speak of a tool that is not there.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> listed = SimpleNamespace(name="clock", description="Tell the time", inputSchema={})
+        >>> [card] = agent_cards_from_mcp([listed], server="home")
+        >>> card.name, card.categories, card.metadata["source"]
+        ('clock', ('home',), 'home')
+    """
+    listed = list(tools)
+    check_names("tool", [tool.name for tool in listed], examples)
+    return [
+        AgentCard(
+            name=tool.name,
+            description=_about(tool)[:_LONGEST],
+            input_schema=tool.inputSchema or {},
+            output_schema=getattr(tool, "outputSchema", None) or {},
+            categories=(server,) if server else (),
+            examples=joined("examples", tool.name, (examples or {}).get(tool.name, ())),
+            metadata={"source": server} if server else {},
+        )
+        for tool in listed
+    ]
+
+
+def _about(tool: MCPTool) -> str:
+    hints = getattr(tool, "annotations", None)
+    title = getattr(tool, "title", None) or (
+        hints.get("title") if isinstance(hints, Mapping) else getattr(hints, "title", None)
+    )
+    return tool.description or title or ""
+
 
 _TABLE = "model_prices_and_context_window_backup.json"
 _MILLION = 1e6
@@ -55,10 +271,10 @@ def llm_cards_from_chat_models(
         >>> card.output_price, card.context_window, card.metadata["tool_calling"]
         (0.6, 8000, True)
     """
-    return [_card(name, llm, (prices or {}).get(name)) for name, llm in llms.items()]
+    return [_llm_cards_card(name, llm, (prices or {}).get(name)) for name, llm in llms.items()]
 
 
-def _card(name: str, llm: BaseChatModel, price: tuple[float, float] | None) -> LLMCard:
+def _llm_cards_card(name: str, llm: BaseChatModel, price: tuple[float, float] | None) -> LLMCard:
     profile: dict[str, Any] = dict(llm.profile or {})
     read, write = price or _listed_price(name, llm)
     return LLMCard(
@@ -95,3 +311,69 @@ def _price_table() -> Mapping[str, Mapping[str, Any]]:
             table: Mapping[str, Mapping[str, Any]] = json.loads(file.read_bytes())
             return table
     return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What changed.
+
+    Args:
+        added: New names.
+        updated: Names whose card changed.
+        removed: Names that are gone from the list.
+
+    Example:
+        >>> Synced(added=("clock",)) == Synced(("clock",), (), ())
+        True
+    """
+
+    added: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def sync_agents(agents: AgentCatalog, cards: Iterable[AgentCard], *, source: str) -> Synced:
+    """Add, update and remove agents until those of ``source`` are exactly ``cards``.
+
+    Args:
+        agents: ``router.agents``.
+        cards: The list as it is now. A card without examples leaves those that are registered.
+        source: Where the list comes from, such as an MCP server's name; agents of other sources
+            are left alone. It is kept in ``metadata["source"]``.
+
+    Returns:
+        What changed.
+
+    Raises:
+        DuplicateNameError: A name is given twice, or belongs to another source.
+        RegistryError: The store cannot write.
+
+    Example:
+        >>> from moma_core import MoMARouter
+        >>> router = MoMARouter.from_cards(llms=None)
+        >>> sync_agents(router.agents, [AgentCard("clock", "Tell the time")], source="home")
+        Synced(added=('clock',), updated=(), removed=())
+        >>> sync_agents(router.agents, [], source="home").removed
+        ('clock',)
+    """
+    own = {card.name: card for card in agents if card.metadata.get("source") == source}
+    wanted = [replace(card, metadata={**card.metadata, "source": source}) for card in cards]
+    fresh = [card for card in wanted if card.name not in own]
+    kept = [_merged(own[card.name], card) for card in wanted if card.name in own]
+    changed = [card for card in kept if card != own[card.name]]
+    gone = sorted(set(own).difference(card.name for card in wanted))
+    agents.add(*fresh)
+    agents.update(*changed)
+    agents.remove(*gone)
+    return Synced(
+        tuple(card.name for card in fresh), tuple(card.name for card in changed), tuple(gone)
+    )
+
+
+def _merged(old: AgentCard, new: AgentCard) -> AgentCard:
+    return replace(
+        new,
+        examples=new.examples or old.examples,
+        enabled=old.enabled,
+        metadata={**old.metadata, **new.metadata},
+    )

@@ -1,10 +1,4 @@
-"""ChatMoMA: a chat model that chooses the LLM for each call and hands the call to it.
-
-``invoke`` and ``stream`` delegate: one chain run of ours, the chosen chat model's own run below it,
-so tokens stream once and usage is counted once under the LLM's true name. ``generate`` and
-``stream_events`` of version 3 never pass through ``invoke``; for them the chosen LLM's
-``_generate`` and ``_stream`` run inside our own run (`langchain_moma.direct`).
-"""
+"""ChatMoMA: a chat model that chooses the LLM for each call and hands the call to it."""
 
 from __future__ import annotations
 
@@ -21,22 +15,61 @@ from langchain_core.language_models import (
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableSerializable
 from langchain_core.tools import BaseTool
-from pydantic import Field, SkipValidation
+from pydantic import ConfigDict, Field, SkipValidation
 
-from langchain_moma.call_forms import CallForms, Handed
-from langchain_moma.decisions import PREFERENCE, excluded_in, preference_in
-from langchain_moma.delegation import Delegation, How
-from langchain_moma.direct import Direct
-from langchain_moma.needs import Needs
-from langchain_moma.pool import Ask, ChatPool
-from langchain_moma.portable import portable_options, portable_tools
-from langchain_moma.registered import did_you_mean
-from langchain_moma.structured import StructuredMoMA
+from langchain_moma.calls import (
+    Ask,
+    CallForms,
+    ChatPool,
+    Delegation,
+    Direct,
+    Handed,
+    How,
+    Needs,
+    portable_options,
+    portable_tools,
+)
+from langchain_moma.decision import PREFERENCE, did_you_mean, excluded_in, preference_in
+from langchain_moma.messages import messages_in
 from langchain_moma.telemetry import Telemetry
-from moma_core import Health, MoMARouter, Preference, UnknownNameError, parse_preference
+from moma_core import MoMARouter, Preference, UnknownNameError
+from moma_core.health import Health
+from moma_core.llms.selection import parse_preference
 
-__all__ = ["ChatMoMA"]
+__all__ = [
+    "ChatMoMA",
+    "StructuredMoMA",
+]
+
+Delegate = Callable[[list[BaseMessage], Needs, How, RunnableConfig], Delegation]
+
+
+class StructuredMoMA(CallForms, RunnableSerializable[LanguageModelInput, Any]):
+    """Gives what ``with_structured_output`` of the chosen LLM gives.
+
+    Args:
+        delegate: Chooses.
+        how: Turns a chat model into a Runnable that gives the wanted form.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    delegate: SkipValidation[Delegate] = Field(exclude=True)
+    how: SkipValidation[How] = Field(exclude=True)
+
+    def _hand_on(
+        self, value: LanguageModelInput, config: RunnableConfig, options: Mapping[str, Any]
+    ) -> Handed:
+        messages: list[BaseMessage] = [*messages_in(value)]
+        needs = Needs.of(messages, options, structured=True)
+
+        def how(llm: BaseChatModel) -> Runnable[Any, Any]:
+            bound = self.how(llm)
+            return bound.bind(**options) if options else bound
+
+        return Handed(self.delegate(messages, needs, how, config), messages)
 
 
 class ChatMoMA(CallForms, BaseChatModel):

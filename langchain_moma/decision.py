@@ -1,20 +1,31 @@
-"""How a decision travels: a custom event in the trace, a plain dict in a graph's state.
-
-Own classes in a checkpoint make LangGraph warn and later refuse them, so only plain data is kept.
-"""
+"""How a decision travels: an event in the trace, a plain dict in a state; and which names exist."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import difflib
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NotRequired
 
+import numpy as np
+import numpy.typing as npt
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_callback_manager_for_config
-from typing_extensions import TypedDict  # typing's own gives no schema before Python 3.12
+from typing_extensions import TypedDict
 
-from moma_core import InvalidInputError, Preference, RoutingDecision, RoutingState
+from moma_core import (
+    Encoder,
+    InvalidInputError,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    RoutingDecision,
+    RoutingState,
+    UnknownNameError,
+)
 
 __all__ = [
     "EVENT",
@@ -22,15 +33,64 @@ __all__ = [
     "FALLBACK_EVENT",
     "PREFERENCE",
     "MoMARecord",
+    "Vectors",
     "adispatch",
+    "check_registered",
+    "check_router",
     "decision_in",
+    "did_you_mean",
     "dispatch",
     "excluded_in",
+    "llm_names",
     "plain_state",
     "preference_in",
     "record",
+    "refuse_without_llms",
     "state_in",
+    "unreachable",
 ]
+
+_KEPT = 256
+
+
+class Vectors:
+    """Encodes texts and remembers the last few; safe to share between threads.
+
+    Args:
+        encoder: Encodes what is not remembered.
+
+    Example:
+        >>> from moma_core.testing import HashEncoder
+        >>> vectors = Vectors(HashEncoder())
+        >>> bool((vectors.of("hello") == vectors.all(["bye", "hello"])[1]).all())
+        True
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._known: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, text: str) -> npt.NDArray[np.float32]:
+        """Return the unit vector of ``text``, shape (d,)."""
+        vector: npt.NDArray[np.float32] = self.all([text])[0]
+        return vector
+
+    def all(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the unit vectors of texts, shape (n, d); the new ones are encoded together."""
+        with self._lock:
+            found = {text: self._known[text] for text in texts if text in self._known}
+        fresh = [text for text in dict.fromkeys(texts) if text not in found]
+        if fresh:
+            found.update(zip(fresh, self._encoder.encode(fresh), strict=True))
+        with self._lock:
+            for text in texts:
+                self._known[text] = found[text]
+                self._known.move_to_end(text)
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return np.stack([found[text] for text in texts])
+
 
 EVENT = "moma.route"
 """Name of the custom event; its data is `RoutingDecision.to_dict`."""
@@ -158,3 +218,115 @@ async def adispatch(data: dict[str, Any], config: RunnableConfig, event: str = E
 def _inside_run(config: RunnableConfig) -> bool:
     # A node called by hand, outside any graph, has no run to attach an event to.
     return get_callback_manager_for_config(config).parent_run_id is not None
+
+
+def check_router(router: object) -> None:
+    """Refuse what cannot route.
+
+    Raises:
+        InvalidInputError: It has no ``route``.
+
+    Example:
+        >>> check_router("weather")
+        Traceback (most recent call last):
+        moma_core.errors.InvalidInputError: router must be a MoMARouter, got str. ...
+    """
+    if not callable(getattr(router, "route", None)):
+        raise InvalidInputError(
+            f"router must be a MoMARouter, got {type(router).__name__}. Build one: "
+            "MoMARouter.from_cards(cards)."
+        )
+
+
+def llm_names(router: MoMARouter) -> tuple[str, ...]:
+    """Return the names of the router's LLMs; empty when it has none."""
+    return tuple(card.name for card in router.llms.cards) if router.llms is not None else ()
+
+
+def unreachable(
+    router: MoMARouter, reachable: Collection[str], *, any_llm: bool = False
+) -> frozenset[str]:
+    """Return the registered names that nobody here can invoke.
+
+    Args:
+        router: Asked anew at each call, since agents come and go.
+        reachable: Names that can be invoked.
+        any_llm: Whether every LLM can be invoked.
+    """
+    names = set(router.agents.names)
+    if not any_llm:
+        names.update(llm_names(router))
+    return frozenset(names.difference(reachable))
+
+
+def refuse_without_llms(
+    error: NoTargetError, router: MoMARouter, reachable: Collection[str], remedy: str
+) -> None:
+    """Say so where a query found no target because no LLM of the router can be invoked here.
+
+    Args:
+        error: What the router raised.
+        router: Has LLMs, or not.
+        reachable: Names that can be invoked.
+        remedy: What to write; ``{llm!r}`` in it becomes the name of one of the LLMs.
+
+    Raises:
+        NoTargetError: None of the router's LLMs is reachable.
+    """
+    names = llm_names(router)
+    if names and not set(names).intersection(reachable):
+        raise NoTargetError(
+            f"no agent takes the query, and none of the router's {len(names)} LLMs has a target "
+            f"here: {sorted(reachable)!r} holds no LLM. {remedy.format(llm=names[0])}"
+        ) from error
+
+
+def check_registered(
+    router: MoMARouter, names: Collection[str], *, agents: bool = True, llms: bool = True
+) -> None:
+    """Refuse names that the router can never answer with, most often a slip of the pen.
+
+    Args:
+        router: Knows its agents and LLMs.
+        names: To be checked.
+        agents: Whether they may be agents.
+        llms: Whether they may be LLMs.
+
+    Raises:
+        InvalidInputError: It is no router.
+        UnknownNameError: A name is neither an agent nor an LLM of this router.
+    """
+    check_router(router)
+    known = (*(router.agents.names if agents else ()), *(llm_names(router) if llms else ()))
+    what = " and ".join(["no agent"] * agents + ["no LLM"] * llms)
+    for name in sorted(set(names).difference(known)):
+        raise UnknownNameError(
+            f"{what} is called {name!r}, so it would never be chosen. "
+            f"{''.join(_remedies(name, known, agents=agents))}"
+        )
+
+
+def did_you_mean(name: object, known: Collection[str]) -> str:
+    """Ask whether the nearest known name was meant; empty where none is near.
+
+    Example:
+        >>> did_you_mean("gpt-4o-mni", ["gpt-4o-mini", "o3"])
+        "Did you mean 'gpt-4o-mini'? "
+    """
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
+def _remedies(name: str, known: Collection[str], *, agents: bool) -> Iterator[str]:
+    yield did_you_mean(name, known)
+    if agents:
+        yield "Register it first: router.agents.add(AgentCard(...)), or leave it out."
+    elif not known:
+        yield "The router has no LLMs. Give it some: MoMARouter.from_cards(cards)."
+    else:
+        yield (
+            f"The router's LLMs are {sorted(known)!r}. To add one without any data: "
+            f"router.save('pool'), then moma llms add {name!r} --input USD --output USD "
+            "--quality SCORE --router pool, then MoMARouter.load('pool'); or train a pool: moma "
+            "train llms."
+        )

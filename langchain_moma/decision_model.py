@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from langchain_moma.conversation import messages_in, some_query_of
-from langchain_moma.registered import llm_names
+from langchain_moma.decision import llm_names
+from langchain_moma.messages import messages_in, some_query_of
 from moma_core import (
     AgentCard,
     InvalidInputError,
@@ -23,9 +23,11 @@ from moma_core import (
     Query,
     RoutingState,
 )
-from moma_core.types import is_text
+from moma_core._checks import is_text
 
-__all__ = ["ranked_labels"]
+__all__ = [
+    "ranked_labels",
+]
 
 
 def ranked_labels(

@@ -1,27 +1,230 @@
-"""MoMA inside a LangGraph graph: a node that decides and goes, or a conditional edge.
-
-The conversation's routing state travels in the graph's state as plain data, so that any
-checkpointer keeps it.
-"""
+"""MoMA inside a LangGraph graph: a node that decides and goes, or a conditional edge."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from langchain_core.runnables import RunnableConfig
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import END, MessagesState
 from langgraph.types import Command, Send
 
-from langchain_moma.conversation import last_turn, messages_in
-from langchain_moma.decisions import MoMARecord
-from langchain_moma.destinations import Destinations, Stop
-from langchain_moma.several import Several, check_several
+from langchain_moma.decision import (
+    MoMARecord,
+    check_registered,
+    decision_in,
+    dispatch,
+    excluded_in,
+    preference_in,
+    record,
+    refuse_without_llms,
+    state_in,
+    unreachable,
+)
+from langchain_moma.messages import is_wordless, last_turn, messages_in, query_of, some_query_of
+from langchain_moma.runnable import Several, check_several
+from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
-from moma_core import MoMARouter, Preference
+from moma_core import (
+    InvalidInputError,
+    LLMCard,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    Query,
+    UnknownNameError,
+)
+from moma_core.errors import InvalidQueryError
+from moma_core.llms.selection import parse_preference
 
-__all__ = ["MoMAState", "RoutingNode", "RoutingPath", "as_edge", "as_node"]
+__all__ = [
+    "Destinations",
+    "MoMAState",
+    "RoutingNode",
+    "RoutingPath",
+    "Stop",
+    "as_edge",
+    "as_node",
+    "llm_node",
+    "named_nodes",
+]
+
+_NO_LLM = (
+    "Add llm_node(llms) to the graph and write as_node(router, [...], llm='llm'), or name a node "
+    "for such queries: default='sorry'."
+)
+_NO_WORDS = (
+    "the user's last message has no words to route by, and no LLM can be reached. Name a node for "
+    "such turns: llm='llm', or default='sorry'."
+)
+
+
+class Stop(NamedTuple):
+    """One node to go to, and the target that it stands for; None for the default node."""
+
+    node: str
+    target: str | None
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Target names and the graph nodes that take them.
+
+    Args:
+        router: Decides.
+        nodes: Node of each target.
+        llm: Node of every LLM without a node of its own, and of teams.
+        default: Node for what nothing can take.
+        preference: As in `MoMARouter.route`.
+        telemetry: Receives the decisions.
+        several: Whether a query may go to several agents.
+
+    Raises:
+        UnknownNameError: A name is not registered with the router.
+        InvalidInputError: There is nowhere to go.
+        InvalidPreferenceError: There is no such preference.
+    """
+
+    router: MoMARouter
+    nodes: Mapping[str, str]
+    llm: str | None
+    default: str | None
+    preference: str | Preference | None
+    telemetry: Telemetry
+    several: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        router: MoMARouter,
+        destinations: Sequence[str] | Mapping[str, str],
+        llm: str | None,
+        default: str | None,
+        preference: str | Preference | None,
+        telemetry: Telemetry | None,
+        several: Several,
+    ) -> Destinations:
+        """Take what `as_node` and `as_edge` are given."""
+        nodes, told = named_nodes(destinations), telemetry or Telemetry()
+        return cls(router, nodes, llm, default, preference, told, several != "first")
+
+    def __post_init__(self) -> None:
+        check_registered(self.router, self.nodes)
+        parse_preference(self.preference)
+        if not self.names:
+            raise InvalidInputError(
+                "a router needs somewhere to go, got no destination. Name the nodes, for example "
+                "as_node(router, ['calculator'], llm='chat')."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every node that can be reached, once."""
+        extra = [node for node in (self.llm, self.default) if node is not None]
+        return tuple(dict.fromkeys([*self.nodes.values(), *extra]))
+
+    def route(
+        self, conversation: Any, before: Mapping[str, Any] | None, config: RunnableConfig
+    ) -> tuple[list[Stop], MoMARecord]:
+        """Decide where the graph goes, and return what to keep of it.
+
+        A turn without words, such as a lone image, goes past the agents, who are known by words.
+
+        Args:
+            conversation: Text, messages, or a dict with them.
+            before: What the last turn left.
+            config: Of the running node.
+
+        Raises:
+            InvalidQueryError: There is nothing to route by, or no node for a turn without words.
+            NoTargetError: Nothing fits and there is no default node.
+            UnknownNameError: The router named something that has no node.
+        """
+        state = state_in(before)
+        reachable = self.router, self.nodes
+        out = unreachable(*reachable, any_llm=self.llm is not None) | excluded_in(config)
+        query = _query(conversation, wordless := is_wordless(conversation))
+        if wordless:
+            out |= frozenset(self.router.agents.names)
+        preference = preference_in(config, self.preference)
+        start = time.perf_counter()
+        try:
+            decision = self.router.route(
+                query, preference, state, exclude=out, several=self.several
+            )
+        except NoTargetError as error:
+            if self.default is None:
+                if wordless:
+                    raise InvalidQueryError(_NO_WORDS) from error
+                if self.llm is None:
+                    refuse_without_llms(error, *reachable, _NO_LLM)
+                raise
+            ms = (time.perf_counter() - start) * 1e3
+            self.telemetry.unrouted(str(error), ms, "node")
+            return [Stop(self.default, None)], record(None, state, str(error), ms)
+        ms = (time.perf_counter() - start) * 1e3
+        self.telemetry.decided(decision, ms, "node")
+        dispatch(decision.to_dict(), config)
+        if decision.kind == "team":
+            stops = [Stop(self._team_node(), None)]
+        else:
+            stops = [Stop(self.node_for(name, decision.kind), name) for name in decision.targets]
+        return stops, record(decision, state, decision.reason, ms)
+
+    def _team_node(self) -> str:
+        if self.llm is None:
+            raise UnknownNameError(
+                "the router chose a team of LLMs, and there is no node that asks one. Add "
+                "llm_node(llms) to the graph, and write as_node(router, [...], llm='llm')."
+            )
+        return self.llm
+
+    def node_for(self, target: str, kind: str) -> str:
+        """Return the node that takes ``target``.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        node = self.nodes.get(target)
+        if node is None and kind == "llm":
+            node = self.llm
+        if node is None:
+            raise UnknownNameError(
+                f"the router chose {target!r}, which has no node; the nodes are "
+                f"{list(self.names)!r}. Add it to the destinations of as_node or as_edge."
+            )
+        return node
+
+
+def _query(conversation: Any, wordless: bool) -> Query:
+    return some_query_of(messages_in(conversation)) if wordless else query_of(conversation)
+
+
+def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Return the node of each target.
+
+    Raises:
+        InvalidInputError: They are no names.
+    """
+    if isinstance(destinations, str):
+        raise InvalidInputError(
+            f"destinations are a list of names, got one text. Write [{destinations!r}]."
+        )
+    if isinstance(destinations, Mapping):
+        nodes = dict(destinations)
+    else:
+        nodes = {name: name for name in destinations or ()}
+    for name in (*nodes, *nodes.values()):
+        if not isinstance(name, str):
+            raise InvalidInputError(
+                f"destinations are names of agents and nodes, got {name!r:.60}. Write "
+                "['calculator'] or {'calculator': 'sums'}."
+            )
+    return nodes
+
 
 _KEY = "moma"
 _NAME = "router"
@@ -239,3 +442,57 @@ def _conversation(state: Any) -> Any:
     if isinstance(state, Mapping):
         return state
     return {key: _get(state, key) for key in ("messages", "query")}
+
+
+def llm_node(
+    llms: Mapping[str, BaseChatModel], *, cards: Iterable[LLMCard] = (), name: str = "llm"
+) -> Runnable[MoMAState, dict[str, Any]]:
+    """Return a node for ``as_node(..., llm="llm")``: it asks whom ``state["moma"]`` names.
+
+    Args:
+        llms: Chat models by the names of the router's LLMs.
+        cards: Prices, ``router.llms.cards``, where teams are to count their cost.
+        name: Name of the node when it is added without one.
+
+    Raises:
+        InvalidInputError: At a call: no routing node came before, or it chose an agent.
+        UnknownNameError: At a call: the chosen LLM is not in ``llms``.
+
+    Example:
+        >>> from langgraph.graph import START, StateGraph
+        >>> from langchain_moma import as_node
+        >>> from langchain_moma.testing import ScriptedChat
+        >>> from moma_core import AgentCard, MoMARouter
+        >>> router = MoMARouter.from_cards([AgentCard("clock", "Tell the time")])
+        >>> llms = {card.name: ScriptedChat(name=card.name) for card in router.llms.cards}
+        >>> builder = StateGraph(MoMAState).add_node(as_node(router, [], llm="llm"))
+        >>> graph = builder.add_node(llm_node(llms)).add_edge(START, "router").compile()
+        >>> graph.invoke({"messages": "why do cats purr?"})["messages"][-1].text
+        '... heard: why do cats purr?'
+    """
+    prices = tuple(cards)
+
+    def chosen(state: Any) -> Runnable[Any, Any]:
+        decision = decision_in(state.get("moma"))
+        if decision is None or decision.kind == "agent":
+            what = "none" if decision is None else f"the agent {decision.target!r}"
+            raise InvalidInputError(
+                f"node {name!r} asks the LLM that a routing node chose, got {what}. Go to it by "
+                f"as_node(router, [...], llm={name!r})."
+            )
+        if decision.team is not None:
+            return team_answer(decision.team, llms, prices)
+        if decision.target not in llms:
+            raise UnknownNameError(
+                f"the router chose {decision.target!r}, but the chat models are {sorted(llms)!r}. "
+                "Add it to the llms of llm_node."
+            )
+        return llms[decision.target]
+
+    def ask(state: MoMAState, config: RunnableConfig) -> dict[str, Any]:
+        return {"messages": [chosen(state).invoke(messages_in(state), config)]}
+
+    async def aask(state: MoMAState, config: RunnableConfig) -> dict[str, Any]:
+        return {"messages": [await chosen(state).ainvoke(messages_in(state), config)]}
+
+    return RunnableLambda(ask, afunc=aask, name=name)

@@ -3,7 +3,6 @@
 Knows no router. What needs torch is imported at the first call; extra ``[llm]``.
 """
 
-# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,15 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field, SkipValidation
 
-from moma_core import InvalidInputError, LocalLLM
+from moma_core import InvalidInputError
+from moma_core.decoding import LocalLLM
 
-__all__ = ["LocalChat"]
+__all__ = [
+    "LocalChat",
+]
+
+# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
+
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -48,7 +53,7 @@ class LocalChat(BaseChatModel):
             something other than text, or an option is out of bounds.
 
     Example:
-        >>> from moma_core.decoding.packaged import folder_of, is_ready
+        >>> from moma_core.decoding.local_llm import folder_of, is_ready
         >>> if is_ready(folder_of("smollm2")):  # after: moma llm install smollm2
         ...     chat = LocalChat.load("smollm2", max_tokens=8)
         ...     answer = chat.invoke("Say hello.")

@@ -11,8 +11,9 @@ from typing import Any
 from langchain_core.messages import AnyMessage, BaseMessage, ChatMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 
-from moma_core import InvalidQueryError, Query
-from moma_core.types import is_text, is_visible
+from moma_core import Query
+from moma_core._checks import is_text, is_visible
+from moma_core.errors import InvalidQueryError
 
 __all__ = [
     "TEXT_KEYS",

@@ -1,15 +1,15 @@
-"""MoMAMiddleware: binds the few tools that matter to a turn, and picks the chat model.
-
-The choice is one route of a few milliseconds instead of an LLM call, and it holds: a masked tool
-is not executed even when an LLM names it.
-"""
+"""MoMAMiddleware: binds the few tools that matter to a turn, and picks the chat model."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, NotRequired
 
+from langchain.agents import create_agent
 from langchain.agents.middleware.types import (
     AgentMiddleware,
     AgentState,
@@ -20,29 +20,193 @@ from langchain.agents.middleware.types import (
     ToolCallRequest,
 )
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config
+from langchain_core.tools import BaseTool
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
+from typing_extensions import TypedDict
 
-from langchain_moma.decisions import (
+from langchain_moma.calls import (
+    Ask,
+    ChatPool,
+    Fallback,
+    Needs,
+    Try,
+    marked,
+    portable_messages,
+    portable_options,
+    portable_tools,
+)
+from langchain_moma.cards import agent_cards_from_tools
+from langchain_moma.decision import (
+    Vectors,
     adispatch,
+    check_router,
     decision_in,
     dispatch,
     excluded_in,
+    plain_state,
     preference_in,
+    state_in,
 )
-from langchain_moma.delegation import marked
-from langchain_moma.fallback import Fallback
-from langchain_moma.needs import Needs
-from langchain_moma.pool import Ask, ChatPool, Try
-from langchain_moma.portable import portable_messages, portable_options, portable_tools
-from langchain_moma.registered import check_router
-from langchain_moma.shortlist import Shortlist, TurnRecord
+from langchain_moma.messages import goes_on, last_turn, some_query_of
 from langchain_moma.telemetry import Telemetry
-from langchain_moma.vectors import Vectors
-from moma_core import Health, InvalidInputError, MoMARouter, Preference, parse_preference
+from moma_core import (
+    InvalidInputError,
+    MoMARouter,
+    Preference,
+    Query,
+    RoutingDecision,
+    RoutingState,
+)
+from moma_core._checks import Words
+from moma_core.health import Health
+from moma_core.llms.selection import parse_preference
+from moma_core.types import Handled
 
-__all__ = ["MoMAAgentState", "MoMAMiddleware"]
+__all__ = [
+    "MoMAAgentState",
+    "MoMAMiddleware",
+    "Shortlist",
+    "TurnRecord",
+    "create_moma_agent",
+]
+
+
+class TurnRecord(TypedDict):
+    """What the middleware keeps of a turn in the agent's state: plain data."""
+
+    turn: str
+    """Which turn this is about."""
+
+    tools: list[str]
+    """Tools known to the router that may be bound and executed in this turn."""
+
+    decision: dict[str, Any] | None
+    """`RoutingDecision.to_dict`; None when no tool is enabled and eligible."""
+
+    state: dict[str, Any]
+    """Conversation state for the next turn."""
+
+    ms: float
+    """Milliseconds that choosing took."""
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Picks at most ``max_tools`` names for a turn.
+
+    A turn that leans on an earlier one ("and for two people?") is read after it, as in
+    `MoMARouter.route`. Tools that answered in the turn before stay on top of these.
+
+    Args:
+        router: Knows the tools as agents.
+        vectors: Encodes queries.
+        max_tools: Most names to pick.
+
+    Raises:
+        InvalidInputError: ``max_tools`` is less than 1.
+    """
+
+    router: MoMARouter
+    vectors: Vectors
+    max_tools: int = 8
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_tools, int) or self.max_tools < 1:
+            raise InvalidInputError(
+                f"max_tools must be a whole number, 1 or more, got {self.max_tools!r}. Write "
+                "max_tools=8."
+            )
+
+    def turn(
+        self, messages: Sequence[BaseMessage], among: Collection[str], last: TurnRecord | None
+    ) -> TurnRecord:
+        """Return what may be used in the turn that ``messages`` end with.
+
+        Args:
+            messages: The conversation.
+            among: Names of the tools at hand; those that are disabled are never picked.
+            last: What this returned before; within one turn it stays as it is.
+        """
+        known = self.known(messages, last)
+        return self._chosen(messages, among, last) if known is None else known
+
+    def known(self, messages: Sequence[BaseMessage], last: TurnRecord | None) -> TurnRecord | None:
+        """Return ``last`` within the turn that it is about, else None."""
+        if last is None or not (goes_on(messages) or last.get("turn") == _turn_id(messages)):
+            return None
+        return last
+
+    def _chosen(
+        self, messages: Sequence[BaseMessage], among: Collection[str], last: TurnRecord | None
+    ) -> TurnRecord:
+        start = time.perf_counter()
+        known = frozenset(self.router.agents.names).intersection(among)
+        before = state_in(last) or RoutingState()
+        recent = [name for name in _answered_before(messages) if self._is_enabled(name, known)]
+        if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
+            before = replace(before, last_target=recent[-1])
+        decision = self._ranked(some_query_of(messages), before, known)
+        return {
+            "turn": _turn_id(messages),
+            "tools": list(dict.fromkeys([*(decision.targets if decision else ()), *recent])),
+            "decision": decision.to_dict() if decision is not None else None,
+            "state": plain_state(decision.state if decision is not None else before),
+            "ms": (time.perf_counter() - start) * 1e3,
+        }
+
+    def _is_enabled(self, name: str, known: Collection[str]) -> bool:
+        return name in known and self.router.agents.get(name).enabled
+
+    def _ranked(
+        self, query: Query, before: RoutingState, known: Collection[str]
+    ) -> RoutingDecision | None:
+        if not known:
+            return None
+        reading = self.router.states.read(query, before)
+        texts = [reading.text] if reading.joined is None else [reading.text, reading.joined]
+        vectors = self.vectors.all(texts)
+        out = set(self.router.agents.names).difference(known)
+        asked = partial(
+            self.router.agent_router.route, query, vectors[0], before, joined=vectors[1:]
+        )
+        outcome, following = asked(out)
+        first, candidates = outcome, list(outcome.candidates)
+        while outcome.candidates and len(candidates) < self.max_tools:
+            out.update(candidate.name for candidate in outcome.candidates)
+            outcome, _ = asked(out)  # a route names its best ten
+            candidates += outcome.candidates
+        if not candidates:
+            return None
+        names = tuple(candidate.name for candidate in candidates[: self.max_tools])
+        fits = "the first fits" if isinstance(first, Handled) else "perhaps none fits"
+        topic = reading.next_topic(same_target=before.last_target in (None, names[0]))
+        return RoutingDecision(
+            kind="agent",
+            targets=names,
+            probability=first.probability,
+            candidates=tuple(candidates[: self.max_tools]),
+            preference="",
+            reason=f"{len(names)} of {len(known)} tools; {fits} ({first.probability:.2f})",
+            state=replace(following, last_target=names[0], topic=topic),
+        )
+
+
+def _turn_id(messages: Sequence[BaseMessage]) -> str:
+    """Return what tells this human turn from others in the conversation."""
+    turn = last_turn(messages)
+    return "" if not turn else str(turn[0].id or turn[0].text)
+
+
+def _answered_before(messages: Sequence[BaseMessage]) -> Iterator[str]:
+    """Yield the tools that answered in the turn before the last human message."""
+    earlier = messages[: len(messages) - len(last_turn(messages))]
+    for message in last_turn(earlier) if earlier else ():
+        if isinstance(message, ToolMessage) and message.status == "success" and message.name:
+            yield message.name
+
 
 _KEY = "moma_turn"
 
@@ -272,3 +436,64 @@ def _for_llm(request: ModelRequest[Any], llm: BaseChatModel) -> ModelRequest[Any
         tools=portable_tools(request.tools, llm),
         model_settings=portable_options(request.model_settings, llm),
     )
+
+
+def create_moma_agent(
+    llms: BaseChatModel | Mapping[str, BaseChatModel],
+    tools: Sequence[BaseTool | Callable[..., Any] | dict[str, Any]],
+    *,
+    router: MoMARouter | None = None,
+    max_tools: int = 8,
+    examples: Words | None = None,
+    preference: str | Preference | None = None,
+    middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
+    **options: Any,
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """Return an agent that binds, for each turn, only the tools that matter.
+
+    Args:
+        llms: One chat model, or several by the names of the router's LLMs.
+        tools: Any number of tools, functions, or provider tools (dicts).
+        router: Decides; by default one is built from the tools, with the packaged LLMs when
+            several chat models are given.
+        max_tools: Most tools to bind for a turn.
+        examples: Queries that each tool should take, by tool name, for the router built here.
+        preference: As in `ChatMoMA`.
+        middleware: Further middleware, inside ours.
+        **options: As in LangChain's ``create_agent``: ``system_prompt``, ``checkpointer``, ...
+
+    Raises:
+        InvalidInputError: ``examples`` are given beside a router.
+        InvalidCardError: A tool has no description.
+        UnknownNameError: A name in ``llms`` is not among the router's LLMs.
+
+    Example:
+        >>> from langchain_moma.testing import ScriptedChat
+        >>> def clock(place: str) -> str:
+        ...     "Tell the time in a place."
+        ...     return "noon"
+        >>> def weather(place: str) -> str:
+        ...     "Tell the weather in a place."
+        ...     return "sunny"
+        >>> agent = create_moma_agent(ScriptedChat(), [clock, weather], max_tools=1)
+        >>> agent.invoke({"messages": "weather in Oslo?"})["messages"][-1].text
+        'scripted heard: sunny'
+    """
+    several = isinstance(llms, Mapping)
+    if router is not None and examples is not None:
+        raise InvalidInputError(
+            "examples belong to the router that is built here, but one was given. Put them into "
+            "its cards: agent_cards_from_tools(tools, examples)."
+        )
+    if router is None:
+        own = [tool for tool in tools if not isinstance(tool, dict)]
+        cards = agent_cards_from_tools(own, examples)
+        router = MoMARouter.from_cards(cards, llms="packaged" if several else None)
+    moma = MoMAMiddleware(
+        router,
+        max_tools=max_tools,
+        llms=llms if isinstance(llms, Mapping) else None,
+        preference=preference,
+    )
+    first = next(iter(llms.values())) if isinstance(llms, Mapping) else llms
+    return create_agent(first, tools, middleware=[moma, *middleware], **options)

@@ -12,11 +12,13 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-from langchain_moma.decisions import excluded_in, preference_in
-from langchain_moma.registered import check_router
-from moma_core import MoMAError, MoMARouter, Preference, RoutingDecision, parse_preference
+from langchain_moma.decision import check_router, excluded_in, preference_in
+from moma_core import MoMAError, MoMARouter, Preference, RoutingDecision
+from moma_core.llms.selection import parse_preference
 
-__all__ = ["RouteTool"]
+__all__ = [
+    "RouteTool",
+]
 
 _SHOWN = 3
 

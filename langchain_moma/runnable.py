@@ -1,41 +1,410 @@
-"""A Runnable that first routes, then hands the call to what was chosen.
+"""A Runnable that first routes, then hands the call to what was chosen."""
 
-One run in the trace is its own; the target's run is its child. Config, keyword arguments,
-streaming, async and batches reach the target as if it had been called directly.
-"""
-
-# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
-from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
-from langchain_core.runnables.base import RunnableSerializable, coerce_to_runnable
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import (
+    ConfigurableFieldSpec,
+    Runnable,
+    RunnableConfig,
+    RunnableParallel,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.base import (
+    RunnableBindingBase,
+    RunnableSerializable,
+    coerce_to_runnable,
+)
 from langchain_core.runnables.graph import Graph
-from langchain_core.runnables.utils import get_unique_config_specs
+from langchain_core.runnables.utils import AddableDict, get_unique_config_specs
+from langchain_core.tools import BaseTool
+from langgraph.pregel import Pregel
 from pydantic import ConfigDict, Field, SkipValidation
 
-from langchain_moma.call_forms import alone
-from langchain_moma.conversation import RouterInput, query_of
-from langchain_moma.decisions import (
+from langchain_moma.calls import alone
+from langchain_moma.cards import input_schema_of
+from langchain_moma.decision import (
     EXCLUDE,
     PREFERENCE,
     adispatch,
+    check_registered,
     dispatch,
     excluded_in,
     preference_in,
+    refuse_without_llms,
+    unreachable,
 )
-from langchain_moma.registered import check_registered, refuse_without_llms, unreachable
-from langchain_moma.several import InOrder, Several, at_once, check_several
-from langchain_moma.targets import Arguments, Targets
-from langchain_moma.team_target import team_answer
+from langchain_moma.messages import TEXT_KEYS, RouterInput, last_turn, messages_in, query_of
+from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
-from moma_core import MoMARouter, NoTargetError, Preference, UnknownNameError, parse_preference
+from moma_core import InvalidInputError, MoMARouter, NoTargetError, Preference, UnknownNameError
+from moma_core.llms.selection import parse_preference
 
-__all__ = ["RunnableRouter"]
+__all__ = [
+    "Arguments",
+    "InOrder",
+    "RunnableRouter",
+    "Several",
+    "Targets",
+    "ToolArgumentsError",
+    "at_once",
+    "check_several",
+    "input_for",
+    "is_graph",
+    "with_answers",
+]
+
+Arguments = Callable[[str], Mapping[str, Any]]
+"""Reads a tool's arguments out of the user's words."""
+
+
+class ToolArgumentsError(InvalidInputError):
+    """A tool needs arguments that nobody reads out of the query.
+
+    Example:
+        >>> from langchain_core.tools import tool
+        >>> @tool
+        ... def add(left: int, right: int) -> int:
+        ...     "Add two numbers."
+        ...     return left + right
+        >>> Targets({"add": add})
+        Traceback (most recent call last):
+        langchain_moma.runnable.ToolArgumentsError: tool 'add' needs {'left': ..., 'right': ...}, ...
+    """
+
+
+class Targets(Mapping[str, Runnable[Any, Any]]):
+    """Names and the Runnables behind them; immutable, checked once.
+
+    Args:
+        runnables: Runnables, tools, chat models, compiled graphs, or plain functions of one value.
+        arguments: For tools with several arguments: how to read them out of the query's text.
+
+    Raises:
+        InvalidInputError: There is no target, or one cannot be run.
+        ToolArgumentsError: A tool needs more than one text and has no entry in ``arguments``.
+    """
+
+    def __init__(
+        self, runnables: Mapping[str, Any], arguments: Mapping[str, Arguments] | None = None
+    ) -> None:
+        if not runnables or not isinstance(runnables, Mapping):
+            raise InvalidInputError(
+                "targets are what runs under each name, at least one: "
+                f"targets={{'weather': weather_tool}}; got {runnables!r:.60}."
+            )
+        self._runnables: dict[str, Runnable[Any, Any]] = {
+            name: _runnable(name, item) for name, item in runnables.items()
+        }
+        self._arguments = dict(arguments or {})
+        for name, runnable in self._runnables.items():
+            bare = _bare(runnable)
+            if isinstance(bare, BaseTool) and name not in self._arguments:
+                _text_argument(bare, name)
+
+    def __getitem__(self, name: str) -> Runnable[Any, Any]:
+        return self._runnables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runnables)
+
+    def __len__(self) -> int:
+        return len(self._runnables)
+
+    def input_for(self, name: str, value: RouterInput) -> Any:
+        """Return what the target ``name`` takes, made from what the router was given."""
+        return input_for(self._runnables[name], value, self._arguments.get(name))
+
+
+def input_for(
+    runnable: Runnable[Any, Any], value: RouterInput, arguments: Arguments | None = None
+) -> Any:
+    """Return what ``runnable`` takes, made from what the router was given.
+
+    Example:
+        >>> from langchain_core.tools import tool
+        >>> @tool
+        ... def shout(text: str) -> str:
+        ...     "Put text in capitals."
+        ...     return text.upper()
+        >>> input_for(shout, [("human", "hello")])
+        {'text': 'hello'}
+    """
+    bare = _bare(runnable)
+    if isinstance(bare, BaseTool):
+        return _tool_arguments(bare, query_of(value).text, arguments)
+    if isinstance(bare, BaseLanguageModel) and not isinstance(value, str | PromptValue):
+        return messages_in(value)
+    if isinstance(bare, Pregel) and "messages" in bare.channels and not _is_state(value):
+        return {"messages": messages_in(value)}
+    return value
+
+
+def is_graph(runnable: Any) -> bool:
+    """Say whether ``runnable`` is a compiled graph, also where options are bound to it."""
+    return isinstance(_bare(runnable), Pregel)
+
+
+def _is_state(value: RouterInput) -> bool:
+    return isinstance(value, Mapping) and "messages" in value
+
+
+def _runnable(name: str, item: Any) -> Runnable[Any, Any]:
+    try:
+        runnable: Runnable[Any, Any] = coerce_to_runnable(item)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"target {name!r} must be a Runnable, chat model, tool, compiled graph or function, "
+            f"got {type(item).__name__}. Write targets={{{name!r}: lambda text: ...}}."
+        ) from error
+    return runnable
+
+
+def _bare(runnable: Any) -> Any:
+    """Look through bind(), with_config(), with_retry() and with_fallbacks()."""
+    while True:
+        if isinstance(runnable, RunnableBindingBase):
+            runnable = runnable.bound
+        elif isinstance(runnable, RunnableWithFallbacks):
+            runnable = runnable.runnable
+        else:
+            return runnable
+
+
+def _tool_arguments(tool: BaseTool, text: str, arguments: Arguments | None) -> dict[str, Any]:
+    if arguments is None:
+        return {_text_argument(tool, tool.name): text}
+    found: object = arguments(text)
+    if not isinstance(found, Mapping):
+        raise ToolArgumentsError(
+            f"the reader of arguments for tool {tool.name!r} must return a dict such as "
+            f"{_shape(tool)}, got {type(found).__name__}."
+        )
+    return dict(found)
+
+
+def _text_argument(tool: BaseTool, name: str) -> str:
+    """Return the name of the one argument that can take the user's words."""
+    schema = input_schema_of(tool)
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    names = list(schema.get("required", ())) or list(properties)
+    if len(names) == 1 and properties[names[0]].get("type", "string") == "string":
+        return str(names[0])
+    raise ToolArgumentsError(
+        f"tool {name!r} needs {_shape(tool)}, which plain text cannot fill. Say how to read "
+        f"it: arguments={{{name!r}: lambda text: {_shape(tool)}}}, or route to a small agent "
+        "that fills in the arguments."
+    )
+
+
+def _shape(tool: BaseTool) -> str:
+    properties: Mapping[str, Any] = input_schema_of(tool).get("properties", {})
+    return "{" + ", ".join(f"{name!r}: ..." for name in properties) + "}"
+
+
+Several = Literal["first", "parallel", "in_order"]
+"""What to do with a decision for several agents."""
+
+
+def check_several(several: str, allowed: Sequence[str] = get_args(Several)) -> None:
+    """Refuse a word that says nothing here.
+
+    Raises:
+        InvalidInputError: It is none of ``allowed``.
+    """
+    if several not in allowed:
+        raise InvalidInputError(
+            f"several is one of {', '.join(map(repr, allowed))}, got {several!r}. "
+            f"Write several={allowed[-1]!r}."
+        )
+
+
+class InOrder(Runnable[RouterInput, dict[str, Any]]):
+    r"""Runs targets in order, each with the answers of those before it below the user's words.
+
+    Args:
+        targets: What runs under each name.
+        names: Which to run; their order is that of the output.
+
+    Example:
+        >>> steps = InOrder(Targets({"count": len, "say": str.upper}), ["count", "say"])
+        >>> steps.invoke("how long is this?")
+        {'count': 17, 'say': 'HOW LONG IS THIS?\n\nCOUNT: 17'}
+    """
+
+    def __init__(self, targets: Targets, names: Sequence[str]) -> None:
+        self._targets = targets
+        self._names = tuple(names)
+
+    def invoke(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Return the outputs by name."""
+        answers: dict[str, Any] = {}
+        for name in self._names:
+            target = self._given(name, input, answers, kwargs)
+            answers[name] = target.invoke(None, config)
+        return answers
+
+    async def ainvoke(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Await the outputs by name."""
+        answers: dict[str, Any] = {}
+        for name in self._names:
+            target = self._given(name, input, answers, kwargs)
+            answers[name] = await target.ainvoke(None, config)
+        return answers
+
+    def stream(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each target's chunks as ``{name: chunk}``."""
+        answers = AddableDict()
+        for name in self._names:
+            for chunk in self._given(name, input, answers, kwargs).stream(None, config):
+                part = AddableDict({name: chunk})
+                answers = _added(answers, part)
+                yield part
+
+    async def astream(
+        self,
+        input: RouterInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield each target's chunks as ``{name: chunk}``."""
+        answers = AddableDict()
+        for name in self._names:
+            async for chunk in self._given(name, input, answers, kwargs).astream(None, config):
+                part = AddableDict({name: chunk})
+                answers = _added(answers, part)
+                yield part
+
+    def _given(
+        self, name: str, value: RouterInput, answers: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> _Given:
+        told = with_answers(value, answers)
+        return _Given(self._targets[name], self._targets.input_for(name, told), options)
+
+
+def at_once(
+    targets: Targets, names: Sequence[str], value: RouterInput, options: Mapping[str, Any]
+) -> RunnableParallel[Any]:
+    """Return what runs the named targets at the same time, each with its form of ``value``."""
+    given = {name: _Given(targets[name], targets.input_for(name, value), options) for name in names}
+    return RunnableParallel(given)
+
+
+class _Given(Runnable[Any, Any]):
+    """Runs a target with the input it was made for, and opens no run of its own."""
+
+    def __init__(self, target: Runnable[Any, Any], value: Any, options: Mapping[str, Any]) -> None:
+        self._target, self._value, self._options = target, value, dict(options)
+
+    def invoke(
+        self,
+        input: object,  # noqa: A002  # LangChain's signature
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        return self._target.invoke(self._value, config, **self._options, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: object,  # noqa: A002  # LangChain's signature
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        return await self._target.ainvoke(self._value, config, **self._options, **kwargs)
+
+    def stream(
+        self,
+        input: object,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        if is_graph(self._target):  # its parts do not add up to its end
+            yield self.invoke(input, config, **kwargs)
+            return
+        yield from self._target.stream(self._value, config, **self._options, **kwargs)
+
+    async def astream(
+        self,
+        input: object,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        if is_graph(self._target):
+            yield await self.ainvoke(input, config, **kwargs)
+            return
+        async for chunk in self._target.astream(self._value, config, **self._options, **kwargs):
+            yield chunk
+
+
+def _added(answers: AddableDict, part: AddableDict) -> AddableDict:
+    try:
+        return answers + part
+    except TypeError:  # chunks that do not add up: the last one counts, as in LangChain's own runs
+        return AddableDict({**answers, **part})
+
+
+def with_answers(value: RouterInput, answers: Mapping[str, Any]) -> RouterInput:
+    r"""Return the input in its own form, with answers below the user's last words.
+
+    They do not become AI messages: some providers refuse a conversation that ends with one.
+
+    Example:
+        >>> with_answers({"input": "how far in km?"}, {"miles": 5})
+        {'input': 'how far in km?\n\nmiles: 5'}
+    """
+    if not answers:
+        return value
+    below = "".join(f"\n\n{name}: {_words(answer)}" for name, answer in answers.items())
+    if isinstance(value, str):
+        return value + below
+    if isinstance(value, Mapping):
+        key = next(key for key in ("messages", *TEXT_KEYS) if value.get(key))
+        return {**value, key: with_answers(value[key], answers)}
+    messages = messages_in(value)
+    at = len(messages) - len(last_turn(messages))
+    return [*messages[:at], _longer(messages[at], below), *messages[at + 1 :]]
+
+
+def _longer(message: AnyMessage, below: str) -> AnyMessage:
+    content = message.content
+    longer = (
+        content + below
+        if isinstance(content, str)
+        else [*content, {"type": "text", "text": below.strip()}]
+    )
+    return message.model_copy(update={"content": longer})
+
+
+def _words(answer: Any) -> str:
+    if isinstance(answer, Mapping) and answer.get("messages"):
+        answer = answer["messages"][-1]
+    return str(answer.text) if isinstance(answer, BaseMessage) else str(answer)
+
+
+# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
+
 
 _NO_LLM = (
     "Give a chat model under an LLM's name, targets={{{llm!r}: chat_model}}, or what takes such "

@@ -15,7 +15,10 @@ from typing import Any, TypedDict
 
 from moma_core import RoutingDecision
 
-__all__ = ["Counts", "Telemetry"]
+__all__ = [
+    "Counts",
+    "Telemetry",
+]
 
 logger = logging.getLogger("langchain_moma")
 

@@ -3,7 +3,6 @@
 For tests, examples and benchmarks of programs that would ask a paid LLM.
 """
 
-# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
 from __future__ import annotations
 
 import json
@@ -21,7 +20,15 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, SkipValidation
 
-__all__ = ["Reply", "ScriptedCall", "ScriptedChat", "scripted_reply"]
+__all__ = [
+    "Reply",
+    "ScriptedCall",
+    "ScriptedChat",
+    "scripted_reply",
+]
+
+# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
+
 
 Tool = Mapping[str, Any]
 

@@ -15,7 +15,10 @@ from llama_index_instrumentation import get_dispatcher
 
 from moma_core import Candidate
 
-__all__ = ["MoMALLMFailureEvent", "MoMARouteEvent"]
+__all__ = [
+    "MoMALLMFailureEvent",
+    "MoMARouteEvent",
+]
 
 Kind = Literal["selection", "tools", "agent", "llm"]
 

@@ -11,18 +11,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 
-from moma_core import (
-    Candidate,
-    Deferred,
-    Encoder,
-    Handled,
-    InvalidInputError,
-    MiniLMEncoder,
-    MoMARouter,
-    Query,
-)
+from moma_core import Candidate, Encoder, InvalidInputError, MiniLMEncoder, MoMARouter, Query
+from moma_core.types import Deferred, Handled
 
-__all__ = ["CLOSED_LIST", "Ranking", "check_least", "packaged_encoder", "rank"]
+__all__ = [
+    "CLOSED_LIST",
+    "Ranking",
+    "check_least",
+    "packaged_encoder",
+    "rank",
+]
 
 CLOSED_LIST = 0.25
 """Default for the least probability to accept; see `docs/llamaindex.md` for how it was found."""

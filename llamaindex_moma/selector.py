@@ -16,7 +16,7 @@ from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools import ToolMetadata
 
-from llamaindex_moma.choices import (
+from llamaindex_moma.cards import (
     Choice,
     KnownChoices,
     add_example,
@@ -28,17 +28,14 @@ from llamaindex_moma.choices import (
 )
 from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
 from llamaindex_moma.ranking import CLOSED_LIST, Ranking, check_least, packaged_encoder, rank
-from moma_core import (
-    Encoder,
-    InvalidInputError,
-    InvalidQueryError,
-    MoMARouter,
-    NoTargetError,
-    UnknownNameError,
-)
-from moma_core.types import is_text
+from moma_core import Encoder, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
+from moma_core._checks import is_text
+from moma_core.errors import InvalidQueryError
 
-__all__ = ["MoMASelector", "ScoredSelection"]
+__all__ = [
+    "MoMASelector",
+    "ScoredSelection",
+]
 
 _KEPT_LISTS = 16
 

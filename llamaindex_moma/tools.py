@@ -19,8 +19,12 @@ from llama_index.core.query_engine import ToolRetrieverRouterQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType, TextNode
 from llama_index.core.tools import BaseTool, QueryEngineTool
 
-from llamaindex_moma.cards import agent_cards_from_function_tools, register_cards
-from llamaindex_moma.choices import add_example, nearest
+from llamaindex_moma.cards import (
+    add_example,
+    agent_cards_from_function_tools,
+    nearest,
+    register_cards,
+)
 from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
 from llamaindex_moma.ranking import check_least, packaged_encoder, rank
 from moma_core import (
@@ -32,7 +36,10 @@ from moma_core import (
     UnknownNameError,
 )
 
-__all__ = ["MoMAToolRetriever", "MoMAToolRouterQueryEngine"]
+__all__ = [
+    "MoMAToolRetriever",
+    "MoMAToolRouterQueryEngine",
+]
 
 
 class MoMAToolRetriever(ObjectRetriever[BaseTool]):

@@ -5,8 +5,6 @@ the router picks the first agent, and a hand-off says what is needed, never who.
 what the agents do.
 """
 
-# No `from __future__ import annotations`: LlamaIndex finds a tool's Context by its annotation.
-
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -17,13 +15,18 @@ from llama_index.core.tools import BaseTool, FunctionTool
 from llama_index.core.workflow import Context
 from workflows.handler import WorkflowHandler
 
-from llamaindex_moma.cards import agent_cards_from_workflow, register_cards
-from llamaindex_moma.choices import add_example, nearest
+from llamaindex_moma.cards import add_example, agent_cards_from_workflow, nearest, register_cards
 from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
 from llamaindex_moma.ranking import CLOSED_LIST, check_least, packaged_encoder, rank
 from moma_core import Encoder, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 
-__all__ = ["HANDOFF_TOOL", "MoMAWorkflowRouter"]
+__all__ = [
+    "HANDOFF_TOOL",
+    "MoMAWorkflowRouter",
+]
+
+# No `from __future__ import annotations`: LlamaIndex finds a tool's Context by its annotation.
+
 
 HANDOFF_TOOL = "pass_on"
 """Name of the tool by which an agent hands off through the router."""

@@ -1,4 +1,4 @@
-"""What every name, text and number from outside must satisfy."""
+"""What names, texts and numbers from outside must satisfy, and names as words."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import json
 import numbers
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeGuard
 
-from moma_core.errors import InvalidCardError, InvalidInputError, MoMAError
+from moma_core.errors import (
+    DuplicateNameError,
+    InvalidCardError,
+    InvalidInputError,
+    MoMAError,
+    UnknownNameError,
+)
 
 __all__ = [
     "MAX_NAME_CHARS",
+    "Words",
     "check_name",
+    "check_names",
     "half_character",
     "is_json_object",
     "is_number",
     "is_text",
     "is_visible",
+    "joined",
+    "readable",
     "rebuilding",
 ]
 
@@ -118,3 +129,75 @@ def is_visible(character: str) -> bool:
     """Say whether a character leaves a mark: no blank, control or format character."""
     kind = unicodedata.category(character)
     return kind not in ("Cc", "Cf", "Zs", "Zl", "Zp") and character not in _FILLERS
+
+
+Words = Mapping[str, Sequence[str]]
+"""Texts by the name of what they are about."""
+
+
+def check_names(what: str, names: Iterable[str], *words: Mapping[str, object] | None) -> None:
+    """Refuse names that are given twice, and words about a name that is not there.
+
+    Args:
+        what: What bears the names, such as ``"tool"``.
+        names: All of them.
+        words: By name; None counts as nothing.
+
+    Raises:
+        DuplicateNameError: Two share a name.
+        UnknownNameError: There are words for a name that is not there.
+
+    Example:
+        >>> check_names("tool", ["clock"], {"clcok": ["how late is it?"]})
+        Traceback (most recent call last):
+        moma_core.errors.UnknownNameError: there are words for a tool 'clcok', ...
+    """
+    counts = Counter(names)
+    for name, count in counts.items():
+        if count > 1:
+            raise DuplicateNameError(
+                f"{count} {what}s are called {name!r}; a router tells them apart by name. Rename "
+                "all but one."
+            )
+    for mapping in words:
+        for name in mapping or ():
+            if name not in counts:
+                raise UnknownNameError(
+                    f"there are words for a {what} {name!r}, but the {what}s are "
+                    f"{sorted(counts)!r:.500}. Correct the name, or leave it out."
+                )
+
+
+def joined(label: str, name: str, *parts: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts of all parts, each once.
+
+    Args:
+        label: What they are, such as ``"examples"``.
+        name: What they are about.
+        parts: Lists of texts.
+
+    Raises:
+        InvalidCardError: A part is one text, whose letters would become texts.
+
+    Example:
+        >>> joined("examples", "clock", ["how late is it?"], ("what time is it?",))
+        ('how late is it?', 'what time is it?')
+    """
+    for part in parts:
+        if isinstance(part, str):
+            raise InvalidCardError(
+                f"{label} of {name!r} are a list of texts, got one text {part[:40]!r}. Write "
+                f"[{part[:40]!r}]."
+            )
+    return tuple(dict.fromkeys(text for part in parts for text in part))
+
+
+def readable(name: str) -> str:
+    """Return a name as the words it is made of; empty where it has none.
+
+    Example:
+        >>> readable("getHealthWorkforce_v2")
+        'get health workforce v2'
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return " ".join(re.sub(r"[_\-/.:]+", " ", spaced).split()).lower()

@@ -8,7 +8,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["find_centres", "nearest", "squared_distances"]
+__all__ = [
+    "find_centres",
+    "nearest",
+    "squared_distances",
+]
 
 _Array = npt.NDArray[np.float64]
 

@@ -19,7 +19,14 @@ import numpy.typing as npt
 
 from moma_core.errors import ArtifactError
 
-__all__ = ["FORMAT", "prefixed", "read_pair", "under", "write_pair", "write_whole"]
+__all__ = [
+    "FORMAT",
+    "prefixed",
+    "read_pair",
+    "under",
+    "write_pair",
+    "write_whole",
+]
 
 FORMAT = 1
 

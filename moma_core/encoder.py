@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from tokenizers import Tokenizer
 
-__all__ = ["MiniLMEncoder"]
+__all__ = [
+    "MiniLMEncoder",
+]
 
 _WEIGHTS_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 _VOCABULARY = "bert_uncased.txt"
@@ -159,7 +161,7 @@ def _tokenizer(max_tokens: int) -> Tokenizer:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
 
-    text = resources.files("moma_core.encoders").joinpath("vocabulary", _VOCABULARY)
+    text = resources.files("moma_core").joinpath("packaged", _VOCABULARY)
     vocabulary = {token: i for i, token in enumerate(text.read_text(encoding="utf-8").splitlines())}
     pieces = WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)  # noqa: S106
     tokenizer = Tokenizer(pieces)

@@ -15,7 +15,10 @@ from typing import Literal
 
 from moma_core.errors import InvalidInputError
 
-__all__ = ["Circuit", "Health"]
+__all__ = [
+    "Circuit",
+    "Health",
+]
 
 Circuit = Literal["closed", "open", "half-open"]
 

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["AgentRecord", "Encoder", "FinalDecider", "QualityHead", "Registry", "Router"]
+__all__ = [
+    "AgentRecord",
+    "Encoder",
+    "FinalDecider",
+    "QualityHead",
+    "Registry",
+    "Router",
+]
 
 
 @runtime_checkable

@@ -1,28 +1,69 @@
-"""Contracts as plain checks: run them on a registry or encoder of your own, from any test runner.
+"""Contracts as plain checks, and an encoder without weights, for tests of parts of your own.
 
-Each check takes what it needs, uses only the protocol's methods, and raises AssertionError with
-words. `registry_contract` and `encoder_contract` run them all.
+Run a contract on a registry or an encoder from any test runner.
 """
 
-# ruff: noqa: S101 - a check is an assertion
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from moma_core.protocols import AgentRecord, Encoder, Registry
-from moma_core.testing.fakes import HashEncoder
-from moma_core.types import AgentCard
+from moma_core.types import AgentCard, FloatArray
 
 __all__ = [
     "ENCODER_CHECKS",
     "HOSTILE_TEXTS",
     "REGISTRY_CHECKS",
+    "HashEncoder",
     "encoder_contract",
     "records",
     "registry_contract",
 ]
+
+
+class HashEncoder:
+    """Encodes a text as the normalised sum of one random sign vector a word.
+
+    Args:
+        dimension: Length of a vector.
+
+    Example:
+        >>> a, b = HashEncoder().encode(["red apple", "apple red"])
+        >>> bool(abs(a - b).max() < 1e-6)
+        True
+    """
+
+    def __init__(self, dimension: int = 64) -> None:
+        self._dimension = dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """Says the dimension."""
+        return f"hash-{self._dimension}"
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self._dimension
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return unit vectors, shape (n, dimension)."""
+        rows = np.zeros((len(texts), self._dimension), dtype=np.float32)
+        for i, text in enumerate(texts):
+            for word in text.lower().split() or [""]:
+                seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+                rows[i] += np.random.default_rng(seed).choice([-1.0, 1.0], self._dimension)
+            if not rows[i].any():
+                rows[i, 0] = 1.0
+        unit: FloatArray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+
+# ruff: noqa: S101 - a check is an assertion
+
 
 MakeRegistry = Callable[[], Registry]
 

@@ -1,30 +1,453 @@
-"""What comes out of a route: what was considered, what was chosen, and why."""
+"""The values that pass between the parts: cards, queries, states, preferences, decisions.
+
+Frozen dataclasses, checked when they are made; each has a plain-dict form where it is saved.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import ScoreError
-from moma_core.types.checks import rebuilding
-from moma_core.types.query import RoutingState
-from moma_core.types.team import TeamPlan
-from moma_core.types.trial import Trial
+from moma_core._checks import (
+    MAX_NAME_CHARS,
+    check_name,
+    half_character,
+    is_json_object,
+    is_number,
+    is_text,
+    is_visible,
+    rebuilding,
+)
+from moma_core.errors import (
+    InvalidCardError,
+    InvalidInputError,
+    InvalidPreferenceError,
+    InvalidQueryError,
+    ScoreError,
+)
 
 __all__ = [
+    "MAX_DESCRIPTION_CHARS",
+    "MAX_EXAMPLE_CHARS",
+    "MAX_NAME_CHARS",
+    "AgentCard",
     "AgentOutcome",
+    "Auto",
     "Candidate",
+    "Cost",
     "Deferred",
+    "FloatArray",
     "Handled",
+    "LLMCard",
+    "Performance",
+    "Preference",
+    "Query",
     "RoutingDecision",
+    "RoutingState",
     "ScoreTable",
     "Step",
+    "Steps",
+    "TeamMember",
+    "TeamPlan",
+    "Trial",
+    "is_number",
+    "is_text",
+    "is_visible",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Prefer the best score; cost only breaks ties (5.2.3).
+
+    Tied are scores whose difference per USD is noise on queries the head did not see
+    (`llm_routing.training.fit_thrift`; where that was not measured, equal scores).
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """Balance score and cost by TOPSIS on the Pareto front (eq. 8-11).
+
+    Args:
+        w_score: Weight of the score, in [0, 1]; the cost weighs ``1 - w_score``.
+    """
+
+    w_score: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not is_number(self.w_score) or not 0.0 <= self.w_score <= 1.0:
+            raise InvalidPreferenceError(f"w_score must lie in [0, 1], got {self.w_score!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Prefer the best score within a budget (5.2.3).
+
+    Args:
+        budget: USD that one query may cost; None means the router's default share of what its
+            strongest LLM would cost on this query.
+    """
+
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not (is_number(self.budget) and self.budget >= 0.0):
+            raise InvalidPreferenceError(
+                f"a budget is USD per query, zero or more, got {self.budget!r}."
+            )
+
+
+Preference = Performance | Auto | Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a user asked, with what came before it.
+
+    Args:
+        text: The words to route. Only the first few thousand characters are looked at.
+        history: Earlier turns of the conversation, oldest first.
+        events: System events since the last turn, such as ``"file_uploaded:pdf"``.
+
+    Raises:
+        InvalidQueryError: ``text`` is empty, blank, not a string, or holds half a character.
+
+    Example:
+        >>> Query("will it rain tomorrow?").text
+        'will it rain tomorrow?'
+    """
+
+    text: str
+    history: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        half = half_character(self.text) if isinstance(self.text, str) else None
+        if half is not None:
+            raise InvalidQueryError(
+                f"a query holds half a character, {self.text[half]!r} at position {half} (a lone "
+                "surrogate, as cutting a text in the middle of an emoji leaves). Repair it: "
+                "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
+            )
+        if not is_text(self.text):
+            raise InvalidQueryError(
+                f"a query must be text with at least one visible character, got {self.text!r:.40}. "
+                "Pass the user's words, for example router.route('will it rain tomorrow?')."
+            )
+        for field_name in ("history", "events"):
+            values = getattr(self, field_name)
+            if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+                raise InvalidQueryError(
+                    f"{field_name} of a query is a list of texts, got {values!r:.40}. "
+                    f"Write {field_name}=['...']."
+                )
+            object.__setattr__(self, field_name, tuple(values))
+
+    @classmethod
+    def of(cls, query: str | Query) -> Query:
+        """Return ``query`` itself, or a `Query` around a plain string."""
+        return query if isinstance(query, Query) else cls(query)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingState:
+    """Where a conversation stands: the active states and how long they have held.
+
+    Args:
+        active: Names of the active states; several make a composite state (sect. 4.2).
+        turns: Turns for which ``active`` has stayed without a rule or its meaning confirming it.
+        last_target: Name that took the previous turn, if any.
+        topic: The last query that stood by itself; follow-ups are read after it.
+        ages: Turns since each of ``active`` was entered; empty means ``turns`` for all.
+    """
+
+    active: tuple[str, ...] = ()
+    turns: int = 0
+    last_target: str | None = None
+    topic: str = ""
+    ages: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, state: RoutingState | Mapping[str, Any] | None) -> RoutingState:
+        """Return a state itself, one rebuilt from its plain dict, or for None a fresh one.
+
+        Raises:
+            InvalidInputError: It is neither.
+        """
+        if isinstance(state, RoutingState):
+            return state
+        try:
+            plain = dict(state or {})
+            return cls(
+                active=tuple(plain.get("active", ())),
+                turns=int(plain.get("turns", 0)),
+                last_target=plain.get("last_target"),
+                topic=str(plain.get("topic", "")),
+                ages=tuple(plain.get("ages", ())),
+            )
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"state is the previous decision's state or its plain dict, got {state!r:.60}. "
+                "Write router.route(text, state=decision.state)."
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class TeamMember:
+    """One seat of a team.
+
+    Args:
+        role: Name of the role it plays, such as ``"code_reviewer"``.
+        llm: Name of the LLM that plays it.
+        prompt: The role's system prompt.
+    """
+
+    role: str
+    llm: str
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TeamPlan:
+    """Who answers one query together, and how.
+
+    Args:
+        mode: Collaboration mode, such as ``"io"`` or ``"debate"``.
+        members: Seats in the order in which they speak; never empty.
+        rounds: How often the members speak; 1 for modes without rounds.
+        quality: Predicted chance that the team's answer is right, in [0, 1].
+        cost: Expected USD for the query, every member's calls counted.
+        domain: Task domain whose roles were considered, such as ``"code"``.
+        difficulty: Predicted difficulty, in [0, 1].
+        reason: Why this plan, in words.
+
+    Raises:
+        InvalidInputError: The plan has no members or no round.
+
+    Example:
+        >>> plan = TeamPlan("io", (TeamMember("solver", "small"),))
+        >>> TeamPlan.from_dict(plan.to_dict()) == plan
+        True
+    """
+
+    mode: str
+    members: tuple[TeamMember, ...]
+    rounds: int = 1
+    quality: float = 0.0
+    cost: float = 0.0
+    domain: str = ""
+    difficulty: float = 0.0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.members or self.rounds < 1:
+            raise InvalidInputError(
+                f"a team plan needs a member and a round, got {len(self.members)} members and "
+                f"{self.rounds} rounds. Write TeamPlan('io', (TeamMember('solver', 'my-llm'),))."
+            )
+
+    @property
+    def llms(self) -> tuple[str, ...]:
+        """The LLMs at work, each once, in order of first appearance."""
+        return tuple(dict.fromkeys(member.llm for member in self.members))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, dicts, strings and numbers, fit for JSON and checkpoints."""
+        plain = dataclasses.asdict(self)
+        return {**plain, "members": list(plain["members"])}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TeamPlan:
+        """Rebuild a plan from `to_dict`, also after a trip through JSON.
+
+        Raises:
+            InvalidInputError: A key is missing, or a value has a wrong type.
+        """
+        with rebuilding("a TeamPlan"):
+            members = tuple(TeamMember(**member) for member in data["members"])
+            return cls(**{"mode": data["mode"], **data, "members": members})
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How an LLM was chosen while learning from use is on.
+
+    Args:
+        id: Unique; feedback on it counts once.
+        propensity: Chance with which this LLM was chosen.
+        baseline: What would have been chosen without learning.
+        safe: The LLMs among which was chosen.
+        context: What the correction of an LLM is linear in, shape (k,).
+        preference: ``"performance"``, ``"auto:0.5"``, ``"cost"`` or ``"cost:0.002"``.
+        anchor: The LLM whose cost sets the default budget.
+
+    Example:
+        >>> trial = Trial("1", 0.9, "small", ("small", "big"), (1.0,), "auto:0.5", "big")
+        >>> import dataclasses, json
+        >>> Trial.from_dict(json.loads(json.dumps(dataclasses.asdict(trial)))) == trial
+        True
+    """
+
+    id: str
+    propensity: float
+    baseline: str
+    safe: tuple[str, ...]
+    context: tuple[float, ...]
+    preference: str
+    anchor: str
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trial:
+        """Rebuild from a plain dict, also after a trip through JSON.
+
+        Raises:
+            InvalidInputError: A key is missing, or a value has a wrong type.
+        """
+        with rebuilding("a Trial"):
+            kept = {**data, "safe": tuple(data["safe"]), "context": tuple(data["context"])}
+            return cls(**kept)
+
+
+MAX_DESCRIPTION_CHARS = 8_192
+MAX_EXAMPLE_CHARS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCard:
+    """What the router knows of one agent or tool (A.2.5: name, description, parameters, few-shots).
+
+    Args:
+        name: Unique; the adapter resolves it to something that runs.
+        description: What the agent does, in a sentence or two.
+        input_schema: JSON schema of its arguments.
+        output_schema: JSON schema of its result.
+        categories: Names of the categories it belongs to.
+        examples: Queries that it should take; repeated ones count once.
+        enabled: Whether it may be chosen now.
+        metadata: Anything JSON-like that the caller wants back.
+
+    Raises:
+        InvalidCardError: A name, description or example is empty or too long.
+
+    Example:
+        >>> AgentCard("weather", "Forecast for a place", examples=("will it rain?",)).enabled
+        True
+    """
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any] = field(default_factory=dict)
+    output_schema: Mapping[str, Any] = field(default_factory=dict)
+    categories: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    enabled: bool = True
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "agent")
+        if not is_text(self.description):
+            raise InvalidCardError(
+                f"agent {self.name!r} needs a description, got {self.description!r}. Say in one "
+                "sentence what it does: it is what the router compares queries with."
+            )
+        if len(self.description) > MAX_DESCRIPTION_CHARS:
+            raise InvalidCardError(
+                f"agent {self.name!r} has a description of {len(self.description):,} characters; "
+                f"at most {MAX_DESCRIPTION_CHARS:,} fit. Keep what tells it from other agents."
+            )
+        for field_name in ("examples", "categories"):
+            values = getattr(self, field_name)
+            if not isinstance(values, list | tuple):
+                raise InvalidCardError(
+                    f"{field_name} of agent {self.name!r} is a list of texts, got {values!r:.40}. "
+                    f"Write {field_name}=['...']."
+                )
+            object.__setattr__(self, field_name, tuple(values))
+        self._check_values()
+        for category in self.categories:
+            check_name(category, f"category of agent {self.name!r}:")
+        for example in self.examples:
+            if not is_text(example):
+                raise InvalidCardError(
+                    f"agent {self.name!r} has an example that is empty or no text, got "
+                    f"{example!r:.40}; leave it out."
+                )
+            if len(example) > MAX_EXAMPLE_CHARS:
+                raise InvalidCardError(
+                    f"an example of agent {self.name!r} has {len(example):,} characters, at most "
+                    f"{MAX_EXAMPLE_CHARS:,} fit. Give the question without its attachments."
+                )
+        object.__setattr__(self, "examples", tuple(dict.fromkeys(self.examples)))
+
+    def _check_values(self) -> None:
+        for field_name in ("input_schema", "output_schema", "metadata"):
+            if not is_json_object(getattr(self, field_name)):
+                raise InvalidCardError(
+                    f"{field_name} of agent {self.name!r} must be a dict of JSON values, got "
+                    f"{getattr(self, field_name)!r:.60}."
+                )
+        if not isinstance(self.enabled, bool):
+            raise InvalidCardError(
+                f"enabled of agent {self.name!r} is True or False, got {self.enabled!r:.40}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LLMCard:
+    """What the router knows of one LLM.
+
+    Args:
+        name: Unique; the adapter resolves it to a client.
+        input_price: USD per million input tokens.
+        output_price: USD per million output tokens.
+        latency: Typical seconds to an answer, when known.
+        context_window: Most tokens it takes, when known.
+        metadata: Anything JSON-like that the caller wants back.
+
+    Raises:
+        InvalidCardError: The name is empty, or a price is negative or not finite.
+
+    Example:
+        >>> LLMCard("small", input_price=0.15, output_price=0.6).output_price
+        0.6
+    """
+
+    name: str
+    input_price: float
+    output_price: float
+    latency: float | None = None
+    context_window: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "LLM")
+        for label, value in (
+            ("input_price", self.input_price),
+            ("output_price", self.output_price),
+        ):
+            if not is_number(value) or not math.isfinite(value) or value < 0:
+                raise InvalidCardError(
+                    f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, "
+                    f"got {value!r}. A local LLM costs 0."
+                )
+
+    def usd(self, input_tokens: float, output_tokens: float) -> float:
+        """Return USD of a call with so many tokens.
+
+        Example:
+            >>> LLMCard("small", input_price=0.15, output_price=0.6).usd(2_000, 500)
+            0.0006
+        """
+        return (self.input_price * input_tokens + self.output_price * output_tokens) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,3 +616,25 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Steps:
+    """Collects the steps of one route with their times."""
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[list[str]]:
+        """Time a step; what the body appends becomes its detail."""
+        detail: list[str] = []
+        start = time.perf_counter()
+        yield detail
+        self._steps.append(Step(name, (time.perf_counter() - start) * 1e3, " ".join(detail)))
+
+    def done(self) -> tuple[Step, ...]:
+        """Return the steps so far."""
+        return tuple(self._steps)

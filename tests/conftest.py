@@ -130,7 +130,7 @@ def shuffled(text, n):
 @pytest.fixture(scope="session")
 def scored_queries():
     """A pool in which ``big`` answers all, ``small`` half of them for a tenth of the price."""
-    from moma_core.llm_routing import LLMDataset
+    from moma_core.llms.data import LLMDataset
 
     rng = np.random.default_rng(0)
     words = ("why", "how", "prove", "explain", "write", "poem", "law", "court", "prime", "essay")
@@ -144,7 +144,7 @@ def scored_queries():
 @pytest.fixture(scope="session")
 def pool(scored_queries, hashing):
     """Two LLMs scored from vectors of HashEncoder."""
-    from moma_core.llm_routing import train
+    from moma_core.llms.training import train
 
     return train(scored_queries, hashing, "neighbours")
 

@@ -4,15 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core import AgentCard, DuplicateNameError, InvalidCardError, InvalidDataError
-from moma_core.agent_routing.dataset import (
-    LabelledQueries,
-    read_agents,
-    read_queries,
-    with_examples,
-)
-from moma_core.evaluation import evaluate_agents
+from moma_core import AgentCard
+from moma_core.agents.data import LabelledQueries, read_agents, read_queries, with_examples
+from moma_core.errors import DuplicateNameError, InvalidCardError, InvalidDataError
 from moma_core.testing import HashEncoder
+from moma_core.training.evaluate_agents import evaluate_agents
 
 KEYS = [
     "n_agents",

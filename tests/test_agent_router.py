@@ -5,21 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core import (
-    AgentCard,
-    AgentCatalog,
-    AgentRouter,
-    Deferred,
-    Handled,
-    MemoryRegistry,
-    Query,
-    RoutingState,
-    ScoreError,
-    State,
-    StateMachine,
-)
-from moma_core.agent_routing.steps import Steps
+from moma_core import AgentCard, Query, RoutingState, State, StateMachine
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.router import AgentRouter
+from moma_core.errors import ScoreError
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
+from moma_core.types import Deferred, Handled, Steps
 
 ENCODER = HashEncoder()
 START = RoutingState()

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from moma_core import AgentCard, AgentCatalog, AgentRouter, Handled, MemoryRegistry
-from moma_core.agent_routing.checkpoint import read_trained, write_trained
-from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.ranker import Features
-from moma_core.agent_routing.scope import ENOUGH_NEGATIVES, Scope, cross_fit_scope, fit_scope
+from moma_core import AgentCard
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.gate import ENOUGH_NEGATIVES, Negatives, Scope, cross_fit_scope, fit_scope
+from moma_core.agents.ranker import Features, document_frequencies, inverse_frequencies
+from moma_core.agents.router import AgentRouter
+from moma_core.agents.training import read_trained, write_trained
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
+from moma_core.types import Handled
 
 ENCODER = HashEncoder()
 TOPICS = {

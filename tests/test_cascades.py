@@ -16,23 +16,23 @@ from moma_core.errors import (
     InvalidPreferenceError,
     NoTargetError,
 )
-from moma_core.evaluation.cascades import evaluate_cascade
-from moma_core.llm_routing import (
+from moma_core.llms.answers import answer_ids, normalise_answer
+from moma_core.llms.cascade import (
     Accept,
     Ask,
     CascadePlan,
     CascadeRouter,
-    LLMDataset,
-    train_cascade,
+    Watch,
+    Weigh,
+    build_plan,
+    replay,
+    slowest,
 )
-from moma_core.llm_routing.answers import answer_ids, normalise_answer
-from moma_core.llm_routing.cascades import Weigh
-from moma_core.llm_routing.cascades.difficulty import WEIGHTS, SharedDifficulty
-from moma_core.llm_routing.cascades.lattice import build_lattice
-from moma_core.llm_routing.cascades.plan import slowest
-from moma_core.llm_routing.cascades.planner import Outlook, solve
-from moma_core.llm_routing.cascades.tree import Watch, build_plan, replay
-from moma_core.llm_routing.pool import add_llm, remove_llm, reprice_llm
+from moma_core.llms.cascade_planner import WEIGHTS, Outlook, SharedDifficulty, build_lattice, solve
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.router import add_llm, remove_llm, reprice_llm
+from moma_core.llms.training import train_cascade
+from moma_core.training.evaluate_llms import evaluate_cascade
 from moma_core.types import LLMCard
 
 
@@ -139,7 +139,7 @@ def watched_outlook(n, seed=0):
 
 
 def test_lengths_leave_a_distribution():
-    from moma_core.llm_routing.cascades.planner import _beliefs
+    from moma_core.llms.cascade_planner import _beliefs
 
     view = replace(watched_outlook(4), mistake=np.zeros(4), spending=np.ones((4, 3, len(WEIGHTS))))
     levels = build_lattice(3, 3, watched=0, bins=2)
@@ -168,7 +168,7 @@ def outlook(n, m, seed=0, r=0.3):
 
 
 def test_beliefs_are_a_distribution():
-    from moma_core.llm_routing.cascades.planner import _beliefs
+    from moma_core.llms.cascade_planner import _beliefs
 
     view = outlook(4, 3, r=0.0)
     view = Outlook(view.chances, np.ones_like(view.spending), view.unreadable, view.mistake)

@@ -11,22 +11,19 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from moma_core import (
     AgentCard,
-    AgentCatalog,
-    AgentRouter,
-    ChromaRegistry,
-    DuplicateNameError,
-    InvalidCardError,
     InvalidInputError,
-    MemoryRegistry,
     Query,
     RegistryError,
     RoutingState,
-    ScoreError,
     UnknownNameError,
 )
-from moma_core.agent_routing.wording import card_text
+from moma_core._checks import readable
+from moma_core.agents.catalog import AgentCatalog, card_text
+from moma_core.agents.router import AgentRouter
+from moma_core.errors import DuplicateNameError, InvalidCardError, ScoreError
+from moma_core.registry.chroma import ChromaRegistry
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.words import readable
 
 ENCODER = HashEncoder()
 

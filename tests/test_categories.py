@@ -8,16 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry, Query, RoutingState
-from moma_core.agent_routing.categories import CATCH_ALL, Categories, Category, Taxonomy
-from moma_core.agent_routing.categorising import collect, fit_categories, follow
-from moma_core.agent_routing.category_names import distinctive_terms, name_groups
-from moma_core.agent_routing.clustering import group, near_duplicates, unit
-from moma_core.agent_routing.coarse import Directions, refined
-from moma_core.agent_routing.ranker import LinearRanker
-from moma_core.agent_routing.retrieval import Retrieval, fit_retrieval
-from moma_core.agent_routing.steps import Steps
+from moma_core import AgentCard, Query, RoutingState
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.categories import (
+    CATCH_ALL,
+    Categories,
+    Category,
+    Retrieval,
+    Taxonomy,
+    collect,
+    distinctive_terms,
+    fit_categories,
+    fit_retrieval,
+    follow,
+    group,
+    name_groups,
+    near_duplicates,
+    unit,
+)
+from moma_core.agents.ranker import Directions, LinearRanker, refined
+from moma_core.agents.router import AgentRouter
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
+from moma_core.types import Steps
 
 ENCODER = HashEncoder()
 TOPICS = {
@@ -394,7 +407,7 @@ def test_rough_scores_find_the_same_best(monkeypatch):
     router = AgentRouter(catalog_of(cards))
     texts = ["thing 3", "does 77 with", "thing 1234"]
     exact = [routed(router, text)[0] for text in texts]
-    monkeypatch.setattr("moma_core.agent_routing.ranker._COARSE_FROM", 1_000)
+    monkeypatch.setattr("moma_core.agents.ranker._COARSE_FROM", 1_000)
     for text, before in zip(texts, exact, strict=True):
         now = routed(router, text)[0]
         assert now.candidates[0].name == before.candidates[0].name

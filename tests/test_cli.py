@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from moma_core.cli import main
-from moma_core.cli.main import app
-from moma_core.encoders import minilm
+from moma_core import encoder as minilm
+from moma_core.cli.main import app, main
 
 AGENT_KEYS = {
     "n_agents",

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry, MoMARouter
-from moma_core.agent_routing.cold_start import closer_look, lean_names
-from moma_core.agent_routing.gate import DESCRIPTIONS_CURVE, Curve, Gate, Signals
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.ranker import Columns, Features, description_columns
-from moma_core.agent_routing.shortlist import shortlist
-from moma_core.agent_routing.training import train
+from moma_core import AgentCard, MoMARouter
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.gate import DESCRIPTIONS_CURVE, Curve, Gate, Negatives, Signals
+from moma_core.agents.ranker import Columns, Features, description_columns
+from moma_core.agents.router import AgentRouter
+from moma_core.agents.shortlist import closer_look, lean_names, shortlist
+from moma_core.agents.training import train
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
 from moma_core.types import Deferred, Handled
 

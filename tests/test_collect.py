@@ -21,23 +21,19 @@ from moma_core.errors import (
     InvalidInputError,
     NoTargetError,
 )
-from moma_core.llm_routing import LLMDataset, train
-from moma_core.llm_routing.collection import (
-    CallRules,
-    CollectConfig,
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.training import train
+from moma_core.training.calls import Call, CallRules, Journal, Reply, as_reply, run_calls
+from moma_core.training.collect import CollectConfig, Questions, balanced_pairs, collect
+from moma_core.training.judge import (
     Judge,
-    Questions,
-    Reply,
-    collect,
+    combine_verdicts,
     exact_match,
     final_answer,
+    read_verdict,
+    scores_of_pairs,
+    swapped,
 )
-from moma_core.llm_routing.collection.calls import Call, run_calls
-from moma_core.llm_routing.collection.journal import Journal
-from moma_core.llm_routing.collection.judge import combine_verdicts, read_verdict, swapped
-from moma_core.llm_routing.collection.questions import balanced_pairs
-from moma_core.llm_routing.collection.reply import as_reply
-from moma_core.llm_routing.collection.scoring import scores_of_pairs
 from moma_core.types import LLMCard
 
 ROOT = Path(__file__).parent.parent
@@ -323,7 +319,7 @@ def test_nothing_scored_says_why(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from moma_core.llm_routing.collection import *
+from moma_core.training import *
 from moma_core.types import LLMCard
 folder = Path(sys.argv[1])
 def ask(prompt):

@@ -5,12 +5,14 @@ import pytest
 pytest.importorskip("torch")
 
 from langchain_moma import LocalChat, collect
-from langchain_moma.collecting import ask_chat_model
+from langchain_moma.collect import ask_chat_model
 from langchain_moma.testing import ScriptedChat
-from moma_core.decoding.packaged import folder_of, is_ready
-from moma_core.llm_routing import LLMDataset
-from moma_core.llm_routing.collection import CallRules, CollectConfig, Judge, Questions
-from moma_core.llm_routing.collection import collect as collect_core
+from moma_core.decoding.local_llm import folder_of, is_ready
+from moma_core.llms.data import LLMDataset
+from moma_core.training.calls import CallRules
+from moma_core.training.collect import CollectConfig, Questions
+from moma_core.training.collect import collect as collect_core
+from moma_core.training.judge import Judge
 from moma_core.types import LLMCard
 
 pytestmark = pytest.mark.skipif(

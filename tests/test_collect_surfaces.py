@@ -8,16 +8,18 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from langchain_moma import collect
-from langchain_moma.collecting import ask_chat_model
+from langchain_moma.collect import ask_chat_model
 from langchain_moma.testing import ScriptedChat
-from moma_core.cli import main
+from moma_core.cli.main import main
 from moma_core.errors import InvalidCardError, InvalidInputError, MissingExtraError
-from moma_core.llm_routing import LLMDataset
-from moma_core.llm_routing.collection import CallRules, CollectConfig, exact_match
+from moma_core.llms.data import LLMDataset
+from moma_core.training.calls import CallRules
+from moma_core.training.collect import CollectConfig
+from moma_core.training.judge import exact_match
 
 SUMS = [{"query": f"{n} + 1?", "reference": str(n + 1)} for n in range(4)]
 OWN_LLMS = """
-from moma_core.llm_routing.collection import Reply
+from moma_core.training import Reply
 asked = []
 def adds(prompt):
     asked.append(prompt)

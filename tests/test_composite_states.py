@@ -2,7 +2,8 @@
 
 import pytest
 
-from moma_core import InvalidStatesError, Query, RoutingState, State, StateMachine
+from moma_core import Query, RoutingState, State, StateMachine
+from moma_core.errors import InvalidStatesError
 
 START = RoutingState()
 

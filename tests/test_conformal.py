@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core import InvalidInputError
-from moma_core.agent_routing.conformal import conformal_threshold
+from moma_core.agents.gate import conformal_threshold
 
 
 def _population(generator: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ import pytest
 
 from moma_core import (
     AgentCard,
-    Health,
     MoMARouter,
     NoTargetError,
     Query,
@@ -17,6 +16,7 @@ from moma_core import (
     State,
     StateMachine,
 )
+from moma_core.health import Health
 
 SCRIPT = tomllib.loads((Path(__file__).parent / "conversation.toml").read_text())
 CARDS = [AgentCard(**agent) for agent in SCRIPT["agents"]]

@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from moma_core import AgentCard
-from moma_core.decoding import FusedDecider, LocalLLM
-from moma_core.decoding.adapter import PACKAGED_ADAPTERS, merge_adapter
-from moma_core.decoding.packaged import install
+from moma_core.decoding.decider import FusedDecider
+from moma_core.decoding.local_llm import PACKAGED_ADAPTERS, LocalLLM, install, merge_adapter
 from moma_core.errors import ArtifactError, InvalidInputError
 
 

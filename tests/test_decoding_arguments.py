@@ -8,10 +8,9 @@ pytest.importorskip("llguidance")
 import torch
 
 from moma_core import AgentCard
-from moma_core.decoding import packaged
-from moma_core.decoding.arguments import ArgumentFiller
+from moma_core.decoding import local_llm as packaged
+from moma_core.decoding.arguments import ArgumentFiller, grounded, numbers_in, spans_in
 from moma_core.decoding.local_llm import LocalLLM
-from moma_core.decoding.spans import grounded, numbers_in, spans_in
 
 FORECAST = {
     "type": "object",

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core import (
-    AgentCard,
-    ArtifactError,
-    InvalidInputError,
-    MoMARouter,
-    ScoreError,
-    UnknownNameError,
+from moma_core import AgentCard, ArtifactError, InvalidInputError, MoMARouter, UnknownNameError
+from moma_core.agents.training import held_out_lists, ranked_lists
+from moma_core.decoding.decider import (
+    DEFAULT_WEIGHTS,
+    Case,
+    FusedDecider,
+    FusionWeights,
+    fit_weights,
+    fuse,
 )
-from moma_core.agent_routing.held_out import held_out_lists, ranked_lists
-from moma_core.decoding.decider import FusedDecider
-from moma_core.decoding.fusion import DEFAULT_WEIGHTS, Case, FusionWeights, fit_weights, fuse
+from moma_core.errors import ScoreError
 
 CARDS = [
     AgentCard("weather", "Forecasts rain, snow and wind for any place"),

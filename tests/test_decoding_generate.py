@@ -12,18 +12,12 @@ transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 
-from moma_core.decoding import (  # noqa: E402
-    Eligibility,
-    NameChoices,
-    NameMask,
-    NamePrior,
-    NameTrie,
-    PrefixCache,
-    choose_name,
-    masked_scores,
-    top_k,
-)
-from moma_core.errors import InvalidInputError, NoTargetError, ScoreError  # noqa: E402
+from moma_core.decoding.generate import NameChoices, choose_name, top_k
+from moma_core.decoding.mask import NameMask
+from moma_core.decoding.prefix import PrefixCache
+from moma_core.decoding.search import masked_scores
+from moma_core.decoding.trie import Eligibility, NamePrior, NameTrie
+from moma_core.errors import InvalidInputError, NoTargetError, ScoreError
 
 END, PAD = 0, 1
 VOCABULARY = 64

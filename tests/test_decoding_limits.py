@@ -13,29 +13,16 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import save_file  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 
-from moma_core import (  # noqa: E402
-    AgentCard,
-    ArtifactError,
-    InvalidInputError,
-    InvalidQueryError,
-    ScoreError,
-)
-from moma_core.decoding import (  # noqa: E402
-    ArgumentFiller,
-    ChoiceLikelihood,
-    FusedDecider,
-    FusionWeights,
-    KvPrefix,
-    LocalLLM,
-    NameTrie,
-    NoisyChannel,
-    PrefixCache,
-    top_k,
-)
-from moma_core.decoding.adapter import merge_adapter  # noqa: E402
-from moma_core.decoding.continuation import continuation_log_probs  # noqa: E402
-from moma_core.decoding.shared_attention import let_attend_apart  # noqa: E402
-from moma_core.decoding.tree import TokenTree  # noqa: E402
+from moma_core import AgentCard, ArtifactError, InvalidInputError
+from moma_core.decoding.arguments import ArgumentFiller
+from moma_core.decoding.decider import FusedDecider, FusionWeights
+from moma_core.decoding.evidence import ChoiceLikelihood, NoisyChannel, continuation_log_probs
+from moma_core.decoding.generate import top_k
+from moma_core.decoding.local_llm import LocalLLM, merge_adapter
+from moma_core.decoding.prefix import KvPrefix, PrefixCache
+from moma_core.decoding.tree import TokenTree, let_attend_apart
+from moma_core.decoding.trie import NameTrie
+from moma_core.errors import InvalidQueryError, ScoreError
 
 CONTEXT = 512
 TRIE = NameTrie([[5, 6], [5, 7], [4]], 0)

@@ -14,15 +14,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from moma_core import AgentCard, ArtifactError, InvalidInputError, ScoreError, UnknownNameError
-from moma_core.decoding import packaged
-from moma_core.decoding.continuation import continuation_log_probs
-from moma_core.decoding.decider import FusedDecider
-from moma_core.decoding.evidence import ChoiceLikelihood, NoisyChannel
-from moma_core.decoding.fusion import FusionWeights
+from moma_core import AgentCard, ArtifactError, InvalidInputError, UnknownNameError
+from moma_core.decoding import local_llm as packaged
+from moma_core.decoding.decider import FusedDecider, FusionWeights
+from moma_core.decoding.evidence import (
+    ChoiceLikelihood,
+    NoisyChannel,
+    agent_prompt,
+    continuation_log_probs,
+)
 from moma_core.decoding.local_llm import LocalLLM
 from moma_core.decoding.prefix import KvPrefix
-from moma_core.decoding.prompts import agent_prompt
+from moma_core.errors import ScoreError
 
 CARDS = (
     AgentCard("weather_forecast", "Tells the weather of the coming days for a place"),
@@ -164,7 +167,7 @@ def test_damaged_weights_are_refused(tmp_path):
 
 
 def test_the_command_lists_what_is_installed(smollm2, capsys):
-    from moma_core.cli.llm import list_llms
+    from moma_core.cli.llms import list_llms
 
     list_llms()
     shown = capsys.readouterr().out

@@ -10,23 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from moma_core.decoding import (  # noqa: E402
-    Eligibility,
-    KvPrefix,
-    NamePrior,
-    NameTrie,
-    PrefixCache,
-    masked_scores,
-    ordered_names,
-    top_k,
-    top_k_packed,
-)
-from moma_core.decoding.packing import run  # noqa: E402
-from moma_core.decoding.readout import HeadRows, WholeLogits, readout_of  # noqa: E402
-from moma_core.decoding.scoring import score_names  # noqa: E402
-from moma_core.decoding.search import BestFirst, NamePath  # noqa: E402
-from moma_core.decoding.tree import TokenTree  # noqa: E402
-from moma_core.errors import InvalidInputError, NoTargetError, ScoreError  # noqa: E402
+from moma_core.decoding.generate import ordered_names, run, top_k, top_k_packed
+from moma_core.decoding.prefix import KvPrefix, PrefixCache
+from moma_core.decoding.search import BestFirst, NamePath, masked_scores, score_names
+from moma_core.decoding.tree import HeadRows, TokenTree, WholeLogits, readout_of
+from moma_core.decoding.trie import Eligibility, NamePrior, NameTrie
+from moma_core.errors import InvalidInputError, NoTargetError, ScoreError
 
 END = 0
 VOCABULARY = 48

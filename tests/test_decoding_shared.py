@@ -10,21 +10,17 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from moma_core.decoding import (  # noqa: E402
-    KvPrefix,
-    NameTrie,
-    PrefixCache,
-    masked_scores,
-    top_k,
-    top_k_packed,
-)
-from moma_core.decoding.readout import attends_apart_exactly  # noqa: E402
-from moma_core.decoding.shared_attention import (  # noqa: E402
+from moma_core.decoding.generate import top_k, top_k_packed
+from moma_core.decoding.prefix import KvPrefix, PrefixCache
+from moma_core.decoding.search import masked_scores
+from moma_core.decoding.tree import (
     SharedPrefix,
+    TokenTree,
     attends_apart,
+    attends_apart_exactly,
     let_attend_apart,
 )
-from moma_core.decoding.tree import TokenTree  # noqa: E402
+from moma_core.decoding.trie import NameTrie
 
 END = 0
 VOCABULARY = 48

@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core import decoding
-from moma_core.decoding.eligibility import Eligibility
-from moma_core.decoding.prior import NamePrior
-from moma_core.decoding.trie import ROOT, NameTrie
+from moma_core.decoding.trie import ROOT, Eligibility, NamePrior, NameTrie
 from moma_core.errors import (
     DuplicateNameError,
     InvalidInputError,

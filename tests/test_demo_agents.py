@@ -6,11 +6,11 @@ import re
 from datetime import timedelta
 
 import pytest
-
-from langchain_moma.demo.agents import DemoAgent, UnclearError, demo_agents
-from langchain_moma.demo.agents.expression import evaluate
-from langchain_moma.demo.agents.extract import dates, numbers, payload, quoted, today
-from langchain_moma.demo.queries import NEGATIVES, SCENES, SWITCHED
+from moma_demo.agents import demo_agents
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.expression import evaluate
+from moma_demo.agents.extract import dates, numbers, payload, quoted, today
+from moma_demo.queries import NEGATIVES, SCENES, SWITCHED
 
 AGENTS = {agent.name: agent for agent in demo_agents()}
 

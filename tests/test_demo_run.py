@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 from langgraph.graph.state import CompiledStateGraph
+from moma_demo import chat
+from moma_demo.agents import demo_agents
+from moma_demo.graph import build_graph, build_router
+from moma_demo.picture import draw
+from moma_demo.queries import LLM, DemoQuery
+from moma_demo.run import run
+from moma_demo.story import ask
 from rich.console import Console
 
-from langchain_moma.demo import chat
-from langchain_moma.demo.agents import demo_agents
-from langchain_moma.demo.graph import build_graph, build_router
-from langchain_moma.demo.picture import draw
-from langchain_moma.demo.queries import LLM, DemoQuery
-from langchain_moma.demo.run import run
-from langchain_moma.demo.story import ask
 from moma_core import Candidate, MoMARouter
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from moma_core import ArtifactError, Encoder, InvalidQueryError, MiniLMEncoder
-from moma_core.encoders import minilm as minilm_module
-from moma_core.testing import HashEncoder
-from moma_core.testing.conformance import ENCODER_CHECKS
+from moma_core import ArtifactError, Encoder, MiniLMEncoder
+from moma_core import encoder as minilm_module
+from moma_core.errors import InvalidQueryError
+from moma_core.testing import ENCODER_CHECKS, HashEncoder
 
 
 @pytest.fixture(params=["minilm", "hashing"])

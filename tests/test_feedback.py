@@ -12,21 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_moma import feedback_from_scores
-from langchain_moma.decisions import record as node_record
-from langchain_moma.feedback import reward_of_scores
-from moma_core import AgentCard, Auto, Candidate, Cost, MoMARouter, Performance, RoutingDecision
+from langchain_moma.collect import reward_of_scores
+from langchain_moma.decision import record as node_record
+from moma_core import AgentCard, Candidate, MoMARouter, RoutingDecision
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
-from moma_core.llm_routing.learning import (
+from moma_core.llms.feedback import (
+    Arm,
     Directions,
     FeedbackLog,
     FeedbackRecord,
     Learning,
     LearningConfig,
-    estimate,
+    parse_text,
+    preference_text,
+    safe_set,
 )
-from moma_core.llm_routing.learning.bandit import Arm, parse_text, preference_text, safe_set
-from moma_core.selection import rank
-from moma_core.types import ScoreTable
+from moma_core.llms.off_policy import estimate
+from moma_core.llms.selection import rank
+from moma_core.types import Auto, Cost, Performance, ScoreTable
 
 VECTOR = np.zeros(4, np.float32)
 LLMS = (
@@ -377,7 +380,7 @@ def test_scores_of_langsmith(router):
     ],
 )
 def test_the_estimate_on_the_command_line(truth, advice, tmp_path, monkeypatch, capsys):
-    from moma_core.cli import main
+    from moma_core.cli.main import main
 
     log = FeedbackLog(tmp_path / "f.jsonl")
     for record in logged(truth, 400, 0):

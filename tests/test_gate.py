@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core import AgentCard, AgentCatalog, AgentRouter, Deferred, Handled, MemoryRegistry
-from moma_core.agent_routing.crossfit import cold_threshold
-from moma_core.agent_routing.gate import Curve, Gate, Signals, fit_gate, signals
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.training import train
+from moma_core import AgentCard
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.gate import Curve, Gate, Negatives, Signals, fit_gate, signals
+from moma_core.agents.router import AgentRouter
+from moma_core.agents.training import cold_threshold, train
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
+from moma_core.types import Deferred, Handled
 
 ENCODER = HashEncoder()
 finite = st.floats(-60, 60, width=32)

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from moma_core import AgentCard, Health, InvalidInputError, MoMARouter
+from moma_core import AgentCard, InvalidInputError, MoMARouter
+from moma_core.health import Health
 
 
 class Clock:

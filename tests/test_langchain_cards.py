@@ -20,15 +20,10 @@ from langchain_moma import (
     llm_cards_from_chat_models,
     sync_agents,
 )
-from langchain_moma.llm_cards import _price_table
+from langchain_moma.cards import _price_table
 from langchain_moma.testing import ScriptedChat
-from moma_core import (
-    AgentCard,
-    DuplicateNameError,
-    InvalidCardError,
-    MoMARouter,
-    UnknownNameError,
-)
+from moma_core import AgentCard, MoMARouter, UnknownNameError
+from moma_core.errors import DuplicateNameError, InvalidCardError
 
 SERVER = '''
 import sys

@@ -13,20 +13,13 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_moma import ChatCascade
-from langchain_moma.cascade_walk import Walk
+from langchain_moma.cascade import Walk
 from langchain_moma.testing import ScriptedChat
-from moma_core import (
-    Accept,
-    ArtifactError,
-    Ask,
-    CascadePlan,
-    Health,
-    InvalidInputError,
-    NoTargetError,
-    UnknownNameError,
-)
-from moma_core.llm_routing import LLMDataset, train_cascade
-from moma_core.llm_routing.cascades import Weigh
+from moma_core import ArtifactError, InvalidInputError, NoTargetError, UnknownNameError
+from moma_core.health import Health
+from moma_core.llms.cascade import Accept, Ask, CascadePlan, Weigh
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.training import train_cascade
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()

@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 from langchain_moma import ChatMoMA
 from langchain_moma.testing import ScriptedChat
-from moma_core import Health, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
+from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
+from moma_core.health import Health
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 ASK = "Prove that there are infinitely many primes."

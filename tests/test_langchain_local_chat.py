@@ -17,8 +17,7 @@ from moma_core import InvalidInputError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from moma_core.decoding.local_llm import LocalLLM  # noqa: E402
-from moma_core.decoding.packaged import folder_of, is_ready  # noqa: E402
+from moma_core.decoding.local_llm import LocalLLM, folder_of, is_ready
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"

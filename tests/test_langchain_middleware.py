@@ -28,14 +28,8 @@ from langchain_moma import (
     decision_in,
 )
 from langchain_moma.testing import ScriptedChat
-from moma_core import (
-    InvalidInputError,
-    MoMARouter,
-    Query,
-    RoutingState,
-    UnknownNameError,
-)
-from moma_core.agent_routing.followups import encode_readings
+from moma_core import InvalidInputError, MoMARouter, Query, RoutingState, UnknownNameError
+from moma_core.agents.conversation import encode_readings
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 ABOUT = {

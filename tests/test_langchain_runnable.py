@@ -20,12 +20,12 @@ from langchain_moma import RunnableRouter, ToolArgumentsError
 from moma_core import (
     AgentCard,
     InvalidInputError,
-    InvalidQueryError,
     MoMARouter,
     NoTargetError,
     RoutingDecision,
     UnknownNameError,
 )
+from moma_core.errors import InvalidQueryError
 
 WEATHER = AgentCard(
     "weather",

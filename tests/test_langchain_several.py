@@ -16,8 +16,7 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_moma import MoMAState, RunnableRouter, as_edge, as_node, decision_in
-from langchain_moma.several import InOrder, with_answers
-from langchain_moma.targets import Targets
+from langchain_moma.runnable import InOrder, Targets, with_answers
 from moma_core import AgentCard, InvalidInputError, MoMARouter
 
 CARDS = (

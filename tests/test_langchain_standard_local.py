@@ -20,8 +20,8 @@ from moma_core import MoMARouter
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from langchain_moma import LocalChat  # noqa: E402
-from moma_core.decoding.local_llm import LocalLLM  # noqa: E402
+from langchain_moma import LocalChat
+from moma_core.decoding.local_llm import LocalLLM
 
 NAMES = ("gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06")
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"

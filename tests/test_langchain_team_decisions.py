@@ -9,25 +9,18 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, StateGraph
 
-from langchain_moma import (
-    ChatMoMA,
-    MoMAState,
-    RouteTool,
-    RunnableRouter,
-    as_node,
-    decision_in,
-    llm_node,
-)
+from langchain_moma import ChatMoMA, MoMAState, RouteTool, RunnableRouter, as_node, decision_in
+from langchain_moma.graph import llm_node
 from langchain_moma.testing import ScriptedChat
 from moma_core import (
     Candidate,
     InvalidInputError,
     MoMARouter,
     RoutingDecision,
-    TeamMember,
     TeamPlan,
     UnknownNameError,
 )
+from moma_core.types import TeamMember
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 PLAN = TeamPlan("chain", (TeamMember("planner", SMALL), TeamMember("writer", LARGE)))

@@ -11,7 +11,8 @@ from langchain_core.tools import InjectedToolArg, StructuredTool, tool
 
 import langchain_moma
 from langchain_moma import agent_cards_from_tools
-from moma_core import DuplicateNameError, InvalidCardError, UnknownNameError
+from moma_core import UnknownNameError
+from moma_core.errors import DuplicateNameError, InvalidCardError
 
 
 @tool

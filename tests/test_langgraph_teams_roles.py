@@ -15,17 +15,11 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
 from langchain_moma import Telemetry
-from langchain_moma.teams import RoleChat, RoleShare, role_llms
-from langchain_moma.teams.assignment import assign
+from langchain_moma.teams.roles import RoleChat, RoleShare, assign, role_llms
 from langchain_moma.testing import ScriptedChat
-from moma_core import (
-    Candidate,
-    Health,
-    InvalidInputError,
-    InvalidPreferenceError,
-    MoMARouter,
-    UnknownNameError,
-)
+from moma_core import Candidate, InvalidInputError, MoMARouter, UnknownNameError
+from moma_core.errors import InvalidPreferenceError
+from moma_core.health import Health
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STRONG, MIDDLE, CHEAP = (

@@ -20,17 +20,16 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, Overwrite, interrupt
 
 from langchain_moma import Telemetry
-from langchain_moma.teams import APPROVED, Answering, Limits, Stage, build
+from langchain_moma.teams.answering import Answering
+from langchain_moma.teams.flow import APPROVED, Stage
+from langchain_moma.teams.graph import build
+from langchain_moma.teams.transcript import Limits
 from langchain_moma.testing import ScriptedChat
-from moma_core import (
-    Health,
-    InvalidInputError,
-    LLMCard,
-    NoTargetError,
-    TeamMember,
-    TeamPlan,
-)
-from moma_core.teams import Signal, calls
+from moma_core import InvalidInputError, LLMCard, NoTargetError, TeamPlan
+from moma_core.health import Health
+from moma_core.teams.cards import calls
+from moma_core.teams.router import Signal
+from moma_core.types import TeamMember
 
 QUESTION = "What is 6 times 7?"
 SIZES = {"io": 1, "cot": 1, "chain": 3, "full": 3, "debate": 3, "reflection": 2}

@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma import MoMASelector, MoMAToolMetadata
-from llamaindex_moma.choices import Choice, cards_of, fingerprint
-from moma_core import (
-    DuplicateNameError,
-    InvalidCardError,
-    InvalidInputError,
-    MoMAError,
-    NoTargetError,
-    UnknownNameError,
-)
+from llamaindex_moma.cards import Choice, cards_of, fingerprint
+from moma_core import InvalidInputError, MoMAError, NoTargetError, UnknownNameError
+from moma_core.errors import DuplicateNameError, InvalidCardError
 from moma_core.testing import HashEncoder
 
 

@@ -10,14 +10,8 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma import MoMARouteEvent, MoMASelector
-from moma_core import (
-    DuplicateNameError,
-    InvalidInputError,
-    InvalidQueryError,
-    MiniLMEncoder,
-    NoTargetError,
-    UnknownNameError,
-)
+from moma_core import InvalidInputError, MiniLMEncoder, NoTargetError, UnknownNameError
+from moma_core.errors import DuplicateNameError, InvalidQueryError
 
 ENCODER = MiniLMEncoder()
 CHOICES = [

@@ -27,13 +27,8 @@ from llama_index.core.schema import TextNode
 from llama_index.core.tools import FunctionTool
 
 from llamaindex_moma import MoMALLM, MoMALLMFailureEvent, MoMARouteEvent
-from moma_core import (
-    InvalidInputError,
-    InvalidPreferenceError,
-    MoMARouter,
-    NoTargetError,
-    UnknownNameError,
-)
+from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
+from moma_core.errors import InvalidPreferenceError
 
 CHEAP, DEAR, MIDDLE = "gemini-1.5-flash", "claude-3-5-sonnet-20241022", "gpt-4o-2024-08-06"
 HARD = "Prove that there are infinitely many primes of the form 4k + 3."

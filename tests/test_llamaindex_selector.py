@@ -17,7 +17,8 @@ from llama_index.core.tools import QueryEngineTool, RetrieverTool, ToolMetadata
 
 import llamaindex_moma
 from llamaindex_moma import MoMASelector, ScoredSelection
-from moma_core import InvalidInputError, InvalidQueryError, NoTargetError, UnknownNameError
+from moma_core import InvalidInputError, NoTargetError, UnknownNameError
+from moma_core.errors import InvalidQueryError
 
 EXAMPLES = {
     "weather": (

@@ -25,15 +25,8 @@ from llamaindex_moma import (
     agent_cards_from_query_engine_tools,
     register_cards,
 )
-from moma_core import (
-    AgentCard,
-    DuplicateNameError,
-    InvalidCardError,
-    InvalidInputError,
-    MiniLMEncoder,
-    MoMARouter,
-    UnknownNameError,
-)
+from moma_core import AgentCard, InvalidInputError, MiniLMEncoder, MoMARouter, UnknownNameError
+from moma_core.errors import DuplicateNameError, InvalidCardError
 
 pytestmark = [  # LlamaIndex looks at deprecated attributes of its own agents
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),

@@ -13,13 +13,8 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.workflow import Context
 
 from llamaindex_moma import MoMARouteEvent, MoMAWorkflowRouter, agent_cards_from_workflow
-from moma_core import (
-    InvalidInputError,
-    InvalidQueryError,
-    MiniLMEncoder,
-    NoTargetError,
-    UnknownNameError,
-)
+from moma_core import InvalidInputError, MiniLMEncoder, NoTargetError, UnknownNameError
+from moma_core.errors import InvalidQueryError
 
 pytestmark = [  # LlamaIndex looks at deprecated attributes of its own agents
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from moma_core.cli.main import app
 from moma_core.errors import ArtifactError, InvalidDataError
-from moma_core.llm_routing import CascadeRouter, LLMDataset
+from moma_core.llms.cascade import CascadeRouter
+from moma_core.llms.data import LLMDataset
 
 
 @pytest.fixture

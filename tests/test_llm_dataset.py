@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from moma_core.errors import InvalidDataError
-from moma_core.llm_routing import LLMDataset
-from moma_core.llm_routing.completion import abilities, fill_costs, fill_scores
-from moma_core.llm_routing.features import FEATURES, QueryFeatures, text_features
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.features import FEATURES, QueryFeatures, text_features
+from moma_core.llms.training import abilities, fill_costs, fill_scores
 
 
 def columns(**changes):

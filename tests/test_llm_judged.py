@@ -6,16 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.errors import InvalidDataError, InvalidInputError
-from moma_core.llm_routing.elo import elo_ratings
-from moma_core.llm_routing.heads import fit_head
-from moma_core.llm_routing.losses import (
+from moma_core.llms.heads import fit_head
+from moma_core.llms.heads.judged import (
+    Outcomes,
     best_llm_loss,
     five_to_three,
+    log_outcomes,
     outcome_loss,
+    outcomes_of_scores,
     pairwise_loss,
 )
-from moma_core.llm_routing.outcomes import Outcomes, log_outcomes, outcomes_of_scores
-from moma_core.llm_routing.sampling import representatives
+from moma_core.training.collect import representatives
+from moma_core.training.judgements import elo_ratings
 from moma_core.types import LLMCard
 
 values = st.floats(-30, 30)

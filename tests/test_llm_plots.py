@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from moma_core.errors import ArtifactError, InvalidDataError
-from moma_core.evaluation.plots import draw_capability, draw_front, draw_usage
-from moma_core.llm_routing import LLMDataset
+from moma_core.llms.data import LLMDataset
+from moma_core.training.plots import draw_capability, draw_front, draw_usage
 
 REPORT = {
     "curve": [[1e-4, 0.5], [1e-3, 0.8], [2e-3, 0.9]],
@@ -49,7 +49,7 @@ def test_pictures_refuse(tmp_path):
 
 
 def test_the_others_say_how_hard_a_query_is():
-    from moma_core.evaluation.plots import _difficulties
+    from moma_core.training.plots import _difficulties
 
     scores = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, np.nan], [0.5, 0.5, 0.5]])
     cells = _difficulties(scores)

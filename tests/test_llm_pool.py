@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from moma_core._store import read_pair, write_pair
 from moma_core.cli.llms import app
 from moma_core.errors import (
     DuplicateNameError,
@@ -16,12 +17,11 @@ from moma_core.errors import (
     NoTargetError,
     UnknownNameError,
 )
-from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter, train, train_cascade
-from moma_core._store import read_pair, write_pair
-from moma_core.llm_routing.heads import fit_blend
-from moma_core.llm_routing.heads.adapted import similarity
-from moma_core.llm_routing.heads.blend import SHARPNESS
-from moma_core.llm_routing.pool import add_llm, remove_llm, reprice_llm
+from moma_core.llms.cascade import CascadeRouter
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.heads.adapted import SHARPNESS, fit_blend, similarity
+from moma_core.llms.router import LLMRouter, add_llm, remove_llm, reprice_llm
+from moma_core.llms.training import train, train_cascade
 from moma_core.types import LLMCard
 
 

@@ -16,13 +16,14 @@ from moma_core.errors import (
     ScoreError,
     UnknownNameError,
 )
-from moma_core.evaluation import evaluate_llms
-from moma_core.evaluation.metrics import cost_of_score, score_at_cost, upper_hull
-from moma_core.llm_routing import LLMDataset, LLMRouter, train
-from moma_core.llm_routing.costs import PricedCosts, indicative_price
-from moma_core.llm_routing.heads import HEADS, fit_head, fit_weights, head_choices
-from moma_core.llm_routing.training import fit_thrift
+from moma_core.llms.costs import PricedCosts, indicative_price
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.heads import HEADS, fit_head, head_choices
+from moma_core.llms.heads.stack import fit_weights
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.training import fit_thrift, train
 from moma_core.protocols import QualityHead
+from moma_core.training.evaluate_llms import cost_of_score, evaluate_llms, score_at_cost, upper_hull
 from moma_core.types import Auto, LLMCard
 
 WORDS = {"maths": "sum prime integral digit", "law": "court statute tort appeal"}
@@ -345,7 +346,7 @@ def test_the_packaged_router():
 
 def test_importing_is_light():
     code = (
-        "import sys, moma_core.llm_routing as r; r.LLMRouter.packaged(); "
+        "import sys, moma_core.llms as r; r.LLMRouter.packaged(); "
         "heavy = {'sklearn', 'pyarrow', 'torch', 'scipy', 'chromadb'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -15,23 +15,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from moma_core import LLMRouter
-from moma_core.cli.train import _tell
+from moma_core.cli.llms import _tell
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
-from moma_core.evaluation.pairs import evaluate_pairs
-from moma_core.llm_routing.elo import count_outcomes, elo_of_counts
-from moma_core.llm_routing.heads import MoEConfig
-from moma_core.llm_routing.losses import outcome_loss
-from moma_core.llm_routing.outcomes import Outcomes, log_outcomes, outcomes_of_scores
-from moma_core.llm_routing.pairs import (
-    PairConfig,
-    PairStore,
+from moma_core.llms.heads.judged import Outcomes, log_outcomes, outcome_loss, outcomes_of_scores
+from moma_core.llms.heads.moe import MoEConfig
+from moma_core.llms.router import remove_llm
+from moma_core.testing import HashEncoder
+from moma_core.training.evaluate_llms import evaluate_pairs
+from moma_core.training.judgements import (
+    count_outcomes,
+    elo_of_counts,
     holds_pairs,
     read_judgements,
-    train_pairs,
 )
-from moma_core.llm_routing.pairs.queries import QueryStore
-from moma_core.llm_routing.pool import remove_llm
-from moma_core.testing import HashEncoder
+from moma_core.training.pair_store import PairStore, QueryStore
+from moma_core.training.pairs import PairConfig, train_pairs
 
 ROOT = Path(__file__).parent.parent
 LLMS = ("big", "maths", "small")
@@ -212,7 +210,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from moma_core.testing import HashEncoder
-from moma_core.llm_routing.pairs.queries import QueryStore
+from moma_core.training.pair_store import QueryStore
 class Slow(HashEncoder):
     def encode(self, texts):
         time.sleep(0.05)
@@ -350,7 +348,7 @@ def test_slips(tmp_path, hashing, files):
 
 
 def test_on_the_command_line(files, tmp_path, monkeypatch, capsys):
-    from moma_core.cli import main
+    from moma_core.cli.main import main
 
     def moma(*arguments):
         monkeypatch.setattr(sys, "argv", ["moma", *map(str, arguments)])

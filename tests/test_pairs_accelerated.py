@@ -11,19 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.evaluation.pairs import evaluate_pairs
-from moma_core.llm_routing.heads import MoEConfig
-from moma_core.llm_routing.pairs import PairConfig, PairStore, train_pairs
-from moma_core.llm_routing.pairs.devices import Launched, Started, launched, processes
-from moma_core.llm_routing.pairs.fitting import PairTask, fit_pairs
+from moma_core.llms.heads.moe import MoEConfig
 from moma_core.testing import HashEncoder
+from moma_core.training.devices import Launched, Started, launched, processes
+from moma_core.training.evaluate_llms import evaluate_pairs
+from moma_core.training.pair_store import PairStore
+from moma_core.training.pairs import PairConfig, PairTask, fit_pairs, train_pairs
 from moma_core.types import LLMCard
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from moma_core.llm_routing.heads.moe import MoEHead  # noqa: E402
-from moma_core.llm_routing.pairs.accelerated import join, train_shard  # noqa: E402
+from moma_core.llms.heads.moe import MoEHead
+from moma_core.training.accelerated import join, train_shard
 
 ROOT = Path(__file__).parent.parent
 LLMS = ("big", "maths", "small")
@@ -95,7 +95,7 @@ import os, sys
 import numpy as np
 sys.path.insert(0, sys.argv[4])
 from test_pairs_accelerated import PRICES, QUICK
-from moma_core.llm_routing.pairs import train_pairs
+from moma_core.training import train_pairs
 from moma_core.testing import HashEncoder
 train, vectors, out = sys.argv[1:4]
 router = train_pairs(train, HashEncoder(), seed=1, prices=PRICES, folder=vectors,
@@ -153,7 +153,7 @@ def test_without_the_extra_it_says_what_to_install(python):
 import sys
 sys.modules["torch"] = None
 from moma_core.errors import MissingExtraError
-from moma_core.llm_routing.pairs.devices import processes
+from moma_core.training.devices import processes
 try:
     processes("cpu")
 except MissingExtraError as error:

@@ -9,18 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from moma_core import AgentCard, AgentCatalog, AgentRouter, MemoryRegistry
-from moma_core.agent_routing.fitting import fit_columns, logsumexp
-from moma_core.agent_routing.lexical import (
+from moma_core import AgentCard
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.gate import Negatives
+from moma_core.agents.ranker import (
     N_FEATURES,
     N_WORD_FEATURES,
+    Columns,
+    Features,
+    LinearRanker,
+    description_columns,
     document_frequencies,
+    fit_columns,
     inverse_frequencies,
     lexical_rows,
+    logsumexp,
 )
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.ranker import Columns, Features, LinearRanker, description_columns
-from moma_core.agent_routing.training import extend, fingerprint, train
+from moma_core.agents.router import AgentRouter
+from moma_core.agents.training import extend, fingerprint, train
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()

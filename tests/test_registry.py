@@ -9,17 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moma_core import (
-    AgentCard,
-    AgentCatalog,
-    ArtifactError,
-    ChromaRegistry,
-    MemoryRegistry,
-    Registry,
-    RegistryError,
-)
-from moma_core.testing import HashEncoder
-from moma_core.testing.conformance import REGISTRY_CHECKS, records, registry_contract
+from moma_core import AgentCard, ArtifactError, Registry, RegistryError
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.registry.chroma import ChromaRegistry
+from moma_core.registry.memory import MemoryRegistry
+from moma_core.testing import REGISTRY_CHECKS, HashEncoder, records, registry_contract
 
 ENCODER = HashEncoder()
 _numbers = itertools.count()
@@ -76,7 +70,7 @@ def test_survives_a_restart(tmp_path, python):
     written = python(
         "import sys\n"
         "from moma_core import AgentCard, ChromaRegistry\n"
-        "from moma_core.testing.conformance import records\n"
+        "from moma_core.testing import records\n"
         "registry = ChromaRegistry.open(sys.argv[1], 'hash-64', 64)\n"
         "registry.put(records(AgentCard('one', 'first', examples=('a', 'b')),\n"
         "    AgentCard('gone', 'second'), AgentCard('off', 'third 天气', enabled=False)))\n"
@@ -103,7 +97,7 @@ def test_a_directory_is_read_with_what_another_process_wrote(tmp_path, python):
     written = python(
         "import sys\n"
         "from moma_core import AgentCard, ChromaRegistry\n"
-        "from moma_core.testing.conformance import records\n"
+        "from moma_core.testing import records\n"
         "registry = ChromaRegistry.open(sys.argv[1], 'hash-64', 64)\n"
         "registry.put(records(AgentCard('one', 'another meaning'),\n"
         "    AgentCard('two', 'second', examples=('b', 'c'))))\n"
@@ -214,7 +208,7 @@ def test_no_telemetry_and_no_embedding_function(tmp_path, python):
     done = python(
         "import sys, json\n"
         "from moma_core import AgentCard, ChromaRegistry\n"
-        "from moma_core.testing.conformance import records\n"
+        "from moma_core.testing import records\n"
         "registry = ChromaRegistry.open(sys.argv[1], 'hash-64', 64)\n"
         "registry.put(records(AgentCard('one', 'first', examples=('a',))))\n"
         "registry.load()\n"

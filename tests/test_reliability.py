@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moma_core import ArtifactError
-from moma_core.evaluation.reliability import calibration_error, draw_reliability, reliability
+from moma_core.training.evaluate_agents import calibration_error, draw_reliability, reliability
 
 
 def test_a_calibrated_gate_has_a_small_error() -> None:

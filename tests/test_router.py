@@ -13,30 +13,30 @@ from hypothesis import strategies as st
 from moma_core import (
     AgentCard,
     ArtifactError,
-    Auto,
     Category,
-    Cost,
-    DuplicateNameError,
-    InvalidCardError,
     InvalidInputError,
-    InvalidPreferenceError,
-    InvalidQueryError,
-    InvalidStatesError,
     MoMAError,
     MoMARouter,
     NoTargetError,
-    Performance,
     Query,
     RegistryError,
-    Router,
     RoutingDecision,
     RoutingState,
-    ScoreError,
     State,
     StateMachine,
-    Taxonomy,
 )
+from moma_core.agents.categories import Taxonomy
+from moma_core.errors import (
+    DuplicateNameError,
+    InvalidCardError,
+    InvalidPreferenceError,
+    InvalidQueryError,
+    InvalidStatesError,
+    ScoreError,
+)
+from moma_core.protocols import Router
 from moma_core.testing import HashEncoder
+from moma_core.types import Auto, Cost, Performance
 
 STATES = """
 [[states]]

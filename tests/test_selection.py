@@ -8,11 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError, ScoreError
-from moma_core.selection import (
+from moma_core.llms.selection import (
     StreamBudget,
     check_latency,
     choose,
     choose_at_rate,
+    closeness_of_two,
     front_mask,
     in_time,
     pareto_front,
@@ -22,7 +23,6 @@ from moma_core.selection import (
     select,
     topsis,
 )
-from moma_core.selection.topsis import closeness_of_two
 from moma_core.types import Auto, Cost, Performance, ScoreTable
 
 grid = st.integers(0, 20).map(lambda n: n / 20)

@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core import AgentCard, Deferred, Handled, MoMARouter
-from moma_core.agent_routing.several import join, split
+from moma_core import AgentCard, MoMARouter
+from moma_core.agents.compound import join, split
+from moma_core.types import Deferred, Handled
 
 
 @given(st.text(max_size=200))

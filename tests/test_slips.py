@@ -19,19 +19,16 @@ from langchain_moma.testing import ScriptedChat
 from moma_core import (
     AgentCard,
     InvalidInputError,
-    InvalidPreferenceError,
-    InvalidQueryError,
     MoMARouter,
     NoTargetError,
     RoutingDecision,
-    TeamMember,
     TeamPlan,
     UnknownNameError,
 )
-from moma_core.decoding import FusionWeights
-from moma_core.errors import ArtifactError
+from moma_core.decoding.decider import FusionWeights
+from moma_core.errors import ArtifactError, InvalidPreferenceError, InvalidQueryError
 from moma_core.testing import HashEncoder
-from moma_core.types.trial import Trial
+from moma_core.types import TeamMember, Trial
 
 DECISION = RoutingDecision("agent", ("weather",), 0.9).to_dict()
 PLAN = TeamPlan("io", (TeamMember("solver", "small"),)).to_dict()

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from moma_core import InvalidStatesError, Query, RoutingState, State, StateMachine
+from moma_core import Query, RoutingState, State, StateMachine
+from moma_core.errors import InvalidStatesError
 
 START = RoutingState()
 

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from moma_core import InvalidStatesError, State, StateMachine
-from moma_core.agent_routing.states import check_states
-from moma_core.agent_routing.states_diagram import mermaid
+from moma_core import State, StateMachine
+from moma_core.agents.states import check_states, mermaid
 from moma_core.cli.main import app
+from moma_core.errors import InvalidStatesError
 from moma_core.testing import HashEncoder
 
 

@@ -10,22 +10,17 @@ from hypothesis import strategies as st
 
 from moma_core import (
     AgentCard,
-    Auto,
     Candidate,
-    Cost,
-    InvalidCardError,
     InvalidInputError,
-    InvalidPreferenceError,
-    InvalidQueryError,
     LLMCard,
     Query,
     RoutingDecision,
     RoutingState,
-    ScoreError,
     ScoreTable,
-    Step,
 )
-from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, MAX_NAME_CHARS
+from moma_core._checks import MAX_NAME_CHARS
+from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError, ScoreError
+from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, Step
 
 GOOD_NAMES = (
     "a",

@@ -8,7 +8,7 @@ from typing import Any
 from langgraph.graph import START, StateGraph
 
 from langchain_moma import ChatMoMA, MoMAState, as_node
-from langchain_moma.testing import ScriptedChat  # in place of ChatOpenAI, ChatAnthropic, ...
+from langchain_moma.testing import ScriptedChat
 from moma_core import AgentCard, MoMARouter
 
 LLMS = ("gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06")

@@ -10,13 +10,13 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from langchain_moma.conversation import query_of
-from langchain_moma.demo.agents import DemoAgent
-from langchain_moma.demo.chat import llm_node
-from langchain_moma.demo.queries import NEGATIVES
-from langchain_moma.node import MoMAState, as_node
-from langchain_moma.tools import agent_cards_from_tools
+from langchain_moma.cards import agent_cards_from_tools
+from langchain_moma.graph import MoMAState, as_node
+from langchain_moma.messages import query_of
 from moma_core import MoMARouter
+from moma_demo.agents.agent import DemoAgent
+from moma_demo.chat import llm_node
+from moma_demo.queries import NEGATIVES
 
 __all__ = ["build_graph", "build_router"]
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from langchain_moma.demo.story import Outcome, Reckoning
+from moma_demo.story import Outcome, Reckoning
 
 __all__ = ["show_outcome", "show_summary", "show_table"]
 

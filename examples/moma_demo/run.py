@@ -17,14 +17,15 @@ from langgraph.graph.state import CompiledStateGraph
 from rich.console import Console
 from rich.markup import escape
 
-from langchain_moma.demo.agents import DemoAgent, demo_agents
-from langchain_moma.demo.chat import how_to_set_a_key, provider_at_hand
-from langchain_moma.demo.graph import build_graph, build_router
-from langchain_moma.demo.picture import draw
-from langchain_moma.demo.queries import SCENES, SWITCHED
-from langchain_moma.demo.report import show_outcome, show_summary, show_table
-from langchain_moma.demo.story import Outcome, ask, llms_for, reckon
 from moma_core import MoMARouter
+from moma_demo.agents import demo_agents
+from moma_demo.agents.agent import DemoAgent
+from moma_demo.chat import how_to_set_a_key, provider_at_hand
+from moma_demo.graph import build_graph, build_router
+from moma_demo.picture import draw
+from moma_demo.queries import SCENES, SWITCHED
+from moma_demo.report import show_outcome, show_summary, show_table
+from moma_demo.story import Outcome, ask, llms_for, reckon
 
 __all__ = ["run"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
-from langchain_moma.decisions import PREFERENCE, decision_in
-from langchain_moma.demo.chat import ASK
-from langchain_moma.demo.queries import LLM, DemoQuery
+from langchain_moma.decision import PREFERENCE, decision_in
 from moma_core import Candidate, MoMARouter, RoutingDecision
+from moma_demo.chat import ASK
+from moma_demo.queries import LLM, DemoQuery
 
 __all__ = ["Outcome", "Reckoning", "ask", "llms_for", "reckon"]
 

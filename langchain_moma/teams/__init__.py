@@ -7,13 +7,11 @@ Read along: `stages.py` (modes), `flow.py` (who speaks next), `views.py` (what a
 
 from __future__ import annotations
 
-from langchain_moma.teams.agreement import final_answer, same_answer
 from langchain_moma.teams.answering import Answering
+from langchain_moma.teams.flow import APPROVED, MODES, Mode, Stage, final_answer, same_answer
 from langchain_moma.teams.graph import Team, build
-from langchain_moma.teams.limits import Limits
 from langchain_moma.teams.roles import RoleChat, RoleLLMs, RoleShare, role_llms
-from langchain_moma.teams.stages import APPROVED, MODES, Mode, Stage
-from langchain_moma.teams.transcript import Escalation, TeamOutput, TeamRecord, Turn, Usage
+from langchain_moma.teams.transcript import Escalation, Limits, TeamOutput, TeamRecord, Turn, Usage
 
 __all__ = [
     "APPROVED",

@@ -1,24 +1,27 @@
-"""A team that answers as one chat model does: a conversation in, one message out, in tokens.
+"""A team that answers as one chat model does: a conversation in, one message out, in tokens."""
 
-What `RunnableRouter` needs where a decision names a team in place of an LLM.
-"""
-
-# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from langchain_moma.call_forms import alone
-from langchain_moma.conversation import RouterInput, messages_in
-from langchain_moma.teams.graph import Team
-from langchain_moma.teams.members import with_options
-from moma_core import InvalidInputError
+from langchain_moma.calls import alone
+from langchain_moma.messages import RouterInput, messages_in
+from langchain_moma.teams.graph import Team, build, with_options
+from moma_core import InvalidInputError, LLMCard, TeamPlan
 
-__all__ = ["TEAM_KEY", "Answering"]
+__all__ = [
+    "TEAM_KEY",
+    "Answering",
+    "team_answer",
+]
+
+# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
+
 
 TEAM_KEY = "moma_team"
 """Key in an answer's ``response_metadata`` with the team's `TeamRecord`; not in a stream."""
@@ -158,3 +161,34 @@ def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
                 "teams: MoMARouter(..., teams=None). Options such as stop reach every member."
             )
     return {name: value for name, value in options.items() if name not in _REFUSED}
+
+
+def team_answer(
+    plan: TeamPlan, llms: Mapping[str, Any], cards: Iterable[LLMCard] = ()
+) -> Answering:
+    """Return what takes text or messages and gives the team's answer, as one LLM would.
+
+    Args:
+        plan: Who plays which role.
+        llms: Chat models by name; others than the plan's may be among them.
+        cards: Prices.
+
+    Raises:
+        InvalidInputError: An LLM of the plan is no chat model here.
+
+    Example:
+        >>> from langchain_moma.testing import ScriptedChat
+        >>> from moma_core import TeamMember
+        >>> plan = TeamPlan("chain", (TeamMember("planner", "a"), TeamMember("writer", "b")))
+        >>> llms = {name: ScriptedChat(name=name, reply=lambda *_: "done") for name in ("a", "b")}
+        >>> team_answer(plan, llms).invoke("write a poem").text
+        'b heard: done'
+    """
+    for name in plan.llms:
+        if not isinstance(llms.get(name), BaseChatModel):
+            raise InvalidInputError(
+                f"LLM {name!r} is in a team, so it must be a chat model itself, got "
+                f"{type(llms.get(name)).__name__}. Write {{{name!r}: ChatOpenAI(...)}}."
+            )
+    own = {name: llms[name] for name in plan.llms}
+    return Answering(build(plan, own, cards=[card for card in cards if card.name in own]))

@@ -1,35 +1,450 @@
-"""Runs a team as a LangGraph: a node a member, one node that closes the round, one that answers.
-
-Which nodes there are and how they are joined comes from the mode's stages; who speaks next is
-`Flow`'s to say, from the transcript in the graph's state.
-"""
+"""Runs a team as a LangGraph: a node a member, one node that closes the round, one that answers."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import merge_configs
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.constants import TAG_NOSTREAM
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Overwrite
 
-from langchain_moma.teams.agreement import Equal, same_answer
-from langchain_moma.teams.escalation import Check, Escalating, Repair
-from langchain_moma.teams.flow import Flow
-from langchain_moma.teams.forecast import Forecast
-from langchain_moma.teams.limits import Limits
-from langchain_moma.teams.members import Members
-from langchain_moma.teams.nodes import ANSWER, BEGIN, CHECK, REPAIR, ROUND, Nodes
-from langchain_moma.teams.stages import Mode, Stage, stages_of
-from langchain_moma.teams.transcript import TeamOutput, TeamState
+from langchain_moma.calls import LLM_KEY, Failures, marked, portable_messages, portable_options
+from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch
+from langchain_moma.messages import some_query_of
+from langchain_moma.teams.flow import (
+    Check,
+    Equal,
+    Escalating,
+    Flow,
+    Forecast,
+    Mode,
+    Repair,
+    Second,
+    Speak,
+    Stage,
+    Stop,
+    messages_for,
+    same_answer,
+    stages_of,
+)
+from langchain_moma.teams.transcript import (
+    Limits,
+    TeamOutput,
+    TeamRecord,
+    TeamState,
+    Turn,
+    Usage,
+    answer_message,
+    message_of,
+    said,
+    total,
+)
 from langchain_moma.telemetry import Telemetry
-from moma_core import Health, InvalidInputError, LLMCard, TeamPlan, UnknownNameError
+from moma_core import InvalidInputError, LLMCard, NoTargetError, TeamPlan, UnknownNameError
+from moma_core.errors import InvalidQueryError
+from moma_core.health import Health
+from moma_core.teams.router import Signal
 
-__all__ = ["Team", "build"]
+__all__ = [
+    "ANSWER",
+    "BEGIN",
+    "CHECK",
+    "FINAL",
+    "REPAIR",
+    "ROUND",
+    "Members",
+    "Nodes",
+    "Seat",
+    "Team",
+    "UnansweredError",
+    "build",
+    "silent",
+    "with_options",
+]
+
+_OPTIONS = "moma_options"
+"""Key under ``config["configurable"]`` with options for each LLM's call."""
+
+
+class Seat(NamedTuple):
+    """Who is to speak, and where that goes in the transcript."""
+
+    stage: int
+    seat: int
+    role: str
+    llm: str
+    kind: str
+
+
+class UnansweredError(Exception):
+    """None of the LLMs that a seat may ask answered.
+
+    Args:
+        failures: What each of them raised.
+    """
+
+    def __init__(self, failures: Failures) -> None:
+        super().__init__("no LLM answered")
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class Members:
+    """The LLMs of a team.
+
+    Args:
+        llms: Chat models by the names in the plan.
+        fallbacks: Names to ask, in order, when a seat's own LLM fails.
+        cards: Prices by the LLMs' names.
+        health: Circuit breakers; LLMs that have been failing are asked last.
+        telemetry: Counts failures.
+    """
+
+    llms: Mapping[str, BaseChatModel]
+    fallbacks: tuple[str, ...] = ()
+    cards: Mapping[str, LLMCard] = field(default_factory=dict)
+    health: Health = field(default_factory=Health)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+    def ask(self, seat: Seat, messages: Sequence[BaseMessage], config: RunnableConfig) -> Turn:
+        """Return what the first LLM says that answers.
+
+        Raises:
+            UnansweredError: None did.
+        """
+        failures = Failures(self.telemetry)
+        for name in self._order(seat.llm):
+            llm, own = self.llms[name], _naming(name, config)
+            try:
+                with self.health.attempt(name, passing=(GraphBubbleUp,)):
+                    answer = llm.invoke(
+                        portable_messages(messages, llm), own, **_options_in(config, llm)
+                    )
+                return self._spoken(seat, name, messages, answer, failures)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:  # noqa: BLE001  # any provider's error
+                dispatch({"role": seat.role, **failures.add(name, error)}, config, FALLBACK_EVENT)
+        raise UnansweredError(failures)
+
+    async def aask(
+        self, seat: Seat, messages: Sequence[BaseMessage], config: RunnableConfig
+    ) -> Turn:
+        """Await what the first LLM says that answers.
+
+        Raises:
+            UnansweredError: None did.
+        """
+        failures = Failures(self.telemetry)
+        for name in self._order(seat.llm):
+            llm, own = self.llms[name], _naming(name, config)
+            try:
+                with self.health.attempt(name, passing=(GraphBubbleUp,)):
+                    answer = await llm.ainvoke(
+                        portable_messages(messages, llm), own, **_options_in(config, llm)
+                    )
+                return self._spoken(seat, name, messages, answer, failures)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:  # noqa: BLE001  # any provider's error
+                await adispatch(
+                    {"role": seat.role, **failures.add(name, error)}, config, FALLBACK_EVENT
+                )
+        raise UnansweredError(failures)
+
+    def _order(self, own: str) -> Iterator[str]:
+        names = dict.fromkeys((own, *self.fallbacks))
+        return iter(sorted(names, key=self.health.is_open))  # stable: failing ones last
+
+    def _spoken(
+        self,
+        seat: Seat,
+        name: str,
+        asked: Sequence[BaseMessage],
+        answer: AIMessage,
+        failures: Failures,
+    ) -> Turn:
+        read, wrote, estimated = _tokens(asked, answer)
+        card = self.cards.get(name)
+        cost = None if card is None else card.usd(read, wrote)
+        return {
+            **silent(seat, failures),
+            "llm": name,
+            "text": str(answer.text),
+            "message": message_of(marked(answer, name)),
+            "input_tokens": read,
+            "output_tokens": wrote,
+            "estimated": estimated,
+            "cost": cost,
+        }
+
+
+def silent(seat: Seat, failures: Failures) -> Turn:
+    """Return the turn of a seat of which nobody could speak."""
+    return {
+        "stage": seat.stage,
+        "seat": seat.seat,
+        "role": seat.role,
+        "llm": "",
+        "kind": seat.kind,
+        "text": "",
+        "message": {},
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "estimated": False,
+        "cost": None,
+        "failures": failures.plain,
+    }
+
+
+def with_options(config: RunnableConfig, options: Mapping[str, Any]) -> RunnableConfig:
+    """Return the config that hands the options of one call to each LLM of a team."""
+    if not options:
+        return config
+    return merge_configs(config, {"configurable": {_OPTIONS: dict(options)}})
+
+
+def _options_in(config: RunnableConfig, llm: BaseChatModel) -> dict[str, Any]:
+    return portable_options((config.get("configurable") or {}).get(_OPTIONS) or {}, llm)
+
+
+def _naming(name: str, config: RunnableConfig) -> RunnableConfig:
+    return merge_configs(config, {"metadata": {LLM_KEY: name}})
+
+
+def _tokens(asked: Sequence[BaseMessage], answer: AIMessage) -> tuple[int, int, bool]:
+    """Return input and output tokens, and whether they are guessed from characters."""
+    usage = answer.usage_metadata
+    if usage is not None:
+        return usage["input_tokens"], usage["output_tokens"], False
+    read = sum(len(str(message.text)) for message in asked) // 4
+    return read, len(str(answer.text)) // 4 + 1, True
+
+
+FINAL = "moma_final"
+"""Key in a call's metadata: whether nobody speaks after it."""
+
+BEGIN, ROUND, CHECK, REPAIR, ANSWER = "begin", "round", "check", "repair", "answer"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """One team's nodes, as functions of the state.
+
+    Args:
+        plan: Mode and members.
+        roles: Name of each member's node.
+        flow: Says who speaks next.
+        members: Asks the LLMs.
+        capped: Whether a limit took rounds away.
+        stream: ``"answer"`` or ``"members"``.
+        escalating: Judges the answer; None takes it as it is.
+    """
+
+    plan: TeamPlan
+    roles: tuple[str, ...]
+    flow: Flow
+    members: Members
+    capped: bool
+    stream: str
+    escalating: Escalating | None
+
+    def begin(self, state: TeamState) -> dict[str, Any]:
+        """Forget what the turn before left in a checkpoint."""
+        if not state.get("messages"):
+            raise InvalidQueryError(
+                "a team needs a question. Invoke it with {'messages': [('human', 'Why?')]}."
+            )
+        return {"transcript": Overwrite([]), "signal": None, "escalation": None}
+
+    def turn_over(self, state: TeamState) -> dict[str, Any]:  # noqa: ARG002  # LangGraph's name
+        """Close a round: where all branches meet before anybody speaks again."""
+        return {}
+
+    def member(self, seat: int) -> Runnable[Any, Any]:
+        """Return the node of one member."""
+
+        def speak(state: TeamState, config: RunnableConfig) -> dict[str, list[Turn]]:
+            who, messages, own = self._asked(seat, state, config)
+            try:
+                return {"transcript": [self.members.ask(who, messages, own)]}
+            except UnansweredError as error:
+                return {"transcript": [self._dropped(who, error, state)]}
+
+        async def aspeak(state: TeamState, config: RunnableConfig) -> dict[str, list[Turn]]:
+            who, messages, own = self._asked(seat, state, config)
+            try:
+                return {"transcript": [await self.members.aask(who, messages, own)]}
+            except UnansweredError as error:
+                return {"transcript": [self._dropped(who, error, state)]}
+
+        return RunnableLambda(speak, aspeak, name=self.roles[seat])
+
+    def following(self, end: str) -> Callable[[TeamState], list[str]]:
+        """Return the path to those who speak next, or to ``end``."""
+
+        def who_is_next(state: TeamState) -> list[str]:
+            match self.flow.next(state["transcript"], state["messages"]):
+                case Speak(seats=seats):
+                    return [self.roles[seat] for seat in seats]
+                case Stop():
+                    return [end]
+
+        return who_is_next
+
+    def check(self, state: TeamState) -> dict[str, Any]:
+        """Judge the best answer."""
+        best = self._best(state)
+        if self.escalating is None:
+            return {}
+        question = some_query_of(state["messages"]).text
+        agreement = self.flow.agreement(state["transcript"])
+        return {"signal": asdict(self.escalating.signal(question, best["text"], agreement))}
+
+    def doubted(self, state: TeamState) -> str:
+        """Go to the repair when something speaks against the answer."""
+        return REPAIR if _doubt(state) else ANSWER
+
+    @property
+    def repair(self) -> Runnable[Any, Any]:
+        """The node that asks a better team, once."""
+
+        def ask(state: TeamState, config: RunnableConfig) -> dict[str, Any]:
+            second = self._second(state)
+            if second is None:
+                return {}
+            try:
+                end = second.graph().invoke({"messages": state["messages"]}, config)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:  # noqa: BLE001  # the first team's answer stands
+                return second.failed(error)
+            return second.answered(end["team"])
+
+        async def aask(state: TeamState, config: RunnableConfig) -> dict[str, Any]:
+            second = await asyncio.to_thread(self._second, state)
+            if second is None:
+                return {}
+            try:
+                end = await second.graph().ainvoke({"messages": state["messages"]}, config)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:  # noqa: BLE001  # the first team's answer stands
+                return second.failed(error)
+            return second.answered(end["team"])
+
+        return RunnableLambda(ask, aask, name=REPAIR)
+
+    def answer(self, state: TeamState) -> dict[str, Any]:
+        """Give the best answer, and say how it came about."""
+        first = self._best(state)
+        escalation = state.get("escalation")
+        best = first
+        if escalation is not None and escalation["answer"] is not None:
+            best = escalation["transcript"][escalation["answer"]]
+        record = self._record(state, first, best)
+        return {"messages": [answer_message(best)], "team": record}
+
+    def _asked(
+        self, seat: int, state: TeamState, config: RunnableConfig
+    ) -> tuple[Seat, list[BaseMessage], RunnableConfig]:
+        """Return who speaks, what it is given, and the config of its call."""
+        step = self.flow.next(state["transcript"], state["messages"])
+        if not isinstance(step, Speak):
+            raise InvalidInputError(
+                f"the transcript leaves {self.roles[seat]!r} nothing to say. After update_state, "
+                "go on with invoke(None, config), not with a node of your choice."
+            )
+        stage, member = self.flow.stages[step.stage], self.plan.members[seat]
+        messages = messages_for(state["messages"], member, seat, stage, state["transcript"])
+        repairs = self.escalating is not None and self.escalating.repair is not None
+        final = self.flow.is_last(step) and not repairs
+        quiet = [] if final or self.stream == "members" else [TAG_NOSTREAM]
+        own = merge_configs(config, {"tags": quiet, "metadata": {FINAL: final}})
+        who = Seat(step.stage, seat, self.roles[seat], member.llm, stage.kind)
+        return who, messages, own
+
+    def _dropped(self, who: Seat, error: UnansweredError, state: TeamState) -> Turn:
+        turn = silent(who, error.failures)
+        step = self.flow.next(state["transcript"], state["messages"])
+        if step == Speak(who.stage, (who.seat,)) and self.flow.hopeless(
+            [*state["transcript"], turn]
+        ):
+            raise error.failures.final()
+        return turn
+
+    def _best(self, state: TeamState) -> Turn:
+        best = self.flow.best(state["transcript"])
+        if best is None:
+            errors = [
+                f"{turn['role']}: {failure['llm']!r} failed with {failure['error']}"
+                for turn in state["transcript"]
+                for failure in turn["failures"]
+            ]
+            raise NoTargetError(
+                f"no member of the team answered. {'; '.join(errors)}. Give fallbacks=['name'] "
+                "of LLMs that work."
+            )
+        return best
+
+    def _second(self, state: TeamState) -> Second | None:
+        """Return the better team, if there is one and the limits leave room for it."""
+        judge, signal = self.escalating, state.get("signal")
+        left = self.flow.limits.without(total(state["transcript"]))
+        if judge is None or judge.repair is None or signal is None or left is None:
+            return None
+        question = some_query_of(state["messages"]).text
+        better = judge.repair(self.plan, Signal(**signal), question)
+        if better is None or better == self.plan:
+            return None
+        return Second(_doubt(state), better, partial(judge.build, better, limits=left))
+
+    def _record(self, state: TeamState, first: Turn, best: Turn) -> TeamRecord:
+        transcript = sorted(state["transcript"], key=lambda turn: (turn["stage"], turn["seat"]))
+        escalation = state.get("escalation")
+        stop = self.flow.next(transcript, state["messages"])
+        reason = stop.reason if isinstance(stop, Stop) else ""
+        capped = said(self.flow.limits.rounds or 0, "round") if self.capped else ""
+        second = escalation["transcript"] if escalation is not None else []
+        usage = _by_role(transcript)
+        usage |= {f"{REPAIR}/{role}": used for role, used in _by_role(second).items()}
+        return {
+            "plan": self.plan.to_dict(),
+            "role": best["role"],
+            "llm": best["llm"],
+            "transcript": transcript,
+            "answer": transcript.index(first),
+            "stopped": reason or capped,
+            "signal": state.get("signal"),
+            "doubt": _doubt(state),
+            "escalation": escalation,
+            "usage": usage,
+            "total": total([*transcript, *second]),
+        }
+
+
+def _doubt(state: TeamState) -> str:
+    signal = state.get("signal")
+    return "" if signal is None else Signal(**signal).trouble
+
+
+def _by_role(turns: Sequence[Turn]) -> dict[str, Usage]:
+    roles = dict.fromkeys(turn["role"] for turn in turns)
+    return {role: total([turn for turn in turns if turn["role"] == role]) for role in roles}
+
 
 Team = CompiledStateGraph[TeamState, None, MessagesState, TeamOutput]
 """A compiled graph from messages to messages and a `TeamRecord`."""

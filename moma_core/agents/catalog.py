@@ -1,8 +1,4 @@
-"""The catalog: the agents a user registered, validated and encoded once, on disk and in memory.
-
-Writes go to the registry first and to memory only when that succeeded. Reads take an immutable
-snapshot, so a route in one thread never sees half of another thread's change.
-"""
+"""The catalog: the agents a user registered, validated and encoded once, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agent_routing.wording import views
+from moma_core._checks import readable
 from moma_core.errors import (
     DuplicateNameError,
     InvalidCardError,
@@ -25,12 +21,53 @@ from moma_core.errors import (
 )
 from moma_core.protocols import AgentRecord, Encoder, Registry
 from moma_core.types import AgentCard, FloatArray
-from moma_core.words import readable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["AgentCatalog", "Snapshot"]
+__all__ = [
+    "AgentCatalog",
+    "Snapshot",
+    "card_text",
+    "sentence",
+    "views",
+]
+
+# Shares of a card's vector; by MetaTool's and Seal-Tools' train and val rows (benchmarks/LOG.md).
+_WHOLE, _PART = 1.0, 0.5
+
+
+def card_text(card: AgentCard) -> str:
+    """Return all words of a card that say what it does: name, description, arguments."""
+    words = [sentence(card)]
+    properties = card.input_schema.get("properties", {})
+    if isinstance(properties, Mapping):
+        for argument, schema in properties.items():
+            about = schema.get("description", "") if isinstance(schema, Mapping) else ""
+            words.append(f"{readable(str(argument))} {about}")
+    return " ".join(words)
+
+
+def sentence(card: AgentCard) -> str:
+    """Return the name in words and the description."""
+    return f"{readable(card.name)}: {card.description}"
+
+
+def views(card: AgentCard) -> dict[str, float]:
+    """Return the texts whose vectors make up an agent's, each with its share.
+
+    The whole sentence, and beside it the name and the description alone: in a long sentence the
+    mean over tokens buries a telling name.
+
+    Example:
+        >>> views(AgentCard("dice_roller", "Rolls dice"))
+        {'dice roller: Rolls dice': 1.0, 'dice roller': 0.5, 'Rolls dice': 0.5}
+    """
+    shares = {sentence(card): _WHOLE}
+    for text in (readable(card.name), card.description):
+        if text:
+            shares[text] = shares.get(text, 0.0) + _PART
+    return shares
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from moma_core.agent_routing.router import AgentRouter
-from moma_core.agent_routing.steps import Steps
+from moma_core.agents.router import AgentRouter
 from moma_core.protocols import Encoder
-from moma_core.types import AgentOutcome, Handled, Query
+from moma_core.types import AgentOutcome, Handled, Query, Steps
 
-__all__ = ["in_parts", "join", "split"]
+__all__ = [
+    "in_parts",
+    "join",
+    "split",
+]
 
 _MAX_PARTS = 8
 _MIN_WORDS = 3

@@ -16,7 +16,13 @@ import numpy as np
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray, Query, RoutingState
 
-__all__ = ["Phrases", "Reading", "Vectors", "encode_readings", "in_context"]
+__all__ = [
+    "Phrases",
+    "Reading",
+    "Vectors",
+    "encode_readings",
+    "in_context",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from moma_core._checks import is_text, readable
 from moma_core.errors import InvalidDataError
 from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, AgentCard
-from moma_core.types.checks import is_text
-from moma_core.words import readable
 
-__all__ = ["LabelledQueries", "read_agents", "read_queries", "with_examples"]
+__all__ = [
+    "LabelledQueries",
+    "read_agents",
+    "read_queries",
+    "with_examples",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,266 @@
-"""The gate: does the best agent fit at all? ``Handled`` above a probability, else ``Deferred``.
-
-    P(best agent is right) = P(some agent fits) P(best agent is right | some agent fits)
-
-Each factor is a logistic curve over numbers of a query: how high its best logit is, which share of
-the softmax that one holds, and whether its words are in scope (`moma_core.agent_routing.scope`).
-The first is fitted on held-out examples against the same examples with their own agent taken away
-(leave-one-agent-out) and queries that the user says no agent should take; the second on right and
-wrong among the held-out examples. Knows nothing of states and names.
-"""
+"""The gate: does the best agent fit at all? ``Handled`` above a probability, else ``Deferred``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agent_routing.conformal import conformal_threshold
-from moma_core.agent_routing.fitting import logsumexp
+from moma_core.agents.ranker import (
+    N_FEATURES,
+    Columns,
+    Features,
+    fit_columns,
+    logsumexp,
+    stack_features,
+)
+from moma_core.errors import InvalidInputError
+from moma_core.protocols import Encoder
 from moma_core.types import FloatArray
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["DESCRIPTIONS_CURVE", "Curve", "Gate", "Signals", "fit_gate", "signals"]
+__all__ = [
+    "CONFIDENCE",
+    "DESCRIPTIONS_CURVE",
+    "ENOUGH_NEGATIVES",
+    "Curve",
+    "Gate",
+    "Negatives",
+    "Scope",
+    "Signals",
+    "check_rate",
+    "conformal_threshold",
+    "cross_fit_scope",
+    "fit_gate",
+    "fit_scope",
+    "signals",
+]
+
+CONFIDENCE = 0.9
+"""Share of calibrations that realise no more than the promised rate."""
+
+_NEVER = 1.0  # no chance reaches it: every query goes to an LLM
+
+
+def check_rate(rate: float) -> None:
+    """Raise InvalidInputError unless ``rate`` is a number inside (0, 1)."""
+    if not isinstance(rate, int | float) or not 0.0 < rate < 1.0:
+        raise InvalidInputError(
+            f"max_wrong_agent_rate must lie between 0 and 1, got {rate!r}. Write 0.05 for 5 %."
+        )
+
+
+def conformal_threshold(
+    chances: npt.NDArray[np.floating[Any]],
+    right: npt.NDArray[np.bool_],
+    rate: float,
+    confidence: float | None = CONFIDENCE,
+) -> float:
+    """Return the least probability to accept so that wrong agents stay within ``rate``.
+
+    Args:
+        chances: The gate's probabilities on n calibration queries, shape (n,).
+        right: Whether the best agent was a wanted one, shape (n,).
+        rate: Largest share of all queries that may go to a wrong agent, in (0, 1).
+        confidence: In how many calibrations, in (0, 1); None promises the average alone.
+
+    Returns:
+        A threshold in [0, 1]; 1 when so few queries cannot promise ``rate`` at all.
+
+    Raises:
+        InvalidInputError: ``rate`` or ``confidence`` is not inside (0, 1).
+
+    Example:
+        >>> chances = np.linspace(0.01, 0.99, 99)
+        >>> conformal_threshold(chances, chances > 0.3, rate=0.05) < 0.3
+        True
+    """
+    check_rate(rate)
+    n = len(chances)
+    allowed = _allowed(n, rate, confidence)
+    if allowed < 0:
+        return _NEVER
+    wrong = np.sort(np.asarray(chances, dtype=np.float64)[~right])[::-1]
+    if allowed >= wrong.size:
+        return 0.0
+    # Above the first wrong one that is too many; ties with it are refused together.
+    return float(min(np.nextafter(wrong[allowed], np.inf), _NEVER))
+
+
+def _allowed(n: int, rate: float, confidence: float | None) -> int:
+    """Return how many wrong ones of n may be accepted; less than 0: the promise cannot be made."""
+    on_average = int(np.floor(rate * (n + 1) - 1.0 + 1e-9))
+    if confidence is None:
+        return on_average
+    if not 0.0 < confidence < 1.0:
+        raise InvalidInputError(
+            f"confidence must lie between 0 and 1, got {confidence!r}. Write 0.9 for 90 %."
+        )
+    from scipy.stats import binom
+
+    counts = np.arange(-1, max(on_average, -1) + 1)
+    return int(counts[binom.cdf(counts, n, rate) <= 1.0 - confidence].max())
+
+
+_NEAR = 0.6  # cosine to a description or example from which a background query is left out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Negatives:
+    """m queries with their vectors.
+
+    Args:
+        texts: The queries, the user's first.
+        vectors: Shape (m, d).
+        n_given: How many of them the user gave; the rest is background.
+    """
+
+    texts: tuple[str, ...]
+    vectors: FloatArray
+    n_given: int
+
+    @classmethod
+    def of(cls, given: Sequence[str], encoder: Encoder, *, background: bool = True) -> Negatives:
+        """Encode the user's negatives and, by default, the background."""
+        own = encoder.encode(given)
+        if not background:
+            return cls(tuple(given), own, len(given))
+        key = encoder.fingerprint
+        if key not in _ENCODED:  # many small routers in one process share it
+            _ENCODED[key] = encoder.encode(_background())
+        return cls((*given, *_background()), np.concatenate([own, _ENCODED[key]]), len(given))
+
+    def also(self, given: Sequence[str], encoder: Encoder) -> Negatives:
+        """Return these with more queries of the user's, each kept once."""
+        known = set(self.texts[: self.n_given])
+        fresh = [text for text in dict.fromkeys(given) if text not in known]
+        n, own = self.n_given, encoder.encode(fresh)
+        return Negatives(
+            (*self.texts[:n], *fresh, *self.texts[n:]),
+            np.concatenate([self.vectors[:n], own, self.vectors[n:]]),
+            n + len(fresh),
+        )
+
+    def foreign_to(self, *agents: FloatArray) -> Negatives:
+        """Return those given, and the background that is far from all these vectors (n, d)."""
+        nearest = np.full(len(self.texts), -1.0, dtype=np.float32)
+        for vectors in agents:
+            if vectors.size:
+                nearest = np.maximum(nearest, (self.vectors @ vectors.T).max(axis=1))
+        keep: npt.NDArray[np.bool_] = nearest < _NEAR
+        keep[: self.n_given] = True
+        texts = tuple(text for text, kept in zip(self.texts, keep, strict=True) if kept)
+        return Negatives(texts, self.vectors[keep], self.n_given)
+
+
+_ENCODED: dict[str, FloatArray] = {}  # the background's vectors, by the encoder's fingerprint
+
+
+@cache
+def _background() -> tuple[str, ...]:
+    text = resources.files("moma_core").joinpath("packaged", "background.txt")
+    return tuple(text.read_text(encoding="utf-8").splitlines())
+
+
+ENOUGH_NEGATIVES = 20
+"""Negatives of the user's from which their words are learnt."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scope:
+    """One linear column: positive logits for what is like the agents' examples.
+
+    Args:
+        dense: Shape (d,).
+        lexical: Shape (N_FEATURES,).
+        bias: Of the column.
+        usual: Median logit of held-out examples; stands in where the column has nothing to say.
+    """
+
+    dense: FloatArray
+    lexical: FloatArray
+    bias: float
+    usual: float = 0.0
+
+    def logits(self, features: Features) -> FloatArray:
+        """Return one logit a text, shape (n,)."""
+        logits: FloatArray = features.dense @ self.dense + np.float32(self.bias)
+        if features.dense.shape[0] == 1:  # the hot path, without a sparse product
+            terms = features.lexical
+            logits += np.float32(self.lexical[terms.indices] @ terms.data)
+        else:
+            logits += features.lexical @ self.lexical
+        return logits
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return everything as plain arrays, for safetensors."""
+        terms = np.flatnonzero(self.lexical)
+        return {
+            "scope_dense": self.dense,
+            "scope_terms": terms.astype(np.int32),
+            "scope_weights": self.lexical[terms],
+            "scope_levels": np.array([self.bias, self.usual], dtype=np.float32),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Scope | None:
+        """Rebuild what `arrays` gave, or nothing where nothing was fitted."""
+        if "scope_dense" not in arrays:
+            return None
+        lexical = np.zeros(N_FEATURES, dtype=np.float32)
+        lexical[arrays["scope_terms"]] = arrays["scope_weights"]
+        bias, usual = map(float, arrays["scope_levels"])
+        return cls(arrays["scope_dense"], lexical, bias, usual)
+
+
+def fit_scope(inside: Features, outside: Features) -> Scope:
+    """Return the column of a logistic regression of examples (n) against negatives (m).
+
+    It is `fit_columns` with one column and a rival whose logit stays 0.
+    """
+    from scipy.sparse import csr_matrix
+
+    n, m, d = inside.dense.shape[0], outside.dense.shape[0], inside.dense.shape[1]
+    nothing = Columns(
+        np.zeros((1, d), dtype=np.float32),
+        csr_matrix((1, N_FEATURES), dtype=np.float32),
+        np.zeros(1, dtype=np.float32),
+    )
+    owners = np.repeat(np.arange(2), [n, m])
+    rival = np.zeros(n + m, dtype=np.float32)
+    fitted = fit_columns(stack_features(inside, outside), owners, nothing, rival)
+    lexical = np.asarray(fitted.lexical.toarray(), dtype=np.float32)[0]
+    return Scope(fitted.dense[0], lexical, float(fitted.bias[0]))
+
+
+def cross_fit_scope(
+    inside: Features,
+    outside: Features,
+    inside_folds: npt.NDArray[np.intp],
+    outside_folds: npt.NDArray[np.intp],
+) -> tuple[FloatArray, FloatArray]:
+    """Return logits of examples (n,) and negatives (m,), each from the folds it is not in.
+
+    Args:
+        inside: n examples.
+        outside: m negatives.
+        inside_folds: Fold of each example, shape (n,).
+        outside_folds: Fold of each negative, shape (m,).
+    """
+    shown = np.zeros(inside.dense.shape[0], dtype=np.float32)
+    foreign = np.zeros(outside.dense.shape[0], dtype=np.float32)
+    for fold in np.union1d(inside_folds, outside_folds):
+        held, kept = inside_folds == fold, outside_folds == fold
+        column = fit_scope(inside.rows(np.flatnonzero(~held)), outside.rows(np.flatnonzero(~kept)))
+        shown[held] = column.logits(inside.rows(np.flatnonzero(held)))
+        foreign[kept] = column.logits(outside.rows(np.flatnonzero(kept)))
+    return shown, foreign
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +271,7 @@ class Signals:
         top: The best logit.
         log_share: Log share of the softmax that it holds.
         scope: Logit of being in scope; None where nothing was fitted to tell.
-        closer: What `moma_core.agent_routing.cold_start.closer_look` saw, shape (n, 2): lead over
+        closer: What `moma_core.agents.shortlist.closer_look` saw, shape (n, 2): lead over
             the next agent, cosine; None where the curve does not ask for it.
     """
 

@@ -1,21 +1,18 @@
 """The ranker: one linear column an agent over the sentence vector and its n-grams (sect. 4.2).
 
 A column starts at the agent's description (the prior) and is moved by few-shot examples
-(`moma_core.agent_routing.fitting`), so cold start and many examples are one and the same thing.
-Knows nothing of states, categories or thresholds: features in, one logit an agent out.
+(`fit_columns`), so cold start and many examples are one and the same thing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agent_routing.coarse import Index, refined, term_sums
-from moma_core.agent_routing.lexical import N_FEATURES, lexical_rows, warm_up
 from moma_core.types import FloatArray
 
 if TYPE_CHECKING:
@@ -23,13 +20,230 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = [
+    "HELD",
+    "N_FEATURES",
+    "N_WORD_FEATURES",
     "Columns",
+    "Directions",
     "Features",
+    "Index",
     "LinearRanker",
     "description_columns",
+    "document_frequencies",
+    "fit_columns",
+    "inverse_frequencies",
+    "lexical_rows",
+    "logsumexp",
+    "rare_terms",
+    "refined",
     "stack_columns",
     "stack_features",
+    "term_sums",
+    "warm_up",
 ]
+
+N_WORD_FEATURES = 2**17
+_CHAR_FEATURES = 2**17
+N_FEATURES = N_WORD_FEATURES + _CHAR_FEATURES
+_WORD = r"(?u)\b\w+\b"
+_CHAR_LENGTH = 1.225  # of the character part: half as much again as words, by descriptions alone
+_MAX_CHARS = 4_096  # of a text; a 1 MB query costs no more than a page
+
+
+@cache
+def _vectorizers() -> tuple[Any, Any]:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    shared = {"alternate_sign": False, "norm": None, "dtype": np.float32}
+    word = HashingVectorizer(
+        n_features=N_WORD_FEATURES, ngram_range=(1, 2), token_pattern=_WORD, **shared
+    )
+    char = HashingVectorizer(
+        n_features=_CHAR_FEATURES, ngram_range=(3, 5), analyzer="char_wb", **shared
+    )
+    return word, char
+
+
+def warm_up() -> None:
+    """Do the slow imports now, so that no query waits for them."""
+    _vectorizers()
+
+
+def _counts(texts: Sequence[str]) -> list[csr_matrix]:
+    from scipy.sparse import csr_matrix
+
+    if not texts:  # the vectorizer refuses an empty list
+        return [csr_matrix((0, n), dtype=np.float32) for n in (N_WORD_FEATURES, _CHAR_FEATURES)]
+    clipped = [text.lstrip()[:_MAX_CHARS] for text in texts]
+    return [vectorizer.transform(clipped) for vectorizer in _vectorizers()]
+
+
+def document_frequencies(texts: Sequence[str]) -> FloatArray:
+    """Return in how many texts each feature occurs, shape (N_FEATURES,)."""
+    word, char = _counts(texts)
+    counts = (
+        np.bincount(word.indices, minlength=N_WORD_FEATURES),
+        np.bincount(char.indices, minlength=_CHAR_FEATURES),
+    )
+    return np.concatenate(counts).astype(np.float32)
+
+
+def inverse_frequencies(frequencies: FloatArray, n_texts: int) -> FloatArray:
+    """Return smoothed inverse document frequencies, shape (N_FEATURES,), each at least 1."""
+    idf: FloatArray = np.log((1.0 + n_texts) / (1.0 + frequencies)) + 1.0
+    return idf.astype(np.float32)
+
+
+def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
+    """Return TF-IDF rows, shape (n, N_FEATURES): unit word part beside the character part.
+
+    Args:
+        texts: n texts.
+        idf: Shape (N_FEATURES,), from `inverse_frequencies`.
+
+    Example:
+        >>> idf = inverse_frequencies(document_frequencies(["rain in Paris"]), 1)
+        >>> lexical_rows(["rain", "snow"], idf).shape
+        (2, 262144)
+    """
+    from scipy.sparse import hstack
+
+    word, char = _counts(texts)
+    parts = [_weighted(word, idf[:N_WORD_FEATURES]), _weighted(char, idf[N_WORD_FEATURES:])]
+    parts[1].data *= np.float32(_CHAR_LENGTH)
+    if len(texts) == 1:  # the hot path: a quarter of what the general one takes
+        return _beside(*parts)
+    return hstack(parts, format="csr", dtype=np.float32)
+
+
+def _beside(word: csr_matrix, char: csr_matrix) -> csr_matrix:
+    """Return one row's two parts as one row."""
+    from scipy.sparse import csr_matrix
+
+    data = np.concatenate([word.data, char.data])
+    terms = np.concatenate([word.indices, char.indices + N_WORD_FEATURES])
+    ends = np.array([0, data.size], dtype=terms.dtype)
+    return csr_matrix((data, terms, ends), shape=(1, N_FEATURES))
+
+
+def _weighted(counts: csr_matrix, idf: FloatArray) -> csr_matrix:
+    """Replace counts by log(1 + count) x idf, each row scaled to unit length, in place."""
+    counts.data = np.log1p(counts.data) * idf[counts.indices]
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    squares = np.bincount(rows, weights=counts.data**2, minlength=counts.shape[0])
+    norms = np.sqrt(np.maximum(squares, 1e-12))
+    counts.data = (counts.data / norms[rows]).astype(np.float32)
+    return counts
+
+
+_DIRECTIONS = 48
+_SAMPLE = 4_096
+_COMMON = 0.05  # share of agents from which an n-gram is left out of the rough score
+_TOP = 32  # exact logits that no rough one may pass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Directions:
+    """The main directions of n dense columns, and the columns along them.
+
+    Args:
+        basis: Orthonormal, shape (d, r).
+        columns: Shape (n, r).
+    """
+
+    basis: FloatArray
+    columns: FloatArray
+
+    @classmethod
+    def of(cls, dense: FloatArray) -> Directions:
+        """Find the directions of columns (n, d) that hold most of their length."""
+        sample = dense[:: max(len(dense) // _SAMPLE, 1)]
+        _, directions = np.linalg.eigh(sample.T @ sample)  # ascending
+        basis = np.ascontiguousarray(directions[:, ::-1][:, :_DIRECTIONS]).astype(np.float32)
+        return cls(basis, dense @ basis)
+
+    def products(self, vector: FloatArray) -> FloatArray:
+        """Return about ``dense @ vector`` for a vector (d,), shape (n,)."""
+        products: FloatArray = self.columns @ (vector @ self.basis)
+        return products
+
+
+class Index:
+    """The columns of n agents laid out for a quick look, made when first looked at.
+
+    Args:
+        dense: Shape (n, d).
+        lexical: Sparse, shape (n, t).
+    """
+
+    def __init__(self, dense: FloatArray, lexical: csr_matrix) -> None:
+        self._dense = dense
+        self._lexical = lexical
+
+    def __len__(self) -> int:
+        return len(self._dense)
+
+    @cached_property
+    def by_term(self) -> csr_matrix:
+        """The n-grams' weights, shape (t, n): a query has some hundred, so few rows are touched."""
+        return self._lexical.T.tocsr()
+
+    @cached_property
+    def directions(self) -> Directions:
+        """The dense columns along their main directions."""
+        return Directions.of(self._dense)
+
+    def rough(self, vector: FloatArray, terms: csr_matrix) -> FloatArray:
+        """Return about the logits of one text, less the biases, shape (n,).
+
+        Args:
+            vector: Shape (d,).
+            terms: Shape (1, t).
+        """
+        products = self.directions.products(vector)
+        products += term_sums(self.by_term, rare_terms(self.by_term, terms))
+        return products
+
+
+def term_sums(by_term: csr_matrix, terms: csr_matrix) -> FloatArray:
+    """Return ``terms @ by_term`` as an array, touching only the rows of these terms.
+
+    Args:
+        by_term: Weight of each term in each column, shape (t, n).
+        terms: One text, shape (1, t).
+    """
+    sums: FloatArray = by_term[terms.indices].T @ terms.data
+    return sums
+
+
+def rare_terms(by_term: csr_matrix, terms: csr_matrix) -> csr_matrix:
+    """Return a text (1, t) without the terms that very many columns of ``by_term`` (t, n) hold."""
+    from scipy.sparse import csr_matrix
+
+    held = by_term.indptr[terms.indices + 1] - by_term.indptr[terms.indices]
+    rare = held < _COMMON * by_term.shape[1]
+    parts = (terms.data[rare], terms.indices[rare], np.array([0, rare.sum()]))
+    return csr_matrix(parts, shape=terms.shape)
+
+
+def refined(rough: FloatArray, chosen: npt.NDArray[np.intp], exact: FloatArray) -> FloatArray:
+    """Return rough logits (n,) with the exact ones put in where they are known.
+
+    The others are moved by what the rough score missed on average, so that their share of a
+    softmax stays about right, and never pass the best exact ones.
+
+    Args:
+        rough: Shape (n,).
+        chosen: The m columns known exactly.
+        exact: Their logits, shape (m,).
+    """
+    missed = float((exact - rough[chosen]).mean())
+    top = min(_TOP, exact.size)
+    bound = np.partition(exact, exact.size - top)[exact.size - top]
+    logits: FloatArray = np.minimum(rough + np.float32(missed), bound)
+    logits[chosen] = exact
+    return logits
+
 
 # Scales of the two parts of a feature row and the share of a description in its agent's column;
 # chosen by cross-validation on CLINC150 and MetaTool train rows (benchmarks/LOG.md, 2026-11-21).
@@ -171,7 +385,7 @@ class LinearRanker:
         """Return logits, shape (n_texts, n_agents), from texts and their unit vectors (n, d).
 
         A single text among very many agents gets exact logits for the best of them, and rough ones
-        for the others (`moma_core.agent_routing.coarse`).
+        for the others (`moma_core.agents.ranker`).
 
         Args:
             texts: n texts.
@@ -242,3 +456,139 @@ class LinearRanker:
         parts = (arrays["lexical_data"], arrays["lexical_indices"], arrays["lexical_indptr"])
         lexical = csr_matrix(parts, shape=(len(names), N_FEATURES))
         return cls(names, Columns(arrays["dense"], lexical, arrays["bias"]), arrays["idf"])
+
+
+_L2 = 1.0
+_BIAS_L2 = 0.01
+HELD = 1e6
+"""Penalty that holds a bias: texts of one agent alone would raise it until it took every query."""
+
+_MAX_LEARNED_TERMS = 16_384  # the most frequent n-grams; the rest keep their prior weight
+_RARE_FROM = 2_000  # with so many examples, n-grams seen once or twice are left alone
+_PRUNE = 0.01  # smaller changes of an n-gram's weight are dropped
+
+
+def logsumexp(logits: FloatArray) -> FloatArray:
+    """Return log(sum(exp(logits))) along the last axis, without overflow; -inf for no columns."""
+    if logits.shape[-1] == 0:
+        return np.full(logits.shape[:-1], -np.inf, dtype=np.float32)
+    top = logits.max(axis=-1, keepdims=True)
+    total: FloatArray = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
+    return total
+
+
+def fit_columns(
+    features: Features,
+    owners: npt.NDArray[np.intp],
+    prior: Columns,
+    frozen: FloatArray | None = None,
+    max_iterations: int = 30,
+    bias_l2: float = _BIAS_L2,
+) -> Columns:
+    """Return columns fitted to labelled texts.
+
+    Args:
+        features: n texts.
+        owners: For each text the row of ``prior`` that should take it, or ``len(prior.bias)``
+            when one of the frozen agents should; shape (n,).
+        prior: The k columns to start from and to stay near to.
+        frozen: Log-sum-exp of the logits of all agents that are not being fitted, shape (n,).
+        max_iterations: Of L-BFGS; 30 is within noise of convergence on our data.
+        bias_l2: Penalty of a bias; `HELD` for a column that is fitted alone.
+    """
+    from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
+
+    terms = _learned_terms(features.lexical)
+    problem = _Problem(
+        dense=features.dense,
+        lexical=features.lexical[:, terms],
+        targets=_one_hot(owners, prior.bias.shape[0] + 1),
+        offsets=_offsets(features, prior, frozen),
+        bias_l2=bias_l2,
+    )
+    # More BLAS threads only spin between L-BFGS' many small steps: measured 2.7 times slower.
+    with threadpool_limits(1, "blas"):
+        result = minimize(
+            problem.loss_and_gradient,
+            np.zeros(problem.n_parameters),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": max_iterations, "maxcor": 8, "ftol": 1e-7},
+        )
+    dense, lexical, bias = problem.unpack(result.x.astype(np.float32))
+    return Columns(
+        prior.dense + dense.T,
+        _add_terms(prior.lexical, terms, lexical),
+        prior.bias + bias,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """The objective over changes of the k columns; the last target column is "frozen"."""
+
+    dense: FloatArray  # (n, d)
+    lexical: csr_matrix  # (n, t)
+    targets: FloatArray  # (n, k + 1)
+    offsets: FloatArray  # (n, k + 1): logits under the prior, and of the frozen agents
+    bias_l2: float
+
+    @property
+    def n_parameters(self) -> int:
+        rows: int = self.dense.shape[1] + self.lexical.shape[1] + 1
+        return rows * int(self.targets.shape[1] - 1)
+
+    def unpack(self, flat: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        k, d, t = self.targets.shape[1] - 1, self.dense.shape[1], self.lexical.shape[1]
+        matrix = flat.reshape(d + t + 1, k)
+        return matrix[:d], matrix[d : d + t], matrix[d + t]
+
+    def loss_and_gradient(
+        self, flat: npt.NDArray[np.float64]
+    ) -> tuple[float, npt.NDArray[np.float64]]:
+        dense, lexical, bias = self.unpack(flat.astype(np.float32))
+        logits = self.offsets.copy()
+        logits[:, :-1] += self.dense @ dense + self.lexical @ lexical + bias
+        total = logsumexp(logits)
+        chosen = (np.where(self.targets > 0, logits, 0.0)).sum(axis=1)
+        loss = float((total - chosen).sum(dtype=np.float64))
+        loss += 0.5 * _L2 * float((dense**2).sum() + (lexical**2).sum())
+        loss += 0.5 * self.bias_l2 * float((bias**2).sum())
+        slope = (np.exp(logits - total[:, None]) - self.targets)[:, :-1]  # (n, k)
+        gradient = (
+            self.dense.T @ slope + _L2 * dense,
+            self.lexical.T @ slope + _L2 * lexical,
+            (slope.sum(axis=0) + self.bias_l2 * bias)[None, :],
+        )
+        return loss, np.concatenate(gradient).ravel().astype(np.float64)
+
+
+def _offsets(features: Features, prior: Columns, frozen: FloatArray | None) -> FloatArray:
+    others = np.full(features.dense.shape[0], -1e9) if frozen is None else frozen
+    return np.column_stack([prior.logits(features), np.maximum(others, -1e9)]).astype(np.float32)
+
+
+def _one_hot(owners: npt.NDArray[np.intp], width: int) -> FloatArray:
+    targets = np.zeros((owners.size, width), dtype=np.float32)
+    targets[np.arange(owners.size), owners] = 1.0
+    return targets
+
+
+def _learned_terms(lexical: csr_matrix) -> npt.NDArray[np.intp]:
+    # Character n-grams are five times as many and add nothing once there are examples: they keep
+    # the weights that descriptions give them.
+    seen = np.bincount(lexical.indices, minlength=lexical.shape[1])[:N_WORD_FEATURES]
+    terms = np.flatnonzero(seen >= (3 if lexical.shape[0] >= _RARE_FROM else 1))
+    if terms.size > _MAX_LEARNED_TERMS:
+        terms = np.sort(terms[np.argsort(-seen[terms], kind="stable")[:_MAX_LEARNED_TERMS]])
+    return terms
+
+
+def _add_terms(prior: csr_matrix, terms: npt.NDArray[np.intp], change: FloatArray) -> csr_matrix:
+    """Return ``prior`` (k, N_FEATURES) plus ``change`` (t, k) at columns ``terms``, pruned."""
+    from scipy.sparse import csr_matrix
+
+    term, agent = np.nonzero(np.abs(change) > _PRUNE)
+    moved = csr_matrix((change[term, agent], (agent, terms[term])), shape=prior.shape)
+    return (prior + moved).tocsr()

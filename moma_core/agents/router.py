@@ -1,37 +1,289 @@
 """Agent routing as the paper tells it (sect. 4.2): state, eligible agents, ranking, gate.
 
-`AgentRouter` reads a catalog, follows its changes, and answers `Handled` or `Deferred`. It never
-encodes a query (the caller did) and never chooses an LLM.
+`AgentRouter` reads a catalog, follows its changes, and answers `Handled` or `Deferred`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moma_core.agent_routing.catalog import AgentCatalog, Snapshot
-from moma_core.agent_routing.categories import Categories, Taxonomy
-from moma_core.agent_routing.categorising import collect, follow
-from moma_core.agent_routing.conformal import check_rate
-from moma_core.agent_routing.eligible import Eligible, eligible_agents
-from moma_core.agent_routing.health import Health
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.ranking import Asked, rank
-from moma_core.agent_routing.states import StateMachine
-from moma_core.agent_routing.steps import Steps
-from moma_core.agent_routing.training import (
-    Progress,
-    Trained,
-    extend,
-    sources_of,
-    train,
-)
+from moma_core.agents.catalog import AgentCatalog, Snapshot
+from moma_core.agents.categories import Categories, Taxonomy, collect, follow
+from moma_core.agents.conversation import Reading, in_context
+from moma_core.agents.gate import Negatives, check_rate
+from moma_core.agents.ranker import logsumexp
+from moma_core.agents.shortlist import Shortlist, closer_look, exemplars, shortlist
+from moma_core.agents.states import StateMachine
+from moma_core.agents.training import Progress, Trained, extend, sources_of, train
+from moma_core.errors import ScoreError
+from moma_core.health import Health
 from moma_core.protocols import FinalDecider
-from moma_core.types import AgentOutcome, Deferred, FloatArray, Query, RoutingState
+from moma_core.types import (
+    AgentOutcome,
+    Candidate,
+    Deferred,
+    FloatArray,
+    Handled,
+    Query,
+    RoutingState,
+    Steps,
+)
 
-__all__ = ["AgentRouter"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = [
+    "AgentRouter",
+    "Asked",
+    "Eligible",
+    "decided",
+    "eligible_agents",
+    "rank",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Eligible:
+    """The agents that may be chosen, and why not the others.
+
+    Args:
+        rows: Of the snapshot, those that may be chosen.
+        total: How many agents are registered.
+        left_out: Reason and number of agents, each agent counted once.
+        state: Names of the active states.
+    """
+
+    rows: npt.NDArray[np.intp]
+    total: int
+    left_out: tuple[tuple[str, int], ...] = ()
+    state: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out)
+        counted = f"{self.rows.size} of {self.total} agents"
+        return f"{counted} ({reasons})" if reasons else counted
+
+    @property
+    def why_nobody(self) -> str:
+        """Why an LLM takes the query where no agent may be chosen."""
+        if not self.total:
+            return "no agents are registered"
+        where = f" in state {' + '.join(self.state)}" if self.state else ""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out)
+        return f"none of {self.total} agents is enabled and eligible{where} ({reasons})"
+
+
+def eligible_agents(
+    snapshot: Snapshot,
+    states: StateMachine,
+    state: RoutingState,
+    unhealthy: Collection[str] = (),
+    exclude: Collection[str] = (),
+) -> Eligible:
+    """Return which agents may be chosen in ``state``.
+
+    Args:
+        snapshot: All agents.
+        states: Says which of them a state allows.
+        state: Where the conversation stands.
+        unhealthy: Names that failed lately.
+        exclude: Names that may not be chosen this time.
+    """
+    masks = [("disabled", snapshot.enabled)]
+    if unhealthy:
+        masks.append(("unhealthy", _without(snapshot, unhealthy)))
+    if exclude:
+        masks.append(("excluded", _without(snapshot, exclude)))
+    if state.active:
+        categories = [record.card.categories for record in snapshot.records]
+        allowed = states.eligible(state, snapshot.names, categories)
+        if allowed is not None:
+            masks.append(("outside the state", allowed))
+    eligible = np.ones(len(snapshot.records), dtype=bool)
+    left_out = []
+    for reason, mask in masks:
+        count = int((eligible & ~mask).sum())
+        eligible &= mask
+        if count:
+            left_out.append((reason, count))
+    return Eligible(np.flatnonzero(eligible), eligible.size, tuple(left_out), state.active)
+
+
+def _without(snapshot: Snapshot, names: Collection[str]) -> npt.NDArray[np.bool_]:
+    mask = np.ones(len(snapshot.records), dtype=bool)
+    mask[[snapshot.position[name] for name in names if name in snapshot.position]] = False
+    return mask
+
+
+_LEAST = 1e-9  # a share of nothing, whose logarithm is still a number
+
+
+def decided(
+    best: Shortlist,
+    texts: Sequence[str],
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    weight: float,
+    decider: FinalDecider,
+) -> Shortlist:
+    """Return the list of each of n queries with the logits that a final decision gives it.
+
+    Args:
+        best: The ranker's, k agents a query.
+        texts: The queries, length n.
+        rows: Of the snapshot, what the list's agents are columns of.
+        snapshot: All agents.
+        weight: Of the examples one by one, as in `Shortlist.refined`.
+        decider: Gives shares.
+
+    Raises:
+        ScoreError: The shares are not finite, or not one for each agent.
+    """
+    refined = best.refined(weight)
+    mass = logsumexp(refined)
+    logits = np.empty_like(refined)
+    for i, text in enumerate(texts):
+        cards = [snapshot.records[rows[agent]].card for agent in best.agents[i]]
+        shares = np.asarray(decider.decide(text, cards, refined[i]))
+        if shares.shape != refined[i].shape or not np.isfinite(shares).all():
+            raise ScoreError(
+                f"the final decision gave {shares!s:.60} for {len(cards)} agents; one finite share "
+                "each was expected. Check the decider, or route without it: decider=None."
+            )
+        logits[i] = np.log(np.maximum(shares, _LEAST)) + mass[i]
+    return replace(best, logits=logits - np.float32(weight) * best.closeness)
+
+
+_SHOWN = 10  # candidates kept in a decision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """n readings with their vectors, m of them joined to an earlier query.
+
+    Args:
+        readings: What the turns say.
+        vectors: Unit vectors of their texts, shape (n, d).
+        joined: Unit vectors of the joined texts, in order, shape (m, d); None leaves them out.
+        state: Where the conversation stood before them.
+    """
+
+    readings: Sequence[Reading]
+    vectors: FloatArray
+    joined: FloatArray | None = None
+    state: RoutingState = field(default_factory=RoutingState)
+
+
+def rank(
+    asked: Asked,
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    trained: Trained,
+    decider: FinalDecider | None = None,
+) -> list[AgentOutcome]:
+    """Return the outcome of each of n readings.
+
+    Args:
+        asked: The readings.
+        rows: Agents that may be chosen, at least one.
+        snapshot: All agents.
+        trained: Fitted to them.
+        decider: Has the last word on the shortlist's order; None leaves it to the ranker.
+
+    Raises:
+        ScoreError: The logits are not finite.
+    """
+    logits, scope = _scores(asked, rows, snapshot, trained)
+    if not np.isfinite(logits).all():
+        raise ScoreError(
+            "the ranker gave scores that are not finite. Check that the encoder gives finite "
+            "vectors, then fit again with router.fit()."
+        )
+    weight = trained.exemplar_weight
+    best = shortlist(
+        logits, asked.vectors, (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
+    )
+    if decider is not None:
+        texts = [reading.text for reading in asked.readings]
+        best = decided(best, texts, rows, snapshot, weight, decider)
+    if scope is not None and trained.fresh:
+        scope = _known(scope, best, rows, snapshot, trained)
+    seen = best.signals(weight, scope)
+    if trained.gate.fits.looks_closer:
+        seen = replace(seen, closer=closer_look(best, weight, asked.vectors, rows, snapshot))
+    chances = trained.gate.chances(seen)
+    refined = best.refined(weight)
+    shares = np.exp(refined - best.total(weight)[:, None])
+    order = np.argsort(-refined, axis=1, kind="stable")[:, :_SHOWN]
+    return [
+        _outcome(
+            float(chance),
+            trained.gate.threshold,
+            tuple(Candidate(snapshot.names[rows[row[i]]], float(share[i])) for i in places),
+        )
+        for chance, row, share, places in zip(chances, best.agents, shares, order, strict=True)
+    ]
+
+
+def _scores(
+    asked: Asked, rows: npt.NDArray[np.intp], snapshot: Snapshot, trained: Trained
+) -> tuple[FloatArray, FloatArray | None]:
+    """Return logits (n, n_rows) and, where fitted, those of being in scope (n,).
+
+    A follow-up goes also by its joined text, and by that alone where scope is concerned.
+    """
+    ranker, readings = trained.ranker, asked.readings
+    seen = ranker.features([reading.text for reading in readings], asked.vectors)
+    logits = ranker.scores(seen, rows)
+    scope = trained.scope.logits(seen) if trained.scope else None
+    leaning = [i for i, reading in enumerate(readings) if reading.follows]
+    if not leaning:
+        return (logits if rows.size == logits.shape[1] else logits[:, rows]), scope
+    whole = [reading.joined for reading in readings if reading.joined is not None]
+    after, after_scope = iter(()), iter(())
+    if asked.joined is not None and whole:
+        joined = ranker.features(whole, asked.joined)
+        after = iter(ranker.scores(joined, rows))
+        after_scope = iter(trained.scope.logits(joined)) if trained.scope else after_scope
+    previous = snapshot.position.get(asked.state.last_target or "")
+    by_llm = asked.state.last_target is not None and previous is None
+    for i in leaning:
+        row = next(after, None) if readings[i].joined is not None else None
+        logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
+        if scope is not None and trained.scope is not None:
+            scope[i] = trained.scope.usual if row is None else next(after_scope)
+    return logits[:, rows], scope
+
+
+def _known(
+    scope: FloatArray,
+    best: Shortlist,
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    trained: Trained,
+) -> FloatArray:
+    """Return the scope's logits (n,), raised to the usual where it does not know the best agent."""
+    chosen = rows[best.best(trained.exemplar_weight)]
+    fresh = np.array([snapshot.names[row] in trained.fresh for row in chosen])
+    usual = np.float32(trained.scope.usual if trained.scope else 0.0)
+    known: FloatArray = np.where(fresh, np.maximum(scope, usual), scope)
+    return known
+
+
+def _outcome(chance: float, threshold: float, candidates: tuple[Candidate, ...]) -> AgentOutcome:
+    if chance >= threshold:
+        return Handled((candidates[0].name,), chance, candidates)
+    reason = (
+        f"no agent fits: the nearest, {candidates[0].name!r}, is right with probability "
+        f"{chance:.2f} and {threshold:.2f} is needed"
+    )
+    return Deferred(reason, chance, candidates)
+
 
 _REFIT_SHARE = 0.2  # of agents changed since the last full fit, above which all are fitted again
 _FOLLOW_FROM = 300  # agents, from which categories are kept when single agents come or go

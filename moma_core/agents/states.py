@@ -1,29 +1,190 @@
-"""The conversation's state machine (eq. 21-25): which agents a turn may go to at all.
-
-Rules come first (keywords, regular expressions, events); a follow-up stays where the conversation
-was; where rules are silent or several states are likely, states that have a prompt compete by
-cosine; where those are silent too, a sticky state stays. `StateMachine.next` is pure: it returns
-the next `RoutingState` and the caller keeps it. The machine knows categories and agent names only
-as words; it never sees a ranker.
-"""
+"""The conversation's state machine (eq. 21-25): which agents a turn may go to at all."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from moma_core.agent_routing.states_toml import read_toml, write_toml
-from moma_core.agent_routing.followups import Phrases, Reading
-from moma_core.agent_routing.state import Rules, State, StateFault
+from moma_core.agents.conversation import Phrases, Reading
 from moma_core.errors import InvalidStatesError
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray, Query, RoutingState
 
-__all__ = ["State", "StateMachine", "check_states"]
+__all__ = [
+    "Rules",
+    "State",
+    "StateFault",
+    "StateMachine",
+    "check_states",
+    "mermaid",
+]
+
+
+class StateFault(InvalidStatesError):  # noqa: N818 - the public name is its parent's
+    """Says which field of which state is at fault, so that a file's reader can name the line."""
+
+    def __init__(self, message: str, state: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.state, self.field = state, field
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """When it holds and which agents may answer in it; atomic, or composite by ``all_of``.
+
+    Args:
+        name: For instance ``TRAVEL_RELATED``.
+        keywords: Words or phrases, any of which makes it hold; case does not matter.
+        patterns: Regular expressions in RE2 syntax (linear time), any of which makes it hold.
+        events: Prefixes of system events, such as ``file_uploaded``, any of which makes it hold.
+        prompt: What it is about in a sentence; enables the semantic state (eq. 24).
+        threshold: Least cosine between query and prompt.
+        priority: Of the states whose rules fire, those of the highest priority hold.
+        sticky: For how many turns it stays when nothing speaks for it.
+        categories: Agents of these categories are eligible.
+        agents: Agents of these names are eligible.
+        prefixes: Agents whose names start so are eligible.
+        expires_after: For how many turns follow-ups ("and for two?") can keep it.
+        leave: RE2 patterns; a text or event in which one is found ends it.
+        all_of: Names of states that must all hold for this composite one to hold; it then leads:
+            its own ``categories``, ``agents`` and ``prefixes`` count, those of its parts do not.
+
+    A state that names no agents by any of the three restricts nothing.
+
+    Raises:
+        InvalidStatesError: A field has the wrong form, or a composite state has rules of its own.
+    """
+
+    name: str
+    keywords: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    prompt: str = ""
+    threshold: float = 0.35
+    priority: int = 0
+    sticky: int = 0
+    categories: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    expires_after: int = 8
+    leave: tuple[str, ...] = ()
+    all_of: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise StateFault(f"a state needs a name, got {self.name!r:.40}.", field="name")
+        for field in _LISTS:
+            value = getattr(self, field)
+            if not isinstance(value, list | tuple) or not all(
+                isinstance(item, str) and item for item in value
+            ):
+                raise self.fault(
+                    field,
+                    f"{field} is a list of texts, none empty, got {value!r:.60}. "
+                    f"Write {field}=['...'].",
+                )
+            object.__setattr__(self, field, tuple(value))
+        for field in ("sticky", "expires_after"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 0:
+                raise self.fault(field, f"{field} is a number of turns, 0 or more, got {value!r}.")
+        self._check_composite()
+
+    def _check_composite(self) -> None:
+        own = [field for field in _OF_ATOMS if getattr(self, field)]
+        if self.all_of and own:
+            raise self.fault(
+                own[0],
+                f"a composite state holds by its parts alone, got {own[0]} beside all_of. "
+                f"Move {own[0]} to one of {list(self.all_of)}.",
+            )
+
+    def fault(self, field: str, message: str) -> StateFault:
+        """Return an error about one field."""
+        return StateFault(f"state {self.name!r}: {message}", self.name, field)
+
+    @property
+    def restricts(self) -> bool:
+        """Whether it narrows the agents."""
+        return bool(self.categories or self.agents or self.prefixes)
+
+    def allows(self, name: str, categories: Sequence[str]) -> bool:
+        """Say whether an agent of this name and these categories may answer in it."""
+        return (
+            name in self.agents
+            or any(category in self.categories for category in categories)
+            or any(name.startswith(prefix) for prefix in self.prefixes)
+        )
+
+
+_OF_ATOMS = ("keywords", "patterns", "events", "prompt", "priority", "sticky", "leave")
+_LISTS = (
+    *("keywords", "patterns", "events", "categories", "agents", "prefixes"),
+    *("leave", "all_of"),
+)
+
+
+class _Pattern(Protocol):
+    def search(self, text: bytes) -> object | None: ...
+
+
+class Rules:
+    """The rules of one state, compiled.
+
+    Raises:
+        InvalidStatesError: A pattern is not RE2 syntax.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._events = state.events
+        words = [
+            _compile(state, "keywords", _whole_words(state.keywords[i : i + _AT_ONCE]))
+            for i in range(0, len(state.keywords), _AT_ONCE)
+        ]
+        self._enter = [*words, *(_compile(state, "patterns", text) for text in state.patterns)]
+        self._leave = [_compile(state, "leave", text) for text in state.leave]
+
+    def fire(self, words: bytes, events: Sequence[str]) -> bool:
+        """Say whether a keyword, pattern or event makes the state hold; ``words`` are UTF-8."""
+        if self._events and any(event.startswith(self._events) for event in events):
+            return True
+        return bool(words) and any(pattern.search(words) for pattern in self._enter)
+
+    def end(self, said: Iterable[bytes]) -> bool:
+        """Say whether a leave rule ends the state, in the text or in an event."""
+        return bool(self._leave) and any(p.search(text) for p in self._leave for text in said)
+
+
+_AT_ONCE = 100  # keywords in one pattern; RE2 bounds a pattern's memory
+# No letter, digit or mark of a script with spaces; RE2's own \W knows ASCII only.
+_EDGE = r"[^\pL\pN\pM_]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+
+
+def _whole_words(keywords: Iterable[str]) -> str:
+    import re2
+
+    return rf"(?i)(?:^|{_EDGE})(?:{'|'.join(map(re2.escape, keywords))})(?:{_EDGE}|$)"
+
+
+def _compile(state: State, field: str, pattern: str) -> _Pattern:
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled: _Pattern = re2.compile(pattern, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        raise state.fault(
+            field,
+            f"pattern {pattern!r:.80} is not RE2 syntax ({error}). Look-around and "
+            "back-references are not available.",
+        ) from error
+    return compiled
+
 
 _SEMANTIC_MARGIN = 0.05  # states this near to the best one hold together with it
 _MAX_CHARS = 100_000  # of a text that rules look at
@@ -38,6 +199,8 @@ def check_states(source: str | Path) -> tuple[State, ...]:
         InvalidStatesError: The TOML is broken, or its states do not hold together; the message
             names the line.
     """
+    from moma_core.agents.states_toml import read_toml
+
     document = read_toml(source)
     try:
         StateMachine([replace(state, prompt="") for state in document.states])
@@ -108,6 +271,8 @@ class StateMachine:
             ... ''').states[0].events
             ('file_uploaded',)
         """
+        from moma_core.agents.states_toml import read_toml
+
         document = read_toml(source)
         try:
             return cls(
@@ -121,6 +286,8 @@ class StateMachine:
 
     def to_toml(self) -> str:
         """Return TOML that `from_toml` reads back to the same machine."""
+        from moma_core.agents.states_toml import write_toml
+
         return write_toml(self.states, self.phrases.follow_ups, self.phrases.cancel)
 
     def read(self, query: Query, previous: RoutingState) -> Reading:
@@ -268,3 +435,78 @@ def _atoms(state: State, by_name: Mapping[str, State], path: Collection[str]) ->
 
 def _utf8(text: str) -> bytes:
     return text[:_MAX_CHARS].encode("utf-8", "replace")
+
+
+def mermaid(states: Sequence[State]) -> str:
+    """Return a ``stateDiagram-v2`` that Mermaid, GitHub and most editors draw.
+
+    Example:
+        >>> print(mermaid([State("TRAVEL", keywords=("flight",), categories=("travel",))]))
+        stateDiagram-v2
+            state "TRAVEL" as s1
+            s1 : category travel
+            [*] --> s1 : keyword flight
+            s1 --> s1 : follow-up, up to 8 turns
+            s1 --> [*] : nothing speaks for it, or a cancel phrase
+    """
+    ids = {state.name: f"s{i + 1}" for i, state in enumerate(states)}
+    lines = ["stateDiagram-v2"]
+    for state in states:
+        own = ids[state.name]
+        lines.append(f'state "{_escaped(state.name)}" as {own}')
+        if state.restricts:
+            lines.append(f"{own} : {_agents(state)}")
+    for state in states:
+        lines += _composite(state, ids) if state.all_of else _atomic(state, ids[state.name])
+    return "\n    ".join(lines)
+
+
+def _atomic(state: State, own: str) -> list[str]:
+    lines = [f"[*] --> {own} : {rule}" for rule in _rules(state)]
+    if state.expires_after:
+        lines.append(f"{own} --> {own} : follow-up, up to {_turns(state.expires_after)}")
+    silence = f" for {_turns(state.sticky + 1)}" if state.sticky else ""
+    lines.append(f"{own} --> [*] : nothing speaks for it{silence}, or a cancel phrase")
+    if state.leave:
+        lines.append(f"{own} --> [*] : {_named_rule('leave rule', state.leave)}")
+    return lines
+
+
+def _composite(state: State, ids: dict[str, str]) -> list[str]:
+    lines = []
+    for part in state.all_of:
+        others = [_escaped(name) for name in state.all_of if name != part]
+        label = f" : while {' and '.join(others)} holds" if others else ""
+        lines.append(f"{ids[part]} --> {ids[state.name]}{label}")
+    return lines
+
+
+def _rules(state: State) -> list[str]:
+    first = f", priority {state.priority}" if state.priority else ""
+    named = (("keyword", state.keywords), ("pattern", state.patterns), ("event", state.events))
+    rules = [_named_rule(what, items) + first for what, items in named if items]
+    if state.prompt:
+        rules.append(f"means {_escaped(state.prompt)}, cosine {state.threshold:g} or more")
+    return rules
+
+
+def _agents(state: State) -> str:
+    named = (
+        ("category", state.categories),
+        ("agent", state.agents),
+        ("names from", state.prefixes),
+    )
+    return ", ".join(_named_rule(what, items) for what, items in named if items)
+
+
+def _named_rule(what: str, items: Sequence[str]) -> str:
+    return f"{what} {' or '.join(_escaped(item) for item in items)}"
+
+
+def _turns(count: int) -> str:
+    return f"{count} turn" if count == 1 else f"{count} turns"
+
+
+def _escaped(text: str) -> str:
+    """Return text in which nothing means anything to Mermaid, by its numeric entities."""
+    return "".join(c if c.isalnum() or c in " _.,-" else f"#{ord(c)};" for c in text)

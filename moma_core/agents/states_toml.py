@@ -12,10 +12,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from moma_core.agent_routing.state import State, StateFault
+from moma_core.agents.states import State, StateFault
 from moma_core.errors import InvalidStatesError
 
-__all__ = ["Document", "read_toml", "write_toml"]
+__all__ = [
+    "Document",
+    "read_toml",
+    "write_toml",
+]
 
 
 @dataclass(frozen=True, slots=True)

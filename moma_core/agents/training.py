@@ -10,31 +10,297 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moma_core.agent_routing.catalog import Snapshot
-from moma_core.agent_routing.cold_start import lean_names
-from moma_core.agent_routing.crossfit import FOLDS, cold_gate, cross_fit
-from moma_core.agent_routing.fitting import HELD, fit_columns, logsumexp
-from moma_core.agent_routing.gate import Gate
-from moma_core.agent_routing.lexical import document_frequencies, inverse_frequencies
-from moma_core.agent_routing.negatives import Negatives
-from moma_core.agent_routing.ranker import (
+from moma_core._store import read_pair, write_pair
+from moma_core.agents.catalog import Snapshot, card_text
+from moma_core.agents.gate import (
+    DESCRIPTIONS_CURVE,
+    ENOUGH_NEGATIVES,
+    Gate,
+    Negatives,
+    Scope,
+    Signals,
+    cross_fit_scope,
+    fit_gate,
+    fit_scope,
+)
+from moma_core.agents.ranker import (
+    HELD,
     Columns,
     Features,
     LinearRanker,
     description_columns,
+    document_frequencies,
+    fit_columns,
+    inverse_frequencies,
+    logsumexp,
     stack_columns,
     stack_features,
 )
-from moma_core.agent_routing.scope import Scope
-from moma_core.agent_routing.task import Task
-from moma_core.agent_routing.wording import card_text
+from moma_core.agents.shortlist import Shortlist, closer_look, exemplars, lean_names, shortlist
+from moma_core.errors import ArtifactError
 from moma_core.protocols import AgentRecord
 from moma_core.types import FloatArray
 
-__all__ = ["Progress", "Trained", "extend", "fingerprint", "sources_of", "train"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = [
+    "FOLDS",
+    "CrossFitted",
+    "Progress",
+    "RankedList",
+    "Task",
+    "Trained",
+    "cold_gate",
+    "cold_threshold",
+    "cross_fit",
+    "extend",
+    "fingerprint",
+    "held_out_lists",
+    "ranked_lists",
+    "read_trained",
+    "sources_of",
+    "train",
+    "trained_exists",
+    "write_trained",
+]
+
+FOLDS = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Examples and descriptions as rows to fit, with the agents that have examples as columns."""
+
+    features: Features  # (n examples + k descriptions)
+    vectors: FloatArray  # (n examples, d): unit vectors of the examples
+    owners: npt.NDArray[np.intp]  # row of `active` each text belongs to
+    n_examples: int
+    active: npt.NDArray[np.intp]  # k agents with at least one example
+    prior: Columns  # all agents
+    folds: npt.NDArray[np.intp]  # (n examples,): the i-th example of its agent, modulo the folds
+
+    @classmethod
+    def of(
+        cls,
+        snapshot: Snapshot,
+        examples: Sequence[str],
+        idf: FloatArray,
+        described: Features,
+        prior: Columns,
+    ) -> Task:
+        """Lay out a snapshot whose descriptions and examples are features already."""
+        counts = np.array([len(r.card.examples) for r in snapshot.records])
+        active = np.flatnonzero(counts)
+        vectors = np.concatenate([r.example_vectors for r in snapshot.records])
+        shown = Features.of(examples, vectors, idf)
+        owners = np.repeat(np.arange(active.size), counts[active])
+        return cls(
+            features=stack_features(shown, described.rows(active)),
+            vectors=vectors,
+            owners=np.concatenate([owners, np.arange(active.size)]),
+            n_examples=len(examples),
+            active=active,
+            prior=prior,
+            folds=np.concatenate([np.arange(c) % FOLDS for c in counts[active]]),
+        )
+
+    def fit(self, use: npt.NDArray[np.bool_]) -> Columns:
+        """Return columns of all agents, fitted on the descriptions and the chosen examples."""
+        rows = np.flatnonzero(np.concatenate([use, np.ones(self.active.size, dtype=bool)]))
+        features = self.features.rows(rows)
+        n = self.prior.bias.size
+        idle = np.setdiff1d(np.arange(n), self.active)
+        # One agent alone has nothing to be told apart from: there the idle ones are its rivals.
+        alone = self.active.size == 1 and idle.size > 0
+        frozen = logsumexp(self.prior.rows(idle).logits(features)) if alone else None
+        prior, owners = self.prior.rows(self.active), self.owners[rows]
+        if alone:
+            fitted = fit_columns(features, owners, prior, frozen, bias_l2=HELD)
+        else:
+            fitted = fit_columns(features, owners, prior)
+            # A softmax leaves the common level of its biases open: the idle ones sit at 0.
+            fitted.bias[:] -= fitted.bias.mean()
+        order = np.argsort(np.concatenate([self.active, idle]), kind="stable")
+        return stack_columns([fitted, self.prior.rows(idle)]).rows(order)
+
+
+_WEIGHTS = (0.0, 3.0, 6.0, 10.0, 15.0, 20.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossFitted:
+    """What held-out examples told.
+
+    Args:
+        gate: Whether the best agent fits.
+        exemplar_weight: What an agent's examples, one by one, add to its logit.
+        scope: Whether a query's words are in scope; None with too few negatives to learn it.
+    """
+
+    gate: Gate
+    exemplar_weight: float = 0.0
+    scope: Scope | None = None
+
+
+def cross_fit(
+    task: Task,
+    snapshot: Snapshot,
+    ranker: LinearRanker,
+    negatives: Negatives,
+    tell: Callable[[str, int, int], None],
+    max_wrong_agent_rate: float | None = None,
+) -> CrossFitted:
+    """Return the gate, the scope and the exemplars' weight, chosen on held-out examples.
+
+    Args:
+        task: The examples, laid out for fitting; some agent has more than one, so that there are
+            two folds at least.
+        snapshot: The agents they belong to.
+        ranker: Fitted on all of them; it ranks the negatives.
+        negatives: Queries that no agent should take.
+        tell: Progress.
+        max_wrong_agent_rate: What the gate must guarantee, or None.
+    """
+    lists: list[Shortlist] = []
+    rows: list[npt.NDArray[np.intp]] = []
+    for fold in range(FOLDS):
+        tell("fitting the gate on held-out examples", 1 + fold, 1 + FOLDS)
+        held = np.flatnonzero(task.folds == fold)
+        if held.size:
+            lists.append(_held_out(task, snapshot, fold, held))
+            rows.append(held)
+    owners = [task.active[task.owners[held]] for held in rows]
+    wanted = np.concatenate(owners)
+    weight = _best_weight(lists, wanted)
+    told = ranker.features(negatives.texts, negatives.vectors)
+    scope, inside, outside = _scope(task, np.concatenate(rows), told, negatives.n_given)
+    foreign = shortlist(
+        ranker.scores(told), negatives.vectors, lambda agent: exemplars(snapshot.records[agent])
+    )
+    gate = fit_gate(
+        _join([part.signals(weight) for part in lists], inside),
+        _best(lists, weight) == wanted,
+        _join([p.without(o).signals(weight) for p, o in zip(lists, owners, strict=True)], inside),
+        foreign.signals(weight, outside),
+        n_given=negatives.n_given,
+        max_wrong_agent_rate=max_wrong_agent_rate,
+    )
+    return CrossFitted(gate, weight, scope)
+
+
+def cold_gate(
+    ranker: LinearRanker,
+    snapshot: Snapshot,
+    negatives: Negatives,
+    max_wrong_agent_rate: float | None = None,
+) -> Gate:
+    """Return the gate for agents with too few examples to hold any out.
+
+    Descriptions alone have a curve of their own; where some agent has an example the default curve
+    holds. So few examples cannot promise a rate: asked for one, the gate accepts nothing.
+    """
+    if max_wrong_agent_rate is not None:
+        return Gate(threshold=1.0, coverage=0.0, max_wrong_agent_rate=max_wrong_agent_rate)
+    vectors = [record.example_vectors for record in snapshot.records]
+    foreign = negatives.foreign_to(snapshot.descriptions, *vectors)
+    if not snapshot.records or not foreign.texts:
+        return Gate()
+    best = shortlist(ranker.logits(foreign.texts, foreign.vectors), foreign.vectors, None)
+    seen = best.signals(0.0)
+    if any(own.size for own in vectors):
+        chances = Gate().chances(seen)
+        return Gate(threshold=cold_threshold(chances, _SOME_EXAMPLES))
+    everybody = np.arange(len(snapshot.records))
+    look = closer_look(best, 0.0, foreign.vectors, everybody, snapshot)
+    chances = DESCRIPTIONS_CURVE.chances(replace(seen, closer=look))
+    return Gate(DESCRIPTIONS_CURVE, threshold=cold_threshold(chances))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Which share of foreign queries to refuse, and between which chances that may be asked."""
+
+    caught: float
+    least: float
+    most: float
+
+
+# Of descriptions alone: the cheapest over data sets left out of the curve's fit; and of a few
+# examples: kept and caught at it (benchmarks/cold_gate.py).
+_DESCRIPTIONS = _Bounds(0.9, 0.25, 0.4)
+_SOME_EXAMPLES = _Bounds(0.95, 0.15, 0.5)
+
+
+def cold_threshold(foreign: npt.NDArray[np.float64], bounds: _Bounds = _DESCRIPTIONS) -> float:
+    """Return the least probability to accept, from that of n foreign queries, shape (n,).
+
+    Some catalogs describe their agents in a word, others in sentences, and one curve cannot be
+    calibrated for both; how near queries come that fit nobody tells them apart. Between bounds, a
+    catalog whose descriptions foreign queries never come near asks for less certainty.
+
+    Example:
+        >>> cold_threshold(np.array([0.01, 0.02, 0.4])), cold_threshold(np.array([0.9, 0.95]))
+        (0.324, 0.4)
+    """
+    wanted = float(np.quantile(foreign, bounds.caught))
+    return round(min(max(wanted, bounds.least), bounds.most), 4)
+
+
+def _held_out(task: Task, snapshot: Snapshot, fold: int, held: npt.NDArray[np.intp]) -> Shortlist:
+    kept = _exemplars_without(task, snapshot, fold)
+    logits = task.fit(task.folds != fold).logits(task.features.rows(held))
+    return shortlist(logits, task.vectors[held], kept.__getitem__)
+
+
+def _exemplars_without(task: Task, snapshot: Snapshot, fold: int) -> list[FloatArray]:
+    """Return every agent's exemplars, less the examples of a fold."""
+    kept = [record.description_vector[None] for record in snapshot.records]
+    first = 0
+    for agent in task.active:
+        vectors = snapshot.records[agent].example_vectors
+        stays = task.folds[first : first + len(vectors)] != fold
+        first += len(vectors)
+        if stays.any():
+            kept[agent] = vectors[stays]
+    return kept
+
+
+def _best(lists: Sequence[Shortlist], weight: float) -> npt.NDArray[np.intp]:
+    return np.concatenate([part.best(weight) for part in lists])
+
+
+def _best_weight(lists: Sequence[Shortlist], wanted: npt.NDArray[np.intp]) -> float:
+    """Return the weight that gets most examples right; ties go to the smaller one."""
+    right = [(_best(lists, weight) == wanted).sum() for weight in _WEIGHTS]
+    return _WEIGHTS[int(np.argmax(right))]
+
+
+def _scope(
+    task: Task, order: npt.NDArray[np.intp], outside: Features, n_given: int
+) -> tuple[Scope | None, FloatArray | None, FloatArray | None]:
+    """Return the scope, and held-out logits of the examples in ``order`` and of the negatives."""
+    if n_given < ENOUGH_NEGATIVES:
+        return None, None, None
+    inside = task.features.rows(np.arange(task.n_examples))
+    folds = np.arange(outside.dense.shape[0]) % FOLDS
+    shown, foreign = cross_fit_scope(inside, outside, task.folds, folds)
+    scope = replace(fit_scope(inside, outside), usual=float(np.median(shown)))
+    return scope, shown[order], foreign
+
+
+def _join(parts: Sequence[Signals], scope: FloatArray | None) -> Signals:
+    return Signals(
+        np.concatenate([part.top for part in parts]),
+        np.concatenate([part.log_share for part in parts]),
+        scope,
+    )
+
 
 Progress = Callable[[str, int, int], None]  # label, done, total
 
@@ -214,3 +480,162 @@ def _near(
     count = min(_NEAREST_NEGATIVES, max(_PRODUCTS // len(kept), 1))
     nearest = np.argsort(-(vectors @ vector), kind="stable")[:count]
     return [texts[i] for i in nearest], vectors[nearest]
+
+
+_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RankedList:
+    """The agents that a ranker lists for one query, best first.
+
+    Args:
+        query: The words.
+        names: k agents.
+        log_prior: Their log probabilities among all agents, length k.
+        wanted: The agent whose example the query is; empty where nobody knows.
+    """
+
+    query: str
+    names: tuple[str, ...]
+    log_prior: tuple[float, ...]
+    wanted: str = ""
+
+
+def ranked_lists(
+    snapshot: Snapshot,
+    queries: Sequence[str],
+    vectors: FloatArray,
+    trained: Trained | None = None,
+) -> list[RankedList]:
+    """Return the shortlist of each query.
+
+    Args:
+        snapshot: The agents, at least one.
+        queries: n queries.
+        vectors: Their unit vectors, shape (n, d).
+        trained: The ranker; by default it is fitted here.
+    """
+    if trained is None:
+        nothing = np.zeros((0, snapshot.dimension), dtype=np.float32)
+        trained = train(snapshot, Negatives((), nothing, 0))
+    weight = trained.exemplar_weight
+    best = shortlist(
+        trained.ranker.logits(queries, vectors),
+        vectors,
+        (lambda i: exemplars(snapshot.records[i])) if weight else None,
+    )
+    log_shares = best.refined(weight) - best.total(weight)[:, None]
+    return [
+        _listed(snapshot, query, agents, row)
+        for query, agents, row in zip(queries, best.agents, log_shares, strict=True)
+    ]
+
+
+def held_out_lists(snapshot: Snapshot, most: int = 400, seed: int = 0) -> list[RankedList]:
+    """Return shortlists of agents' examples by rankers fitted without them.
+
+    Args:
+        snapshot: The agents; those without examples are listed beside the others.
+        most: Examples to return at most, drawn at random.
+        seed: Of the draw.
+
+    Returns:
+        None where fewer than two examples are known.
+    """
+    texts = [card_text(record.card) for record in snapshot.records]
+    examples = [text for record in snapshot.records for text in record.card.examples]
+    if len(examples) < 2:
+        return []
+    corpus = texts + examples
+    idf = inverse_frequencies(document_frequencies(corpus), len(corpus))
+    described = Features.of(texts, snapshot.descriptions, idf)
+    task = Task.of(snapshot, examples, idf, described, description_columns(described))
+    rng = np.random.default_rng(seed)
+    lists: list[RankedList] = []
+    for fold in range(FOLDS):
+        held = rng.permutation(np.flatnonzero(task.folds == fold))[: most - len(lists)]
+        if not 0 < held.size < task.n_examples:
+            continue
+        logits = task.fit(task.folds != fold).logits(task.features.rows(held))
+        best = shortlist(logits, task.vectors[held], None)
+        log_shares = best.logits - best.total(0.0)[:, None]
+        for example, agents, row in zip(held, best.agents, log_shares, strict=True):
+            wanted = snapshot.names[task.active[task.owners[example]]]
+            lists.append(_listed(snapshot, examples[example], agents, row, wanted))
+    return lists
+
+
+def _listed(
+    snapshot: Snapshot,
+    query: str,
+    agents: np.ndarray[tuple[int, ...], np.dtype[np.intp]],
+    log_shares: FloatArray,
+    wanted: str = "",
+) -> RankedList:
+    order = np.argsort(-log_shares, kind="stable")[:_LENGTH]
+    names = tuple(snapshot.names[agents[i]] for i in order)
+    return RankedList(query, names, tuple(float(log_shares[i]) for i in order), wanted)
+
+
+_FILES = "ranker.json", "ranker.safetensors"
+_REMEDY = (
+    f"Delete {_FILES[0]} and {_FILES[1]} there: they are fitted again from the registered agents, "
+    "and your own negatives are to be given again."
+)
+
+
+def write_trained(directory: Path, trained: Trained, negatives: Negatives, encoder: str) -> None:
+    """Write two files into ``directory``, each whole or not at all.
+
+    Raises:
+        ArtifactError: The disk is full or not writable; what was there before is intact.
+    """
+    scope = trained.scope.arrays() if trained.scope else {}
+    arrays = {**trained.ranker.arrays(), **scope, "negative_vectors": negatives.vectors}
+    document = {
+        "encoder": encoder,
+        "agents": list(trained.ranker.names),
+        "gate": trained.gate.to_dict(),
+        "sources": dict(trained.sources),
+        "changes": trained.changes,
+        "exemplar_weight": trained.exemplar_weight,
+        "fresh": sorted(trained.fresh),
+        "negatives": list(negatives.texts),
+        "negatives_given": negatives.n_given,
+    }
+    write_pair(directory, _FILES, document, arrays)
+
+
+def trained_exists(directory: Path) -> bool:
+    """Say whether any part of a saved ranker is there."""
+    return any((directory / name).exists() for name in _FILES)
+
+
+def read_trained(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
+    """Read what `write_trained` wrote.
+
+    Raises:
+        ArtifactError: A file is missing, truncated, changed, of another version or encoder.
+    """
+    document, arrays = read_pair(directory, _FILES, _REMEDY)
+    try:
+        if document["encoder"] != encoder:
+            raise ValueError(f"fitted with encoder {document['encoder']!r}, not {encoder!r}")
+        vectors = arrays.pop("negative_vectors")
+        ranker = LinearRanker.from_arrays(document["agents"], arrays)
+        trained = Trained(
+            ranker,
+            Gate.from_dict(document["gate"]),
+            document["sources"],
+            document["changes"],
+            document["exemplar_weight"],
+            Scope.from_arrays(arrays),
+            frozenset(document.get("fresh", ())),
+        )
+        texts = tuple(document["negatives"])
+        return trained, Negatives(texts, vectors, document["negatives_given"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"the agents' ranker in {str(directory)!r} cannot be used: {error}. {_REMEDY}"
+        ) from error

@@ -1,4 +1,4 @@
-"""``moma agents``: the registered agents of a router's directory."""
+"""``moma agents`` and ``moma states``: the registered agents and the conversation's states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +15,66 @@ from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
-from moma_core.errors import DuplicateNameError, InvalidDataError, UnknownNameError
+from moma_core.errors import (
+    DuplicateNameError,
+    InvalidDataError,
+    InvalidStatesError,
+    UnknownNameError,
+)
 from moma_core.types import AgentCard
 
 if TYPE_CHECKING:
     from moma_core.router import MoMARouter
 
-__all__ = ["app"]
+__all__ = [
+    "app",
+    "states_app",
+]
+
+states_app = typer.Typer(
+    no_args_is_help=True,
+    help="Draw and check conversation states.",
+    epilog="Example: moma states show states.toml",
+)
+_FILE = "states.toml"  # what MoMARouter.save writes
+
+
+@states_app.callback()
+def _states() -> None:
+    """Keep ``show`` a command of its own while it is the only one."""
+
+
+@states_app.command("show", epilog="Example: moma states show states.toml > states.mmd")
+def show_states(
+    file: Annotated[
+        Path | None, typer.Argument(help="A states file; by default that of --router.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the states hold together.")
+    ] = False,
+    router: RouterOption = Path(".moma"),
+) -> None:
+    """Print the states as a Mermaid diagram: what leads into each and what ends it."""
+    from moma_core.agents.states import check_states, mermaid
+
+    path = file or router / _FILE
+    if not path.exists():
+        raise InvalidStatesError(
+            f"there is no states file {path}. Name one: moma states show states.toml, or a router "
+            "that was saved with states: --router DIR."
+        )
+    states = check_states(path)
+    if check:
+        composite = sum(bool(state.all_of) for state in states)
+        console.print(
+            f"{escape(str(path))}: {len(states)} states, {composite} of them composite; "
+            "they hold together.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    sys.stdout.write(mermaid(states) + "\n")
+
 
 app = typer.Typer(no_args_is_help=True, help="List, add, change, remove and switch agents.")
 _HERE = Path(".moma")
@@ -108,7 +162,7 @@ def add(
 
 def _from_files(source: Path, queries: Path | None) -> tuple[list[AgentCard], tuple[str, ...]]:
     """Return the cards of a parquet file, and the queries that no agent should take."""
-    from moma_core.agent_routing.dataset import read_agents, read_queries, with_examples
+    from moma_core.agents.data import read_agents, read_queries, with_examples
 
     cards = read_agents(source)
     if queries is None:
@@ -119,7 +173,7 @@ def _from_files(source: Path, queries: Path | None) -> tuple[list[AgentCard], tu
 
 def _register(cards: list[AgentCard], negatives: tuple[str, ...], directory: Path) -> MoMARouter:
     """Add agents and negatives to the router in a directory, or open the first one there."""
-    from moma_core.llm_routing import LLMRouter
+    from moma_core.llms.router import LLMRouter
     from moma_core.router import MoMARouter
 
     if router_exists(directory):

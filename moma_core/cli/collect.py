@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.prices import PricesOption, read_prices
+from moma_core.cli.llms import PricesOption, read_prices
 from moma_core.cli.terminal import console, progress_bar
 from moma_core.errors import (
     DuplicateNameError,
@@ -24,10 +24,14 @@ from moma_core.errors import (
 )
 
 if TYPE_CHECKING:
-    from moma_core.llm_routing.collection import Collected
+    from moma_core.training.collect import Collected
     from moma_core.types import LLMCard
 
-__all__ = ["Sampling", "collect", "open_llm"]
+__all__ = [
+    "Sampling",
+    "collect",
+    "open_llm",
+]
 
 _PYTHON = "python:"
 
@@ -82,9 +86,10 @@ def collect(
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
 ) -> None:
     """Ask LLMs, judge or score their answers; run it again to go on after a crash."""
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.llm_routing.collection import CallRules, CollectConfig, Questions
-    from moma_core.llm_routing.collection import collect as run
+    from moma_core.encoder import MiniLMEncoder
+    from moma_core.training.calls import CallRules
+    from moma_core.training.collect import CollectConfig, Questions
+    from moma_core.training.collect import collect as run
 
     listed = read_prices(prices) or {}
     asked = dict(_named(each) for each in llm)
@@ -174,13 +179,13 @@ def _card(name: str, spec: str, prices: Mapping[str, Any]) -> LLMCard:
 
 
 def _judge(name: str, spec: str, prices: Mapping[str, Any]) -> Any:
-    from moma_core.llm_routing.collection import Judge
+    from moma_core.training.judge import Judge
 
     return Judge(open_llm(spec), _card(name, spec, prices))
 
 
 def _scorer(spec: str) -> Any:
-    from moma_core.llm_routing.collection import exact_match
+    from moma_core.training.judge import exact_match
 
     if spec == "exact":
         return exact_match

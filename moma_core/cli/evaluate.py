@@ -1,7 +1,8 @@
-"""``moma eval``: how good routing is on labelled data."""
+"""``moma eval`` and ``moma plot``: how good routing is on labelled data, in numbers and pictures."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,10 +10,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from moma_core.cli.llms import Strategy
 from moma_core.cli.terminal import console, llm_folder, progress_bar, write_json
-from moma_core.cli.train import Strategy
+from moma_core.errors import InvalidDataError
 
-__all__ = ["app"]
+__all__ = [
+    "app",
+    "plot_app",
+]
 
 app = typer.Typer(no_args_is_help=True, help="Measure agent or LLM routing on labelled data.")
 _Out = Annotated[Path, typer.Option(help="Where the JSON report goes.", dir_okay=False)]
@@ -45,8 +50,8 @@ def agents(
     ] = None,
 ) -> None:
     """Fit on --train alone, route --test, and write accuracy, abstention and times."""
-    from moma_core.agent_routing.dataset import read_agents, read_queries
-    from moma_core.evaluation.agents import evaluate_agents
+    from moma_core.agents.data import read_agents, read_queries
+    from moma_core.training.evaluate_agents import evaluate_agents
 
     cards, known, asked = read_agents(agents), read_queries(train), read_queries(test)
     with progress_bar() as tell:
@@ -77,12 +82,13 @@ def llms(
     ] = None,
 ) -> None:
     """Route scored queries to LLMs and write score and cost at each preference."""
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.evaluation.cascades import evaluate_cascade
-    from moma_core.evaluation.llms import evaluate_llms
-    from moma_core.evaluation.progress import ToldEncoder
-    from moma_core.llm_routing import CascadeRouter, LLMDataset, LLMRouter
-    from moma_core.llm_routing.pairs import holds_pairs
+    from moma_core.encoder import MiniLMEncoder
+    from moma_core.llms.cascade import CascadeRouter
+    from moma_core.llms.data import LLMDataset
+    from moma_core.llms.router import LLMRouter
+    from moma_core.training.evaluate_agents import ToldEncoder
+    from moma_core.training.evaluate_llms import evaluate_cascade, evaluate_llms
+    from moma_core.training.judgements import holds_pairs
 
     if holds_pairs(data):
         _evaluate_on_pairs(router, data, out)
@@ -107,16 +113,16 @@ def llms(
 
 
 def _trained_strategy(folder: Path) -> Strategy:
-    from moma_core.llm_routing.cascades.checkpoint import CASCADE_FILES
+    from moma_core.llms.cascade import CASCADE_FILES
 
     return Strategy.CASCADE if (folder / CASCADE_FILES[0]).exists() else Strategy.SINGLE
 
 
 def _evaluate_on_pairs(router: Path, data: Path, out: Path) -> None:
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.evaluation.pairs import evaluate_pairs
-    from moma_core.evaluation.progress import ToldEncoder
-    from moma_core.llm_routing import LLMRouter
+    from moma_core.encoder import MiniLMEncoder
+    from moma_core.llms.router import LLMRouter
+    from moma_core.training.evaluate_agents import ToldEncoder
+    from moma_core.training.evaluate_llms import evaluate_pairs
 
     with progress_bar() as tell:
         tell("reading", 0, 1)
@@ -136,3 +142,60 @@ def _show(figures: dict[str, Any], out: Path) -> None:
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
     console.print(table)
+
+
+plot_app = typer.Typer(no_args_is_help=True, help="Draw LLM routing as PNG or SVG.")
+_PlotOut = Annotated[Path, typer.Option(help="The picture, .png or .svg.", dir_okay=False)]
+_Data = typer.Option(help="Scored queries.", exists=True, dir_okay=False)
+_Report = Annotated[
+    Path, typer.Option(help="What moma eval llms wrote.", exists=True, dir_okay=False)
+]
+
+
+@plot_app.command(epilog="Example: moma plot front --report report.json --out front.svg")
+def front(
+    report: _Report,
+    out: _PlotOut,
+    data: Annotated[Path | None, _Data] = None,
+) -> None:
+    """Draw score over cost: router, preferences, single LLMs (with --data), oracle."""
+    from moma_core.llms.data import LLMDataset
+    from moma_core.training.plots import draw_front
+
+    draw_front(_read(report), None if data is None else LLMDataset.read(data), out)
+    console.print(f"Drew {out}.", highlight=False, markup=False)
+
+
+@plot_app.command(epilog="Example: moma plot usage --report report.json --out usage.png")
+def usage(report: _Report, out: _PlotOut) -> None:
+    """Draw which LLMs each preference asks."""
+    from moma_core.training.plots import draw_usage
+
+    draw_usage(_read(report), out)
+    console.print(f"Drew {out}.", highlight=False, markup=False)
+
+
+@plot_app.command(epilog="Example: moma plot capability --data scored.parquet --out heat.png")
+def capability(
+    data: Annotated[Path, _Data],
+    out: _PlotOut,
+    difficulty: Annotated[
+        bool, typer.Option(help="A panel each for easy, middling and hard queries.")
+    ] = True,
+) -> None:
+    """Draw each LLM's mean score by task and difficulty."""
+    from moma_core.llms.data import LLMDataset
+    from moma_core.training.plots import draw_capability
+
+    draw_capability(LLMDataset.read(data), out, difficulty)
+    console.print(f"Drew {out}.", highlight=False, markup=False)
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidDataError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(report, dict):
+        raise InvalidDataError(f"{path} is no report. Write one with moma eval llms.")
+    return report

@@ -19,7 +19,9 @@ from moma_core.cli.terminal import RouterOption, console, open_router, router_ex
 from moma_core.errors import MissingExtraError, MoMAError
 from moma_core.types import RoutingDecision
 
-__all__ = ["main"]
+__all__ = [
+    "main",
+]
 
 app = typer.Typer(
     no_args_is_help=True,

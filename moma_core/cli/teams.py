@@ -14,9 +14,13 @@ from rich.table import Table
 from moma_core.cli.terminal import console, llm_folder, output_folder, progress_bar, write_json
 from moma_core.errors import InvalidDataError
 from moma_core.protocols import Encoder
-from moma_core.teams import TeamRouter
+from moma_core.teams.router import TeamRouter
 
-__all__ = ["app", "evaluate", "train"]
+__all__ = [
+    "app",
+    "evaluate",
+    "train",
+]
 
 app = typer.Typer(no_args_is_help=True, help="Plan teams of LLMs: mode, roles, an LLM for each.")
 
@@ -89,10 +93,10 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
 ) -> None:
     """Train an LLM router and a team router on --data; teams' outcomes are SIMULATED."""
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.evaluation.teams import train_teams
-    from moma_core.llm_routing import LLMDataset
+    from moma_core.encoder import MiniLMEncoder
+    from moma_core.llms.data import LLMDataset
     from moma_core.teams.training import TrainConfig
+    from moma_core.training.evaluate_teams import train_teams
 
     with progress_bar() as tell:
         tell("reading and encoding", 0, 1)
@@ -128,11 +132,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Plan teams for scored queries and write SIMULATED quality and cost beside baselines."""
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.evaluation.progress import ToldEncoder
-    from moma_core.evaluation.team_plots import draw_teams
-    from moma_core.evaluation.teams import evaluate_teams
-    from moma_core.llm_routing import LLMDataset, LLMRouter
+    from moma_core.encoder import MiniLMEncoder
+    from moma_core.llms.data import LLMDataset
+    from moma_core.llms.router import LLMRouter
+    from moma_core.training.evaluate_agents import ToldEncoder
+    from moma_core.training.evaluate_teams import evaluate_teams
+    from moma_core.training.plots import draw_teams
 
     with progress_bar() as tell:
         tell("reading", 0, 1)
@@ -154,8 +159,8 @@ def evaluate(
 
 
 def _open(folder: Path | None, encoder: Encoder | None = None) -> TeamRouter:
-    from moma_core.encoders import MiniLMEncoder
-    from moma_core.llm_routing import LLMRouter
+    from moma_core.encoder import MiniLMEncoder
+    from moma_core.llms.router import LLMRouter
 
     encoder = encoder or MiniLMEncoder()
     if folder is None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from moma_core.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from moma_core.agent_routing.training import Progress
+    from moma_core.agents.training import Progress
     from moma_core.router import MoMARouter
 
 __all__ = [
@@ -60,7 +60,7 @@ def open_router(directory: Path) -> MoMARouter:
     Raises:
         ArtifactError: There is none yet.
     """
-    from moma_core.llm_routing import LLMRouter
+    from moma_core.llms.router import LLMRouter
     from moma_core.router import MoMARouter
 
     pool = directory / "head.json"

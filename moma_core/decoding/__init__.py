@@ -11,39 +11,39 @@ from moma_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from moma_core.decoding.arguments import ArgumentFiller, Arguments
-    from moma_core.decoding.decider import FusedDecider
-    from moma_core.decoding.eligibility import Eligibility
+    from moma_core.decoding.decider import FusedDecider, FusionWeights
     from moma_core.decoding.evidence import ChoiceLikelihood, NoisyChannel
-    from moma_core.decoding.fusion import FusionWeights
-    from moma_core.decoding.hook import NameChoices, choose_name
+    from moma_core.decoding.generate import (
+        NameChoices,
+        OrderedNames,
+        choose_name,
+        ordered_names,
+        top_k,
+        top_k_packed,
+    )
     from moma_core.decoding.local_llm import LocalLLM
     from moma_core.decoding.mask import NameMask
-    from moma_core.decoding.ordered import OrderedNames, ordered_names
-    from moma_core.decoding.packing import top_k, top_k_packed
-    from moma_core.decoding.prefix import KvPrefix
-    from moma_core.decoding.prefix_cache import PrefixCache, PrefixCounters
-    from moma_core.decoding.prior import NamePrior
-    from moma_core.decoding.scoring import NameScores, masked_scores, score_names
-    from moma_core.decoding.search import TopNames
-    from moma_core.decoding.trie import NameTrie
+    from moma_core.decoding.prefix import KvPrefix, PrefixCache, PrefixCounters
+    from moma_core.decoding.search import NameScores, TopNames, masked_scores, score_names
+    from moma_core.decoding.trie import Eligibility, NamePrior, NameTrie
 
 _HOMES = {
     "moma_core.decoding.arguments": ("ArgumentFiller", "Arguments"),
-    "moma_core.decoding.decider": ("FusedDecider",),
-    "moma_core.decoding.eligibility": ("Eligibility",),
+    "moma_core.decoding.decider": ("FusedDecider", "FusionWeights"),
     "moma_core.decoding.evidence": ("ChoiceLikelihood", "NoisyChannel"),
-    "moma_core.decoding.fusion": ("FusionWeights",),
-    "moma_core.decoding.hook": ("NameChoices", "choose_name"),
+    "moma_core.decoding.generate": (
+        "NameChoices",
+        "OrderedNames",
+        "choose_name",
+        "ordered_names",
+        "top_k",
+        "top_k_packed",
+    ),
     "moma_core.decoding.local_llm": ("LocalLLM",),
     "moma_core.decoding.mask": ("NameMask",),
-    "moma_core.decoding.ordered": ("OrderedNames", "ordered_names"),
-    "moma_core.decoding.packing": ("top_k", "top_k_packed"),
-    "moma_core.decoding.prefix": ("KvPrefix",),
-    "moma_core.decoding.prefix_cache": ("PrefixCache", "PrefixCounters"),
-    "moma_core.decoding.prior": ("NamePrior",),
-    "moma_core.decoding.scoring": ("NameScores", "masked_scores", "score_names"),
-    "moma_core.decoding.search": ("TopNames",),
-    "moma_core.decoding.trie": ("NameTrie",),
+    "moma_core.decoding.prefix": ("KvPrefix", "PrefixCache", "PrefixCounters"),
+    "moma_core.decoding.search": ("NameScores", "TopNames", "masked_scores", "score_names"),
+    "moma_core.decoding.trie": ("Eligibility", "NamePrior", "NameTrie"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

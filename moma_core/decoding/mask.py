@@ -15,12 +15,20 @@ import numpy.typing as npt
 import torch
 from transformers import LogitsProcessor
 
-from moma_core.decoding.eligibility import Counts, Eligibility, live_children
-from moma_core.decoding.prior import NamePrior
-from moma_core.decoding.trie import ROOT, IntArray, NameTrie
+from moma_core.decoding.trie import (
+    ROOT,
+    Counts,
+    Eligibility,
+    IntArray,
+    NamePrior,
+    NameTrie,
+    live_children,
+)
 from moma_core.errors import InvalidInputError, NoTargetError, ScoreError
 
-__all__ = ["NameMask"]
+__all__ = [
+    "NameMask",
+]
 
 T = TypeVar("T")
 

@@ -1,23 +1,33 @@
-"""A trie over the token sequences of agents' names (MoMA, sect. 4.2: the token mask).
-
-Nodes are numbered breadth-first, so a node's children are one contiguous range sorted by token;
-leaves lie in lexicographic order, so the names below a node are one interval ``[lo, hi)`` of them.
-Which agents are eligible is then a vector over leaves, and a child lives where its interval holds
-one. Knows numpy only: neither an LLM nor, but for `NameTrie.from_names`, a tokenizer.
-"""
+"""A trie over the token sequences of agents' names, and which names may be decoded now (sect. 4.2)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import DuplicateNameError, InvalidInputError, UnknownNameError
+from moma_core.errors import (
+    DuplicateNameError,
+    InvalidInputError,
+    NoTargetError,
+    ScoreError,
+    UnknownNameError,
+)
 
-__all__ = ["ROOT", "IntArray", "NameTrie", "TextTokenizer"]
+__all__ = [
+    "ROOT",
+    "Counts",
+    "Eligibility",
+    "IntArray",
+    "NamePrior",
+    "NameTrie",
+    "TextTokenizer",
+    "live_children",
+]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -277,3 +287,203 @@ def _as_bytes(rows: IntArray) -> npt.NDArray[np.bytes_]:
     """View non-negative rows as byte strings that sort as the rows do, -1 before all else."""
     big_endian = np.ascontiguousarray(rows + 1).astype(">u4")
     return big_endian.view(f"S{4 * rows.shape[1]}").ravel()
+
+
+Counts = npt.NDArray[np.int32]
+
+
+class Eligibility:
+    """Tells for every node of a trie whether an eligible name lies below it.
+
+    Each change replaces one array of running counts, so a reader in another thread sees the names
+    before the change or after it, never a mixture. `counts` is one such snapshot.
+
+    Args:
+        trie: Its names are those that may be eligible.
+        names: The eligible names; by default all.
+
+    Raises:
+        UnknownNameError: If a name is not in the trie.
+
+    Example:
+        >>> trie = NameTrie([[5], [5, 7], [3]], terminator=0, names=["travel", "travel_agent", "x"])
+        >>> eligible = Eligibility(trie, ["travel", "x"])
+        >>> eligible.disable("x")
+        >>> eligible.names()
+        ['travel']
+        >>> eligible.only(["travel_agent"])
+        >>> eligible.live(trie.walk([5])).tolist() == [trie.walk([5, 7])]
+        True
+    """
+
+    __slots__ = ("_lock", "counts", "trie")
+
+    def __init__(self, trie: NameTrie, names: Iterable[str] | None = None) -> None:
+        self.trie = trie
+        self._lock = Lock()
+        self.counts: Counts = np.arange(len(trie) + 1, dtype=np.int32)
+        if names is not None:
+            self.only(names)
+
+    def __len__(self) -> int:
+        return int(self.counts[-1])
+
+    def __contains__(self, name: str) -> bool:
+        leaf = self.trie.leaf(name)
+        return bool(self.counts[leaf + 1] != self.counts[leaf])
+
+    def enable(self, name: str) -> None:
+        """Make one name eligible; nothing happens if it is.
+
+        Raises:
+            UnknownNameError: If it is not in the trie.
+        """
+        self._switch(name, 1)
+
+    def disable(self, name: str) -> None:
+        """Make one name ineligible; nothing happens if it is.
+
+        Raises:
+            UnknownNameError: If it is not in the trie.
+        """
+        self._switch(name, -1)
+
+    def _switch(self, name: str, step: int) -> None:
+        leaf = self.trie.leaf(name)
+        with self._lock:
+            counts = self.counts
+            if (counts.item(leaf + 1) > counts.item(leaf)) != (step > 0):
+                counts = counts.copy()
+                after = counts[leaf + 1 :]
+                after += step
+                self.counts = counts
+
+    def only(self, names: Iterable[str]) -> None:
+        """Make exactly these names eligible.
+
+        Raises:
+            UnknownNameError: If one is not in the trie.
+        """
+        chosen = np.zeros(len(self.trie), dtype=bool)
+        chosen[[self.trie.place(name) for name in names]] = True
+        self.only_where(chosen)
+
+    def only_where(self, chosen: npt.NDArray[np.bool_]) -> None:
+        """Make exactly the chosen names eligible.
+
+        Args:
+            chosen: Shape (n_names,), in the order of the trie's names.
+
+        Raises:
+            InvalidInputError: If the shape is another.
+        """
+        if chosen.shape != (len(self.trie),):
+            raise InvalidInputError(
+                f"expected a choice for each of {len(self.trie)} names, got shape {chosen.shape}"
+            )
+        counts = np.zeros(len(self.trie) + 1, dtype=np.int32)
+        np.cumsum(chosen[self.trie.name_of_leaf], out=counts[1:])
+        with self._lock:
+            self.counts = counts
+
+    def copy(self) -> Eligibility:
+        """Return the same names, changed apart from these from now on."""
+        twin = Eligibility(self.trie)
+        twin.counts = self.counts
+        return twin
+
+    def where(self) -> npt.NDArray[np.bool_]:
+        """Return which names are eligible, shape (n_names,), in the order of the trie's names."""
+        return np.diff(self.counts).astype(bool)[self.trie.leaf_of_name]
+
+    def names(self) -> list[str]:
+        """Return the eligible names, in the order of the trie's."""
+        return [self.trie.names[i] for i in np.flatnonzero(self.where())]
+
+    def live(self, node: int | None) -> IntArray:
+        """Return the children of a node with an eligible name below, none where node is None."""
+        return live_children(self.trie, self.counts, node)
+
+    def check(self) -> None:
+        """Raise if no name is eligible.
+
+        Raises:
+            NoTargetError: If so.
+        """
+        if not len(self):
+            raise NoTargetError(
+                f"none of the {len(self.trie)} agents is eligible, so there is no name to decode; "
+                "enable one with eligible.enable(name)"
+            )
+
+
+def live_children(trie: NameTrie, counts: Counts, node: int | None) -> IntArray:
+    """Return the children of a node with an eligible name below, shape (c,), sorted by token.
+
+    A child lives iff its leaf interval holds an eligible leaf: ``counts[hi] > counts[lo]``.
+
+    Args:
+        trie: The names.
+        counts: Eligible leaves before each leaf, shape (n_names + 1,).
+        node: None has no children.
+    """
+    if node is None:
+        return np.empty(0, dtype=np.int64)
+    here = trie.children(node)
+    alive = counts[trie.hi[here]] > counts[trie.lo[here]]
+    live: IntArray = here.start + np.flatnonzero(alive)
+    return live
+
+
+Floats = npt.NDArray[np.float64]
+
+
+class NamePrior:
+    """Says how much of the ranker's mass lies below each child of a node.
+
+    Args:
+        trie: The n names.
+        log_mass: Log of each name's mass, up to a constant, shape (n,) in the names' order, e.g.
+            a ranker's log probabilities times a weight.
+
+    Raises:
+        InvalidInputError: If the shape is another.
+        ScoreError: If a value is not finite.
+
+    Example:
+        >>> trie = NameTrie([[5], [5, 7], [3]], terminator=0)
+        >>> prior = NamePrior(trie, np.log([0.5, 0.25, 0.25]))
+        >>> everyone = np.arange(4)
+        >>> shares = prior.shares(everyone, np.array([1, 2]))  # token 3, and token 5 with two names
+        >>> np.exp(shares).round(2).tolist()
+        [0.25, 0.75]
+    """
+
+    __slots__ = ("_by_leaf", "_trie")
+
+    def __init__(self, trie: NameTrie, log_mass: npt.ArrayLike) -> None:
+        masses = np.asarray(log_mass, dtype=np.float64)
+        if masses.shape != (len(trie),):
+            raise InvalidInputError(
+                f"expected a log mass for each of {len(trie)} names, got shape {masses.shape}"
+            )
+        if not np.isfinite(masses).all():
+            raise ScoreError(
+                "expected finite log masses; make an agent ineligible instead of giving it none"
+            )
+        self._trie = trie
+        self._by_leaf = masses[trie.name_of_leaf]
+
+    def shares(self, counts: npt.NDArray[np.integer], children: IntArray) -> Floats:
+        """Return log(mass below child / mass below all of them), shape (c,).
+
+        Args:
+            counts: An eligibility's snapshot; only eligible names have mass.
+            children: The live children of one node, ascending, shape (c,).
+        """
+        lo, hi = self._trie.lo[children[0]], self._trie.hi[children[-1]]
+        alive = np.diff(counts[lo : hi + 1]) > 0
+        masses = np.where(alive, self._by_leaf[lo:hi], -np.inf)
+        below: Floats = np.logaddexp.reduceat(masses, self._trie.lo[children] - lo)
+        shares: Floats = below - np.logaddexp.reduce(below)
+        return shares

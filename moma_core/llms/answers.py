@@ -12,7 +12,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["UNREADABLE", "Normaliser", "answer_ids", "normalise_answer"]
+__all__ = [
+    "UNREADABLE",
+    "Normaliser",
+    "answer_ids",
+    "normalise_answer",
+]
 
 Normaliser = Callable[[str], str | None]
 """Brings an answer to a form in which equal means the same; None: it cannot be read."""

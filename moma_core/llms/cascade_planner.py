@@ -1,28 +1,160 @@
-"""What one LLM's answer says about the others': a hidden difficulty that all of them share.
-
-Given the query, LLM j is right with chance ``sigmoid(a_j logit(p_j) + b_j + l_j u)``, p_j being the
-head's prediction and u ~ N(0, 1) what the head could not see (item response theory with one
-factor; Gauss-Hermite quadrature over u). Given u, LLMs err independently. A wrong answer is
-unreadable with chance v_j, the query's popular mistake with chance r, else like no other. Costs go
-with u too: ``E[c_j | u] = k_j c_j exp(g_j u)``. So each agreement updates quality *and* cost, which
-is what cascade routing needs (arXiv 2410.10347). What a call cost against what was expected (how
-long the LLM thought) speaks for or against its answer: short, usual or long, each with a chance for
-right and for wrong answers. Knows no plan and no preference.
-"""
+"""The best cascade of each query at each rate: beliefs over a lattice, then backward induction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.llm_routing.answers import UNREADABLE
+from moma_core.llms.answers import UNREADABLE
 
-__all__ = ["DIFFICULTIES", "WEIGHTS", "SharedDifficulty"]
+__all__ = [
+    "DIFFICULTIES",
+    "WEIGHTS",
+    "Level",
+    "Outlook",
+    "Policy",
+    "SharedDifficulty",
+    "build_lattice",
+    "canonical",
+    "solve",
+]
+
+_Ints = npt.NDArray[np.intp]
+_Node = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """The nodes at which k LLMs have been asked.
+
+    Args:
+        members: LLMs asked, ascending, shape (N, k).
+        groups: Group of each one's answer, shape (N, k).
+        lengths: How long the watched LLM's answer was, 0 where it was not asked, shape (N,).
+        asks: LLMs not asked yet, shape (N, L - k).
+        children: Node of the next level by LLM asked and what it may answer (`outcome`), shape
+            (N, L - k, (k + 2) * bins); -1 where that outcome does not exist.
+        bins: Lengths told apart.
+    """
+
+    members: _Ints
+    groups: _Ints
+    lengths: _Ints
+    asks: _Ints
+    children: _Ints
+    bins: int = 1
+
+    @property
+    def n_groups(self) -> _Ints:
+        """Readable groups of each node, shape (N,)."""
+        if not self.groups.shape[1]:
+            return np.zeros(len(self.groups), np.intp)
+        return np.asarray(self.groups.max(axis=1) + 1, np.intp)
+
+    def new_group(self, node: int) -> int:
+        """Return the number that an answer unlike all others would get."""
+        return int(self.groups[node].max(initial=-1)) + 1
+
+    def outcome(self, group: int, length: int = 0) -> int:
+        """Return the place in `children` of an answer in this group (-1: unreadable)."""
+        return (group + 1) * self.bins + length
+
+
+@lru_cache(maxsize=32)
+def build_lattice(
+    n_llms: int, depth: int, watched: int | None = None, bins: int = 1
+) -> tuple[Level, ...]:
+    """Return levels 0 to ``depth`` of the lattice over ``n_llms`` LLMs.
+
+    Args:
+        n_llms: LLMs L that may be asked.
+        depth: Most calls.
+        watched: The LLM the length of whose answer is looked at.
+        bins: Lengths told apart.
+
+    Example:
+        >>> [len(level.members) for level in build_lattice(2, 2)]
+        [1, 4, 5]
+        >>> [len(level.members) for level in build_lattice(2, 2, watched=0, bins=3)]
+        [1, 8, 15]
+    """
+    depth = min(depth, n_llms)
+    nodes = [
+        [
+            (members, groups, length)
+            for members in combinations(range(n_llms), k)
+            for groups in _groupings(k)
+            for length in range(bins if watched in members else 1)
+        ]
+        for k in range(depth + 1)
+    ]
+    places = [{node: place for place, node in enumerate(level)} for level in nodes]
+    return tuple(
+        _level(level, n_llms, places[k + 1] if k < depth else None, k, (watched, bins))
+        for k, level in enumerate(nodes)
+    )
+
+
+def canonical(groups: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the groups numbered by first appearance; negative ones stay -1.
+
+    Example:
+        >>> canonical((4, -1, 2, 4))
+        (0, -1, 1, 0)
+    """
+    known: dict[int, int] = {}
+    return tuple(-1 if g < 0 else known.setdefault(g, len(known)) for g in groups)
+
+
+def _groupings(k: int) -> list[tuple[int, ...]]:
+    if k == 0:
+        return [()]
+    return [
+        (*before, group)
+        for before in _groupings(k - 1)
+        for group in range(-1, max(before, default=-1) + 2)
+    ]
+
+
+def _level(
+    nodes: list[_Node],
+    n_llms: int,
+    following: dict[_Node, int] | None,
+    k: int,
+    watch: tuple[int | None, int],
+) -> Level:
+    watched, bins = watch
+    width = n_llms - k if following is not None else 0
+    asks = np.zeros((len(nodes), width), np.intp)
+    children = np.full((len(nodes), width, (k + 2) * bins), -1, np.intp)
+    level = Level(
+        np.array([members for members, _, _ in nodes], np.intp).reshape(len(nodes), k),
+        np.array([groups for _, groups, _ in nodes], np.intp).reshape(len(nodes), k),
+        np.array([length for _, _, length in nodes], np.intp),
+        asks,
+        children,
+        bins,
+    )
+    for place, (members, groups, length) in enumerate(nodes):
+        if following is None:
+            break
+        asks[place] = [llm for llm in range(n_llms) if llm not in members]
+        for column, llm in enumerate(asks[place].tolist()):
+            at = sum(member < llm for member in members)
+            joined = (*members[:at], llm, *members[at:])
+            for group in range(-1, max(groups, default=-1) + 2):
+                seen = canonical((*groups[:at], group, *groups[at:]))
+                for now in range(bins if llm == watched else 1):
+                    child = following[joined, seen, now if llm == watched else length]
+                    children[place, column, level.outcome(group, now)] = child
+    return level
+
 
 _Array = npt.NDArray[np.float64]
 
@@ -251,3 +383,147 @@ def _fit_mistakes(
     inputs = np.stack([np.ones_like(ease), ease], axis=1)
     gram = (inputs * pairs[:, None]).T @ inputs + np.diag([1e-6, _MISTAKE_PRIOR])
     return np.asarray(np.linalg.solve(gram, inputs.T @ equal), np.float64)
+
+
+_TWO_MISTAKES = 1e-4
+"""Chance that wrong answers agree beyond the popular mistake."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outlook:
+    """What is believed of n queries before anything is asked.
+
+    Args:
+        chances: That an LLM is right at each difficulty, shape (n, L, U).
+        spending: USD of asking it at each difficulty, shape (n, L, U).
+        unreadable: Chance that its wrong answer cannot be read, shape (L,).
+        mistake: Chance that a wrong answer is the query's popular mistake, shape (n,).
+        watched: The LLM whose answer's length is looked at, None for no LLM.
+        lengths: Chance of each length of its answer when it is wrong and when it is right, at each
+            difficulty, shape (bins, 2, U).
+        seconds: Latency of each LLM, shape (L,); calls follow each other, so they add up.
+        limit: Most seconds of a plan.
+    """
+
+    chances: _Array
+    spending: _Array
+    unreadable: _Array
+    mistake: _Array
+    watched: int | None = None
+    lengths: _Array = field(default_factory=lambda: np.ones((1, 2, len(WEIGHTS))))
+    seconds: _Array = field(default_factory=lambda: np.zeros(1))
+    limit: float = np.inf
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """What to do at every node, for each query and rate.
+
+    Args:
+        choices: By level, shape (n, R, N): below k accept that group, else ask column choice - k.
+        scores: Expected score of the whole cascade, shape (n, R).
+        costs: Expected USD of the whole cascade, shape (n, R).
+    """
+
+    choices: tuple[npt.NDArray[np.int8], ...]
+    scores: _Array
+    costs: _Array
+
+
+def solve(levels: Sequence[Level], outlook: Outlook, rates: _Array) -> Policy:
+    """Return the best cascade of each query at each rate.
+
+    Args:
+        levels: From `build_lattice` over L LLMs.
+        outlook: Beliefs about n queries.
+        rates: Score that one USD must bring, shape (R,).
+    """
+    score = cost = np.zeros((len(outlook.mistake), len(rates), 1))
+    choices: list[npt.NDArray[np.int8]] = []
+    for level in reversed(levels):
+        right, asked = _beliefs(level, outlook)
+        asked = np.where(_too_late(level, outlook), np.inf, asked)
+        score, cost, chosen = _step(level, right, asked, score, cost, rates)
+        choices.append(chosen)
+    return Policy(tuple(reversed(choices)), score[:, :, 0], cost[:, :, 0])
+
+
+def _step(
+    level: Level, right: _Array, asked: _Array, score: _Array, cost: _Array, rates: _Array
+) -> tuple[_Array, _Array, npt.NDArray[np.int8]]:
+    """One step of the backward induction; next level's score and cost have shape (n, R, N')."""
+    k, (n, n_rates) = right.shape[2], score.shape[:2]
+    blank = np.zeros((n, n_rates, 1))
+    following = [np.concatenate([each, blank], axis=2) for each in (score, cost)]
+    gained, spent = (each[:, :, level.children].sum(axis=4) for each in following)  # (n, R, N, A)
+    spent = spent + asked[:, None]
+    shape = (n, n_rates, *right.shape[1:])
+    scores = np.concatenate([np.broadcast_to(right[:, None], shape), gained], axis=3)
+    costs = np.concatenate([np.zeros(shape), spent], axis=3)
+    value = np.where(np.isinf(costs), -np.inf, scores - rates[:, None, None] * costs)
+    value[..., :k][..., _cannot_accept(level)] = -np.inf
+    chosen = value.argmax(axis=3)[..., None]
+    picked = [np.take_along_axis(each, chosen, axis=3)[..., 0] for each in (scores, costs)]
+    return picked[0], picked[1], chosen[..., 0].astype(np.int8)
+
+
+def _too_late(level: Level, outlook: Outlook) -> npt.NDArray[np.bool_]:
+    """Calls that would end after the limit, shape (N, A); the first call is always allowed."""
+    if np.isinf(outlook.limit) or not level.members.shape[1]:
+        return np.zeros(level.asks.shape, bool)
+    spent = outlook.seconds[level.members].sum(axis=1)[:, None]
+    late: npt.NDArray[np.bool_] = spent + outlook.seconds[level.asks] > outlook.limit
+    return late
+
+
+def _cannot_accept(level: Level) -> npt.NDArray[np.bool_]:
+    """Groups that do not exist, shape (N, k); where nothing is readable the first one stands in."""
+    k = level.members.shape[1]
+    return np.arange(k) >= np.maximum(level.n_groups, 1)[:, None]
+
+
+def _beliefs(level: Level, outlook: Outlook) -> tuple[_Array, _Array]:
+    """Return P(node, group is right), shape (n, N, k), and E[c_j; node], shape (n, N, A)."""
+    n_nodes, k = level.members.shape
+    n = len(outlook.mistake)
+    joint = np.broadcast_to(WEIGHTS, (n, n_nodes, k + 1, len(WEIGHTS))).copy()
+    right = level.groups[:, None, :] == np.arange(k + 1)[:, None]  # (N, H, k); last: none is
+    for place in range(k):
+        chance = outlook.chances[:, level.members[:, place]][:, :, None]  # (n, N, 1, U)
+        lost = outlook.unreadable[level.members[:, place]]
+        seen = np.where(level.groups[:, place] < 0, lost, 1.0 - lost)[:, None, None]
+        told = _told(level, place, outlook)  # (N, 2, U)
+        hit, miss = chance * told[:, None, 1], (1.0 - chance) * seen * told[:, None, 0]
+        joint *= np.where(right[:, :, place, None], hit, miss)
+    hypotheses = np.arange(k + 1)
+    exists = (hypotheses < level.n_groups[:, None]) | (hypotheses == k)  # (N, H)
+    joint *= (_alike(level, right, outlook.mistake) * exists)[..., None]
+    total = joint.sum(axis=2)  # (n, N, U)
+    asked = np.einsum("nku,nkau->nka", total, outlook.spending[:, level.asks])
+    return joint[:, :, :k].sum(axis=3), asked
+
+
+def _told(level: Level, place: int, outlook: Outlook) -> _Array:
+    """Return the chance of the length seen of the answer at ``place``, shape (N, 2, U)."""
+    if outlook.watched is None:
+        return np.ones((1, 2, 1))
+    watched = level.members[:, place] == outlook.watched
+    return np.where(watched[:, None, None], outlook.lengths[level.lengths], 1.0)
+
+
+def _alike(level: Level, right: npt.NDArray[np.bool_], mistake: _Array) -> _Array:
+    """Return the chance that readable wrong answers agree as they do, shape (n, N, H)."""
+    readable = (level.groups >= 0)[:, None, :]
+    wrong = readable & ~right  # (N, H, k)
+    groups = level.groups[:, None, :, None] == np.arange(max(right.shape[2], 1))
+    sizes = (wrong[..., None] & groups).sum(axis=2)  # (N, H, G)
+    count, largest = wrong.sum(axis=2), sizes.max(axis=2, initial=0)
+    chance = mistake[:, None, None]
+    alone = (1.0 - chance) ** np.maximum(count - 1, 0)
+    none_alike = np.where(count > 0, alone * (1.0 - chance + count * chance), 1.0)
+    some_alike = chance**largest * (1.0 - chance) ** (count - largest)
+    repeated = (sizes > 1).sum(axis=2)
+    alike: _Array = np.where(
+        repeated > 1, _TWO_MISTAKES, np.where(repeated == 1, some_alike, none_alike)
+    )
+    return alike

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.llm_routing.heads.linear import ridge
+from moma_core.llms.heads.linear import ridge
 from moma_core.types import FloatArray, LLMCard
 
 __all__ = [

@@ -15,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
-from moma_core.llm_routing.answers import Normaliser, answer_ids, normalise_answer
+from moma_core.llms.answers import Normaliser, answer_ids, normalise_answer
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SCHEMA", "LLMDataset"]
+__all__ = [
+    "SCHEMA",
+    "LLMDataset",
+]
 
 SCHEMA = (
     "a table of scored queries has a text column 'query' and, for each LLM, 'score|<llm>' in "

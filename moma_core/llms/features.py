@@ -14,7 +14,11 @@ import numpy.typing as npt
 
 from moma_core.types import FloatArray
 
-__all__ = ["FEATURES", "QueryFeatures", "text_features"]
+__all__ = [
+    "FEATURES",
+    "QueryFeatures",
+    "text_features",
+]
 
 FEATURES = (
     "log_chars", "log_words", "log_lines", "word_length", "digits", "capitals", "operators",

@@ -13,17 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
-from moma_core.llm_routing.learning.bandit import (
+from moma_core.llms.feedback import (
     Arm,
+    FeedbackRecord,
     LearningConfig,
     cautious,
     corrected,
     learnt_choice,
     parse_text,
 )
-from moma_core.llm_routing.learning.log import FeedbackRecord
 
-__all__ = ["LEAST", "Estimate", "Estimates", "estimate"]
+__all__ = [
+    "LEAST",
+    "Estimate",
+    "Estimates",
+    "estimate",
+]
 
 LEAST = 20
 _FOLDS = 5

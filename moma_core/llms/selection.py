@@ -1,37 +1,188 @@
-"""The three preferences (5.2.3): performance, auto, cost, for one query or for many at once.
-
-Knows scores and costs; not where they come from, nor what a budget was spent on before.
-"""
+"""Chooses among scored LLMs: Pareto front, preference, latency, budget (eq. 7-11, 5.2.3)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError
-from moma_core.selection.pareto import front_mask
-from moma_core.selection.topsis import closeness_of_two, closeness_on_front
 from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable
 
 __all__ = [
     "DEFAULT_BUDGET_SHARE",
     "PREFERENCES",
+    "WORTH",
+    "StreamBudget",
+    "check_latency",
     "choose",
     "choose_at_rate",
+    "closeness_of_two",
+    "closeness_on_front",
+    "front_mask",
+    "in_time",
+    "pareto_front",
     "parse_preference",
     "preference_name",
     "rank",
     "select",
+    "topsis",
 ]
+
+
+def front_mask(
+    costs: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Return which candidates no other one dominates, row by row (eq. 7).
+
+    Candidate k dominates i when it costs no more and scores no less, and differs in one of the two.
+    Candidates equal in both dominate neither each other, so all of them stay.
+
+    Args:
+        costs: USD, shape (n, m).
+        scores: Quality, shape (n, m).
+
+    Returns:
+        True on the front, shape (n, m); at least one in each row.
+    """
+    cheaper = costs[:, None, :] <= costs[:, :, None]  # (n, i, k): k costs no more than i
+    better = scores[:, None, :] >= scores[:, :, None]
+    differs = (costs[:, None, :] != costs[:, :, None]) | (scores[:, None, :] != scores[:, :, None])
+    dominated: npt.NDArray[np.bool_] = (cheaper & better & differs).any(axis=2)
+    return ~dominated
+
+
+def pareto_front(
+    costs: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+) -> npt.NDArray[np.intp]:
+    """Return the non-dominated candidates of one query, cheapest first (eq. 7).
+
+    Args:
+        costs: USD, shape (m,).
+        scores: Quality, shape (m,).
+
+    Returns:
+        Indices by ascending cost; equal candidates are all kept, in the order given.
+
+    Example:
+        >>> pareto_front(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.4, 0.9])).tolist()
+        [0, 2]
+    """
+    costs, scores = np.asarray(costs, np.float64), np.asarray(scores, np.float64)
+    front = np.flatnonzero(front_mask(costs[None], scores[None])[0])
+    return front[np.argsort(costs[front], kind="stable")]
+
+
+WORTH = 0.25
+"""Of two LLMs at equal weights, the dearer one's whole price is worth this share of its score. At 1
+the cheaper one of most pairs of real LLMs would answer everything: prices differ by factors, scores
+by a tenth."""
+
+_Array = npt.NDArray[np.float64]
+
+
+def topsis(costs: _Array, scores: _Array, w_cost: float, w_score: float) -> _Array:
+    """Return the closeness of each candidate of a front to the ideal (eq. 8-11).
+
+    Both columns are brought to [0, 1] by min-max (8); a constant column becomes all 1 for the
+    score and all 0 for the cost. With the ideal (0, 1) and the anti-ideal (1, 0) and weighted
+    Euclidean distances D+ (9) and D- (10), the closeness is D- / (D+ + D-) (11).
+
+    On a fixed front the candidate of the largest closeness never gets dearer as ``w_cost`` grows:
+    closeness orders as (D-/D+)^2, and for a cheaper candidate a and a dearer b the sign of the
+    difference is a quadratic in (w_score/w_cost)^2 that is positive at zero and negative at
+    infinity, so it changes once, from a to b.
+
+    Args:
+        costs: USD of the candidates on the front, shape (m,).
+        scores: Their quality, shape (m,).
+        w_cost: Weight of the cost, zero or more.
+        w_score: Weight of the score, zero or more; not both zero.
+
+    Returns:
+        Closeness in [0, 1], shape (m,).
+
+    Raises:
+        ValueError: A weight is negative, or both are zero.
+
+    Example:
+        >>> topsis(np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.9, 1.0]), 0.5, 0.5).round(2).tolist()
+        [0.5, 0.67, 0.5]
+    """
+    if not (w_cost >= 0 and w_score >= 0 and w_cost + w_score > 0):
+        raise ValueError(
+            f"expected weights of zero or more, not both zero, got {w_cost!r}, {w_score!r}."
+        )
+    costs, scores = np.asarray(costs, np.float64)[None], np.asarray(scores, np.float64)[None]
+    closeness: _Array = closeness_on_front(
+        costs, scores, np.ones(costs.shape, bool), w_cost, w_score
+    )[0]
+    return closeness
+
+
+def closeness_on_front(
+    costs: _Array, scores: _Array, front: npt.NDArray[np.bool_], w_cost: float, w_score: float
+) -> _Array:
+    """Return the closeness of each candidate, -inf off the front; all shapes (n, m) (eq. 8-11)."""
+    cost = _min_max(costs, front, constant=0.0)
+    score = _min_max(scores, front, constant=1.0)
+    to_ideal = np.hypot(w_cost * cost, w_score * (1.0 - score))
+    to_worst = np.hypot(w_cost * (1.0 - cost), w_score * score)
+    total = to_ideal + to_worst
+    closeness = np.divide(to_worst, total, out=np.ones_like(total), where=total > 0)
+    return np.where(front, closeness, -np.inf)
+
+
+def closeness_of_two(costs: _Array, scores: _Array, w_cost: float, w_score: float) -> _Array:
+    """Return what speaks for each of two candidates, neither of which beats the other on both.
+
+    For the dearer one its lead in score, as a share of its score, times ``w_score``; for the
+    cheaper one what it saves, as a share of the other's cost, times ``w_cost * WORTH``. More weight
+    on cost takes from the one and gives to the other, so it never picks the dearer one.
+
+    Args:
+        costs: USD, shape (n, 2).
+        scores: Quality, shape (n, 2).
+        w_cost: Weight of the cost, zero or more.
+        w_score: Weight of the score, zero or more.
+
+    Returns:
+        The larger, the better, shape (n, 2).
+
+    Example:
+        >>> costs, scores = np.array([[1.0, 15.0]] * 2), np.array([[0.81, 0.85], [0.50, 0.85]])
+        >>> closeness_of_two(costs, scores, 0.5, 0.5).argmax(axis=1).tolist()
+        [0, 1]
+    """
+    lead, saved = _share(scores - scores[:, ::-1], scores), _share(costs[:, ::-1] - costs, costs)
+    speaks: _Array = w_score * np.maximum(lead, 0.0) + w_cost * WORTH * np.maximum(saved, 0.0)
+    return speaks
+
+
+def _share(gaps: _Array, values: _Array) -> _Array:
+    largest = np.broadcast_to(values.max(axis=1, keepdims=True), values.shape)
+    shares = gaps.copy()
+    np.divide(gaps, largest, out=shares, where=largest > 0)
+    return shares
+
+
+def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _Array:
+    low = np.where(front, values, np.inf).min(axis=1, keepdims=True)
+    high = np.where(front, values, -np.inf).max(axis=1, keepdims=True)
+    spread = high - low
+    scaled = np.full(values.shape, constant)
+    np.divide(values - low, spread, out=scaled, where=(spread > 0) & front)
+    return scaled
+
 
 PREFERENCES = ("auto", "cost", "performance")
 DEFAULT_BUDGET_SHARE = 0.25
 """``cost`` without a budget may spend this share of what the strongest LLM costs on the query."""
 
 _CHOICES = "Choose 'performance', 'auto', 'cost', or 'cost:0.002' for a budget in USD per query."
-_Array = npt.NDArray[np.float64]
 
 
 def parse_preference(preference: str | Preference | None) -> Preference:
@@ -195,3 +346,89 @@ def _sorted(*keys: _Array) -> npt.NDArray[np.intp]:
     """Columns of each row by descending keys, the first key leading; ties keep column order."""
     order: npt.NDArray[np.intp] = np.lexsort(tuple(-key for key in reversed(keys)), axis=1)
     return order
+
+
+def check_latency(limit: float | None) -> float:
+    """Return the limit in seconds, infinity for None.
+
+    Raises:
+        InvalidPreferenceError: It is not a positive number.
+    """
+    if limit is None:
+        return np.inf
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
+        raise InvalidPreferenceError(
+            f"max_latency is seconds, more than zero, got {limit!r}. Leave it out for no limit."
+        )
+    return float(limit)
+
+
+def in_time(latencies: Sequence[float | None], limit: float) -> npt.NDArray[np.bool_]:
+    """Return which candidates answer within the limit, shape (m,); the fastest where none does.
+
+    A candidate of unknown latency counts as in time: leave it out of the pool if that is wrong.
+
+    Args:
+        latencies: Typical seconds of each candidate, None where not known, length m.
+        limit: Seconds.
+
+    Example:
+        >>> in_time([0.5, None, 4.0], 1.0).tolist(), in_time([3.0, 4.0], 1.0).tolist()
+        ([True, True, False], [True, False])
+    """
+    seconds = np.array([0.0 if each is None else each for each in latencies])
+    fits: npt.NDArray[np.bool_] = seconds <= limit
+    return fits if fits.any() else seconds == seconds.min(initial=np.inf)
+
+
+_BURST = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBudget:
+    """USD for a number of queries, spread evenly over those still to come.
+
+    A query may take up to three times its even share, but never more than is left; what easy
+    queries leave over falls to the hard ones.
+
+    Args:
+        total: USD for all queries.
+        queries: Queries expected.
+        spent: USD spent so far.
+        asked: Queries routed so far.
+
+    Raises:
+        InvalidPreferenceError: A number is negative, or no query is expected.
+
+    Example:
+        >>> budget = StreamBudget(total=1.0, queries=100)
+        >>> budget.preference()
+        Cost(budget=0.03)
+        >>> budget.after(0.7).preference().budget < 0.01
+        True
+    """
+
+    total: float
+    queries: int
+    spent: float = 0.0
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.total >= 0 and self.spent >= 0 and self.asked >= 0 and self.queries > 0):
+            raise InvalidPreferenceError(
+                f"a stream's budget is USD of zero or more for one query or more, got {self}."
+            )
+
+    @property
+    def left(self) -> float:
+        """USD not spent yet, zero when overspent."""
+        return max(self.total - self.spent, 0.0)
+
+    def preference(self) -> Cost:
+        """Return what the next query may cost, as a preference to route it with."""
+        share = self.left / max(self.queries - self.asked, 1)
+        return Cost(min(_BURST * share, self.left))
+
+    def after(self, cost: float) -> StreamBudget:
+        """Return the budget after a query that cost so much (measured, or as expected)."""
+        return replace(self, spent=self.spent + cost, asked=self.asked + 1)

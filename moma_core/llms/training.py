@@ -1,38 +1,143 @@
-"""From scored queries to an `LLMRouter` (4.1.3): fit the heads, learn their blend, fit the costs.
+"""From scored queries to an `LLMRouter` (4.1.3) or a `CascadeRouter`.
 
-Rows and LLMs are put into an order of their own before anything random happens, so the order of the
-file cannot matter. Everything is deterministic by seed.
+Fits the heads, learns their blend, fits the costs; for a cascade also the hidden difficulty.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._numerics import find_centres, nearest
 from moma_core.errors import InvalidDataError, InvalidInputError
-from moma_core.llm_routing.completion import fill_costs, fill_scores
-from moma_core.llm_routing.costs import FittedCosts, indicative_price
-from moma_core.llm_routing.dataset import LLMDataset
-from moma_core.llm_routing.features import QueryFeatures
-from moma_core.llm_routing.heads import (
-    STACKED,
-    Head,
-    StackedHead,
-    fit_head,
-    fit_weights,
-    head_choices,
-)
-from moma_core.llm_routing.router import LLMRouter
+from moma_core.llms.cascade import RATES, CascadeRouter, replay
+from moma_core.llms.cascade_planner import SharedDifficulty
+from moma_core.llms.costs import FittedCosts, indicative_price
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.features import QueryFeatures
+from moma_core.llms.heads import STACKED, fit_head, head_choices
+from moma_core.llms.heads.contract import Head
+from moma_core.llms.heads.stack import StackedHead, fit_weights
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.selection import choose_at_rate
 from moma_core.protocols import Encoder
-from moma_core.selection import choose_at_rate
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["FOLDS", "MIN_QUERIES", "Progress", "Trained", "fit_thrift", "train", "train_pool"]
+__all__ = [
+    "FOLDS",
+    "MAX_DEPTH",
+    "MAX_SHORTLIST",
+    "MIN_QUERIES",
+    "Progress",
+    "Trained",
+    "abilities",
+    "check_answers",
+    "fill_costs",
+    "fill_scores",
+    "fit_thrift",
+    "train",
+    "train_cascade",
+    "train_pool",
+]
+
+_Array = npt.NDArray[np.float64]
+_EASE_PRIOR = 0.3
+_ABILITY_PRIOR = 0.1
+_NEARBY_PRIOR = 20.0
+
+
+def abilities(scores: _Array, rounds: int = 40) -> tuple[_Array, _Array]:
+    """Return each query's ease (n,) and each LLM's ability (m,), both in logits.
+
+    Maximum posterior of ``score = sigmoid(ease + ability)`` over measured entries, with normal
+    priors around zero and the mean ability, by alternating Newton steps.
+
+    Args:
+        scores: In [0, 1], NaN where not measured, shape (n, m).
+        rounds: Alternations.
+    """
+    known = ~np.isnan(scores)
+    target = np.where(known, scores, 0.0)
+    ease, ability = np.zeros(len(scores)), np.zeros(scores.shape[1])
+    for _ in range(rounds):
+        for axis in (1, 0):
+            chance = _sigmoid(ease[:, None] + ability)
+            slope = ((target - chance) * known).sum(axis=axis)
+            curve = (chance * (1.0 - chance) * known).sum(axis=axis)
+            if axis:
+                ease += np.clip((slope - _EASE_PRIOR * ease) / (curve + _EASE_PRIOR), -2.0, 2.0)
+            else:
+                pull = _ABILITY_PRIOR * (ability - ability.mean())
+                ability += np.clip((slope - pull) / (curve + _ABILITY_PRIOR), -2.0, 2.0)
+    return ease, ability
+
+
+def fill_scores(scores: _Array, inputs: FloatArray, seed: int = 0, regions: int = 64) -> _Array:
+    """Return scores without NaN, shape (n, m).
+
+    Args:
+        scores: In [0, 1], NaN where not measured, shape (n, m).
+        inputs: Query inputs, shape (n, d).
+        seed: Of the regions' centres.
+        regions: Regions in which a measured deviation carries over to its neighbours.
+    """
+    known = ~np.isnan(scores)
+    if known.all():
+        return scores
+    ease, ability = abilities(scores)
+    expected = _sigmoid(ease[:, None] + ability)
+    points = inputs.astype(np.float64)
+    centres = find_centres(
+        points, max(1, min(regions, len(points) // 20)), np.random.default_rng(seed)
+    )
+    owner = nearest(points, centres)
+    surplus, seen = (
+        np.zeros((len(centres), scores.shape[1])),
+        np.zeros((len(centres), scores.shape[1])),
+    )
+    np.add.at(surplus, owner, np.where(known, scores - expected, 0.0))
+    np.add.at(seen, owner, known.astype(np.float64))
+    shared = surplus.sum(axis=1, keepdims=True) / (seen.sum(axis=1, keepdims=True) + _NEARBY_PRIOR)
+    nearby = ((surplus + _NEARBY_PRIOR * shared) / (seen + _NEARBY_PRIOR))[owner]
+    return np.where(known, scores, np.clip(expected + nearby, 0.0, 1.0))
+
+
+def fill_costs(costs: _Array, rounds: int = 20) -> _Array:
+    """Return costs without NaN: what the query costs others times the LLM's usual ratio to them.
+
+    Two-way additive fit of log cost over measured entries; an LLM free everywhere stays free.
+
+    Args:
+        costs: USD, NaN where not measured, shape (n, m).
+        rounds: Alternations of the fit.
+    """
+    known = ~np.isnan(costs)
+    if known.all():
+        return costs
+    priced = known & (costs > 0.0)
+    logs = np.log(np.where(priced, costs, 1.0))
+    query, llm = np.zeros(len(costs)), np.zeros(costs.shape[1])
+    for _ in range(rounds):
+        query = _masked_mean(logs - llm, priced, axis=1)
+        llm = _masked_mean(logs - query[:, None], priced, axis=0)
+    expected = np.where(priced.any(axis=0), np.exp(query[:, None] + llm), 0.0)
+    return np.where(known, costs, expected)
+
+
+def _masked_mean(values: _Array, known: npt.NDArray[np.bool_], axis: int) -> _Array:
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    mean: _Array = total / np.maximum(known.sum(axis=axis), 1)
+    return mean
+
+
+def _sigmoid(logits: _Array) -> _Array:
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))
+
 
 FOLDS = 4
 MIN_QUERIES = 8
@@ -42,8 +147,6 @@ _THRIFTS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0
 _THRIFT_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
-
-_Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,3 +375,172 @@ def _card(data: LLMDataset, name: str, prices: Mapping[str, Any]) -> LLMCard:
             f"the price of LLM {name!r} must be USD per million tokens, a number or [input, "
             f"output], got {given!r}."
         ) from error
+
+
+MAX_DEPTH = 4
+MAX_SHORTLIST = 5
+_JUDGED = 300
+_REPLAYED = 20_000
+_TRIED, _NOISE = 3, 2.0
+_PAYS = 1.0
+"""Standard errors by which cascades must beat one call; `_NOISE` guards the best of several."""
+_TOLERANCE = 0.02
+_WEAKEST = 0.6
+_CHEAP = 0.3
+_WITNESS = 0.55
+_JUDGED_RATES = (2, 4, 6, 8)
+"""Columns of `RATES` at which shortlists are compared."""
+_REPLAYED_RATES = range(1, 11)
+"""Columns of `RATES` at which plans are replayed: all but the ends, since few rates are noisy."""
+
+
+def train_cascade(
+    dataset: LLMDataset,
+    encoder: Encoder,
+    head: str = "auto",
+    seed: int = 0,
+    prices: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    vectors: FloatArray | None = None,
+    depth: int = MAX_DEPTH,
+) -> CascadeRouter:
+    """Train a router that plans cascades for the dataset's pool of LLMs.
+
+    Args:
+        dataset: Scored queries with answers (columns ``answer|<llm>``).
+        encoder: Turns queries into vectors.
+        head: As for `training.train`.
+        seed: Of every random choice.
+        prices: As for `training.train`.
+        progress: Called after each step.
+        vectors: The queries' vectors when already encoded, shape (n, d).
+        depth: Most calls of a plan, 1 to 4; 1 is a plain choice.
+
+    Returns:
+        The router; its ``metadata["held_out_gain"]`` is the mean and standard error of what
+        cascades earn over one call on queries that the head did not see (score - rate * cost, mean
+        of rates). Where the mean is not above the error, it has ``depth`` 1 and all LLMs.
+
+    Raises:
+        InvalidInputError: No such head, or a depth out of bounds.
+        InvalidDataError: The table has no answers, or too few queries.
+    """
+    if not 1 <= depth <= MAX_DEPTH:
+        raise InvalidInputError(f"a cascade asks 1 to {MAX_DEPTH} LLMs, got depth={depth!r}.")
+    check_answers(dataset)
+    trained = train_pool(dataset, encoder, head, seed, prices, progress, vectors)
+    answers = trained.data.answers
+    assert answers is not None  # noqa: S101 - checked above
+    difficulty = SharedDifficulty.fit(
+        trained.held_out, trained.expected, trained.data.scores, trained.costs, answers
+    )
+    names = trained.router.names
+    single = names.index(trained.router.best_single)
+    unit = float(trained.costs[:, single].mean())
+    facts = {"strategy": "cascade", "seed": seed, "rates": list(RATES)}
+    everyone = tuple(names[llm] for llm in _by_cost(range(len(names)), trained.costs.mean(axis=0)))
+    once = CascadeRouter(trained.router, difficulty, everyone, 1, unit, metadata=facts)
+    return once if depth == 1 else _with_calls(once, depth, trained)
+
+
+def _with_calls(once: CascadeRouter, depth: int, trained: Trained) -> CascadeRouter:
+    """Return the router with cascades over the same pool, or as it is where they earn no more."""
+    single = once.base.best_single
+    router = replace(once, depth=depth, shortlist=(single,))
+    router = replace(router, shortlist=_shortlist(router, trained, once.base.names.index(single)))
+    watched, earned = _watched(router, trained)
+    gain = earned - _earned(once, trained)
+    mean, noise = float(gain.mean()), float(gain.std()) / np.sqrt(len(gain))
+    facts = {**once.metadata, "held_out_gain": [round(mean, 5), round(noise, 5)]}
+    if mean > _PAYS * noise:
+        return replace(router, watched=watched, metadata=facts)
+    return replace(once, metadata=facts)
+
+
+def check_answers(dataset: LLMDataset) -> None:
+    """Refuse a dataset without answers.
+
+    Raises:
+        InvalidDataError: It has none.
+    """
+    if dataset.answers is None or (dataset.answers < 0).all():
+        raise InvalidDataError(
+            "a cascade looks at answers, but the table has no readable column 'answer|<llm>'. Add "
+            "the final answer of each LLM, or choose one LLM a query: --strategy single."
+        )
+
+
+def _shortlist(router: CascadeRouter, trained: Trained, single: int) -> tuple[str, ...]:
+    """Return the LLMs that cascades may ask, cheapest first.
+
+    Worth asking is what scores at least 0.6 of the best and at most 0.02 below every LLM that costs
+    no more (a strict front would leave out an equal, whose second opinion counts). Free places go
+    to LLMs of at most 0.3 of the best single LLM's cost and 0.55 of its score: weak, but whether
+    they agree tells much for little. Where there are too many, the best are picked greedily by
+    expected score - rate * cost.
+    """
+    names, cost = router.base.names, trained.costs.mean(axis=0)
+    score = np.nanmean(trained.data.scores, axis=0)
+    best_for_less = np.array([score[cost <= each].max() for each in cost])
+    worth = (score >= best_for_less - _TOLERANCE) & (score >= _WEAKEST * score.max())
+    cheap = (cost <= _CHEAP * cost[single]) & (score >= _WITNESS * score.max())
+    chosen = [single]
+    for tier in (worth, cheap):
+        rest = [llm for llm in np.flatnonzero(tier).tolist() if llm not in chosen]
+        if len(chosen) + len(rest) <= MAX_SHORTLIST:
+            chosen, rest = [*chosen, *rest], []
+        while rest and len(chosen) < MAX_SHORTLIST:
+            llm = max(rest, key=lambda e: _value(router, trained, _by_cost([*chosen, e], cost)))
+            chosen.append(llm)
+            rest.remove(llm)
+    return tuple(names[llm] for llm in _by_cost(chosen, cost))
+
+
+def _watched(router: CascadeRouter, trained: Trained) -> tuple[str | None, _Array]:
+    """Return whose answer's length is worth looking at (None: no one's), and what is earned so.
+
+    Tried are the cheapest ones, which are asked first. What counts is score - rate * cost as
+    replayed on training queries, by more than two standard errors: the best of three is lucky.
+    """
+    plain = _earned(router, trained)
+    earned = {
+        name: _earned(replace(router, watched=name), trained) for name in router.shortlist[:_TRIED]
+    }
+    best = max(earned, key=lambda name: float(earned[name].mean()))
+    gain = earned[best] - plain
+    noise = _NOISE * float(gain.std()) / np.sqrt(len(plain))
+    return (best, earned[best]) if float(gain.mean()) > noise else (None, plain)
+
+
+def _earned(router: CascadeRouter, trained: Trained) -> _Array:
+    """Return measured score - rate * cost of training queries, mean over some rates, shape (n,)."""
+    rows, kept = slice(0, _REPLAYED), [RATES[column] for column in _REPLAYED_RATES]
+    planned = router.plan_predicted(trained.held_out[rows], trained.expected[rows], rates=kept)
+    columns = [router.base.names.index(name) for name in planned.names]
+    assert trained.data.answers is not None  # noqa: S101 - checked above
+    scores = np.nan_to_num(trained.data.scores[rows][:, columns])
+    spent = trained.costs[rows][:, columns]
+    known = trained.data.answers[rows][:, columns]
+    earned = np.zeros(len(scores))
+    for column, rate in enumerate(kept):
+        plan = np.full(len(scores), column)
+        score, cost, _ = replay(
+            planned.levels, planned.policy, plan, known, scores, spent, planned.watch
+        )
+        earned += (score - rate / max(router.unit, 1e-12) * cost) / len(kept)
+    return earned
+
+
+def _by_cost(llms: Sequence[int], level: _Array) -> list[int]:
+    return sorted(llms, key=lambda llm: (level[llm], llm))
+
+
+def _value(router: CascadeRouter, trained: Trained, columns: list[int]) -> float:
+    """Return the mean expected score - rate * cost over some rates, with this shortlist."""
+    names = tuple(router.base.names[column] for column in columns)
+    planned = replace(router, shortlist=names).plan_predicted(
+        trained.held_out[:_JUDGED], trained.expected[:_JUDGED]
+    )
+    rates = np.array([RATES[column] for column in _JUDGED_RATES]) / max(router.unit, 1e-12)
+    kept = list(_JUDGED_RATES)
+    return float((planned.scores[:, kept] - rates * planned.costs[:, kept]).mean())

@@ -27,7 +27,9 @@ from moma_core.errors import ArtifactError, RegistryError
 from moma_core.protocols import AgentRecord
 from moma_core.types import AgentCard, FloatArray
 
-__all__ = ["ChromaRegistry"]
+__all__ = [
+    "ChromaRegistry",
+]
 
 _AGAIN = 2
 _PAGE = 1_000

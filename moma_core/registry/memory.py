@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from moma_core.protocols import AgentRecord
 
-__all__ = ["MemoryRegistry"]
+__all__ = [
+    "MemoryRegistry",
+]
 
 
 class MemoryRegistry:

@@ -1,17 +1,40 @@
-"""Collaboration modes (MasRouter, sect. 4): how members talk, and how many calls that takes.
-
-A mode is a card like an LLM's or an agent's: its description is what the router compares with a
-query, so a new one needs no retraining. Knows no LLM, no role, and runs nothing.
-"""
+"""Modes, roles and task domains (MasRouter, sect. 4): what a team can be made of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from importlib import resources
+from pathlib import Path
 
-from moma_core.errors import InvalidCardError, InvalidInputError, UnknownNameError
-from moma_core.types.checks import check_name, is_number, is_text
+import numpy as np
 
-__all__ = ["MODES", "ModeCard", "calls", "calls_by_member", "mode_card"]
+from moma_core._checks import check_name, is_number, is_text
+from moma_core.errors import (
+    DuplicateNameError,
+    InvalidCardError,
+    InvalidInputError,
+    NoTargetError,
+    UnknownNameError,
+)
+from moma_core.protocols import Encoder
+from moma_core.types import FloatArray
+
+__all__ = [
+    "DUTIES",
+    "MODES",
+    "ModeCard",
+    "RoleCard",
+    "TeamOptions",
+    "calls",
+    "calls_by_member",
+    "check_unique",
+    "mode_card",
+    "packaged_roles",
+    "read_roles",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +217,204 @@ def calls_by_member(mode: str | ModeCard, members: int, rounds: int = 1) -> tupl
     shares[0] += card.opening
     shares[-1] += card.closing
     return tuple(shares)
+
+
+DUTIES = ("plan", "solve", "check", "judge")
+"""What a role can do for a team."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleCard:
+    """One role that a member can play.
+
+    Args:
+        name: Unique within the pool, such as ``"code_reviewer"``.
+        description: What it is good for, in a sentence; what a query is compared with.
+        prompt: Its system prompt.
+        domain: Task domain, such as ``"code"``.
+        duty: What it does for a team, one of `DUTIES`; empty when that is not known.
+
+    Raises:
+        InvalidCardError: A field is empty or no text, or the duty is none.
+
+    Example:
+        >>> RoleCard("poet", "Writes verse", "You write verse.", "writing").domain
+        'writing'
+    """
+
+    name: str
+    description: str
+    prompt: str
+    domain: str
+    duty: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "role")
+        check_name(self.domain, f"domain of role {self.name!r}:")
+        for label in ("description", "prompt"):
+            if not is_text(getattr(self, label)):
+                raise InvalidCardError(
+                    f"role {self.name!r} needs a {label}, got {getattr(self, label)!r:.40}. Write "
+                    f"{label}='You check proofs line by line.'"
+                )
+        if self.duty and self.duty not in DUTIES:
+            raise InvalidCardError(
+                f"duty of role {self.name!r} is one of {DUTIES}, or empty, got {self.duty!r:.40}."
+            )
+
+
+def read_roles(path: str | Path) -> tuple[RoleCard, ...]:
+    """Read role cards from a TOML file of ``[[role]]`` tables with the fields of `RoleCard`.
+
+    Raises:
+        DuplicateNameError: Two roles share a name.
+        InvalidCardError: A role is unfit.
+        InvalidInputError: The file cannot be read, or is no such TOML.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"cannot read roles from {str(path)!r} ({error}).") from error
+    return _parse(text, str(path))
+
+
+@cache
+def packaged_roles() -> tuple[RoleCard, ...]:
+    """Return the roles that ship here: maths, code, commonsense and business.
+
+    Example:
+        >>> sorted({role.domain for role in packaged_roles()})
+        ['business', 'code', 'commonsense', 'maths']
+    """
+    source = resources.files("moma_core") / "packaged" / "roles.toml"
+    return _parse(source.read_text(encoding="utf-8"), "roles.toml")
+
+
+def check_unique(roles: Iterable[RoleCard]) -> tuple[RoleCard, ...]:
+    """Return the roles as a tuple.
+
+    Raises:
+        DuplicateNameError: Two share a name.
+    """
+    seen: dict[str, RoleCard] = {}
+    for role in roles:
+        if role.name in seen:
+            raise DuplicateNameError(f"two roles are called {role.name!r}. Rename one.")
+        seen[role.name] = role
+    return tuple(seen.values())
+
+
+def _parse(text: str, where: str) -> tuple[RoleCard, ...]:
+    try:
+        tables = tomllib.loads(text)["role"]
+        return check_unique(RoleCard(**table) for table in tables)
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"{where} holds no roles ({error}). Write [[role]] tables with name, description, "
+            "prompt and domain."
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class TeamOptions:
+    """The modes and roles to choose from, beside their vectors.
+
+    Args:
+        modes: Ways to work together.
+        roles: The role pool; each domain of it is a task domain.
+        mode_vectors: Shape (M, d).
+        role_vectors: Shape (R, d).
+        fingerprint: The encoder's.
+
+    Raises:
+        NoTargetError: There is no mode or no role.
+        DuplicateNameError: Two modes or two roles share a name.
+    """
+
+    modes: tuple[ModeCard, ...]
+    roles: tuple[RoleCard, ...]
+    mode_vectors: FloatArray
+    role_vectors: FloatArray
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if not self.modes or not self.roles:
+            raise NoTargetError(
+                f"a team needs a mode and a role, got {len(self.modes)} modes and "
+                f"{len(self.roles)} roles. Start from TeamOptions.embed(encoder)."
+            )
+        check_unique(self.roles)
+        names = [mode.name for mode in self.modes]
+        if len(set(names)) < len(names):
+            raise DuplicateNameError(f"two modes share a name among {names}. Rename one.")
+
+    @classmethod
+    def embed(
+        cls,
+        encoder: Encoder,
+        modes: Iterable[ModeCard] = MODES,
+        roles: Iterable[RoleCard] | None = None,
+    ) -> TeamOptions:
+        """Embed the cards; by default the six modes and the packaged roles.
+
+        Raises:
+            NoTargetError: There is no mode or no role.
+            DuplicateNameError: Two modes or two roles share a name.
+        """
+        modes = tuple(modes)
+        roles = packaged_roles() if roles is None else tuple(roles)
+        return cls(
+            modes, roles, _vectors(encoder, modes), _vectors(encoder, roles), encoder.fingerprint
+        )
+
+    def adding(self, encoder: Encoder, *cards: ModeCard | RoleCard) -> TeamOptions:
+        """Return the options with these modes and roles beside what is there.
+
+        Raises:
+            DuplicateNameError: A name is taken.
+        """
+        modes = tuple(card for card in cards if isinstance(card, ModeCard))
+        roles = tuple(card for card in cards if isinstance(card, RoleCard))
+        return replace(
+            self,
+            modes=self.modes + modes,
+            roles=self.roles + roles,
+            mode_vectors=np.concatenate([self.mode_vectors, _vectors(encoder, modes)]),
+            role_vectors=np.concatenate([self.role_vectors, _vectors(encoder, roles)]),
+        )
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """The task domains, in the order in which roles name them."""
+        return tuple(dict.fromkeys(role.domain for role in self.roles))
+
+    @cached_property
+    def role_domains(self) -> np.ndarray:
+        """Position in `domains` of each role's, shape (R,)."""
+        return np.array([self.domains.index(role.domain) for role in self.roles])
+
+    @cached_property
+    def domain_vectors(self) -> FloatArray:
+        """Mean vector of each domain's roles, unit length, shape (D, d)."""
+        sums = np.stack(
+            [
+                self.role_vectors[self.role_domains == k].sum(axis=0)
+                for k in range(len(self.domains))
+            ]
+        )
+        unit: FloatArray = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        return unit
+
+    @cached_property
+    def most_members(self) -> int:
+        """The largest team that any mode takes."""
+        return max(mode.max_members for mode in self.modes)
+
+    @cached_property
+    def most_rounds(self) -> int:
+        """The most rounds that any mode takes."""
+        return max(mode.max_rounds for mode in self.modes)
+
+
+def _vectors(encoder: Encoder, cards: Iterable[ModeCard | RoleCard]) -> FloatArray:
+    return encoder.encode([f"{card.name.replace('_', ' ')}: {card.description}" for card in cards])

@@ -13,11 +13,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.teams.modes import ModeCard, calls_by_member
-from moma_core.teams.options import TeamOptions
+from moma_core.teams.cards import ModeCard, TeamOptions, calls_by_member
 from moma_core.types import FloatArray
 
-__all__ = ["QualitySource", "Tables", "TeamInputs", "query_numbers"]
+__all__ = [
+    "QualitySource",
+    "Tables",
+    "TeamInputs",
+    "query_numbers",
+]
 
 _Array = npt.NDArray[np.float64]
 NUMBERS = 5

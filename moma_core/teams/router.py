@@ -1,36 +1,172 @@
-"""Plans a team for a query (MasRouter, sect. 4): one plan a rate -> predicted front -> preference.
-
-The planner proposes one for each rate of `RATES`; the plans so found compete as LLMs do: Pareto
-front, TOPSIS, budgets. Receives an LLM router by protocol and asks no LLM; whoever holds the
-clients runs the plan.
-"""
+"""Plans a team for a query (MasRouter, sect. 4): one plan a rate -> predicted front -> preference."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from moma_core.errors import ArtifactError, InvalidCardError, InvalidQueryError, NoTargetError
+from moma_core._checks import is_number, is_text
+from moma_core.errors import (
+    ArtifactError,
+    InvalidCardError,
+    InvalidInputError,
+    InvalidQueryError,
+    NoTargetError,
+)
+from moma_core.llms.selection import choose, pareto_front, parse_preference, preference_name
 from moma_core.protocols import Encoder
-from moma_core.selection import choose, parse_preference, preference_name
-from moma_core.teams.candidates import Candidates, explain, team_plan
-from moma_core.teams.checkpoint import TeamParts, read_teams, write_teams
-from moma_core.teams.escalation import MARK, next_on_front
+from moma_core.teams.cards import ModeCard, RoleCard
 from moma_core.teams.features import QualitySource, TeamInputs
-from moma_core.teams.modes import ModeCard
-from moma_core.teams.planner import TeamPlanner
-from moma_core.teams.roles import RoleCard
-from moma_core.teams.signals import Signal
-from moma_core.teams.steps import Allowed, allowed_without
-from moma_core.types import Auto, Cost, FloatArray, Performance, Preference, TeamPlan
-from moma_core.types.checks import is_text
+from moma_core.teams.planner import (
+    Candidates,
+    TeamParts,
+    TeamPlanner,
+    explain,
+    read_teams,
+    team_plan,
+    write_teams,
+)
+from moma_core.teams.policy import Allowed, allowed_without
+from moma_core.types import (
+    Auto,
+    Cost,
+    FloatArray,
+    Performance,
+    Preference,
+    RoutingDecision,
+    TeamPlan,
+)
 
-__all__ = ["TeamRouter"]
+__all__ = [
+    "DOUBT",
+    "LEAST_AGREEMENT",
+    "LEAST_CONFIDENCE",
+    "MARK",
+    "Signal",
+    "TeamRouter",
+    "doubted",
+    "next_on_front",
+    "team_instead",
+]
+
+DOUBT = 0.25
+"""What a failed check or a low confidence does to the odds that an answer is right (assumed: a
+check that finds 6 of 10 mistakes and errs once in 10 right answers would make it 1/6)."""
+
+LEAST_AGREEMENT = 0.75
+LEAST_CONFIDENCE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """How sure a team may be of its answer; None is not known.
+
+    Args:
+        agreement: Share of the members that agree with the answer, in [0, 1].
+        confidence: The answer's own confidence, in [0, 1].
+        passed: Whether a check (tests, a schema, a reviewer) passed.
+
+    Raises:
+        InvalidInputError: A share is out of [0, 1].
+
+    Example:
+        >>> Signal(agreement=0.5).trouble
+        'only 50 % of the members agree'
+        >>> Signal(passed=True).trouble
+        ''
+    """
+
+    agreement: float | None = None
+    confidence: float | None = None
+    passed: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("agreement", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and 0.0 <= value <= 1.0):
+                raise InvalidInputError(
+                    f"{name} lies in [0, 1], or is None when not known, got {value!r}. Write "
+                    f"Signal({name}=0.8)."
+                )
+
+    @property
+    def trouble(self) -> str:
+        """What speaks against the answer, in words; empty when nothing does."""
+        if self.passed is False:
+            return "a check failed"
+        if self.agreement is not None and self.agreement < LEAST_AGREEMENT:
+            return f"only {self.agreement:.0%} of the members agree".replace("%", " %")
+        if self.confidence is not None and self.confidence < LEAST_CONFIDENCE:
+            return f"the answer's confidence is {self.confidence:.2f}"
+        return ""
+
+    @property
+    def doubt(self) -> float:
+        """What the trouble does to the odds that the answer is right; 1 is nothing.
+
+        Disagreement alone leaves them: members disagree most where another mode fails too.
+        """
+        checked = self.passed is not False
+        sure = self.confidence is None or self.confidence >= LEAST_CONFIDENCE
+        return 1.0 if checked and sure else DOUBT
+
+
+MARK = "escalated from"
+"""How the reason of an escalated plan begins; such a plan is not escalated again."""
+
+
+def doubted(quality: float, doubt: float) -> float:
+    """Return the chance that an answer is right after a sign of trouble.
+
+    Args:
+        quality: The chance before.
+        doubt: What the sign does to the odds; see `Signal.doubt`.
+
+    Example:
+        >>> round(doubted(0.8, 0.25), 3)
+        0.5
+    """
+    odds = doubt * quality / max(1.0 - quality, 1e-9)
+    return odds / (1.0 + odds)
+
+
+def next_on_front(
+    found: Candidates,
+    other: npt.NDArray[np.bool_],
+    quality: float,
+    doubt: float,
+    left: float = np.inf,
+) -> int | None:
+    """Return the cheapest plan of another mode on the front that is as good as was hoped for.
+
+    Where there is none, the best one on the front, if it is better than the doubted answer.
+
+    Args:
+        found: The alternatives.
+        other: Which of them use another mode than the plan that was run, shape (B,).
+        quality: Predicted quality of the plan that was run, before its trouble.
+        doubt: What the trouble does to the odds that its answer is right.
+        left: USD that may be spent on the next plan.
+
+    Returns:
+        A position, or None when there is no such plan.
+    """
+    fits = np.flatnonzero(other & (found.costs <= left))
+    if not len(fits):
+        return None
+    front = fits[pareto_front(found.costs[fits], found.quality[fits])]  # cheapest first
+    hoped = front[found.quality[front] >= quality]
+    if len(hoped):
+        return int(hoped[0])
+    best = int(front[-1])
+    return best if found.quality[best] > doubted(quality, doubt) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +392,7 @@ class TeamRouter:
         Raises:
             ArtifactError: The encoder is not the packaged MiniLM.
         """
-        folder = resources.files("moma_core.teams") / "packaged"
+        folder = resources.files("moma_core") / "packaged" / "teams"
         with resources.as_file(folder) as directory:
             router = cls.load(directory, encoder, llms)
         options = router.parts.options
@@ -291,3 +427,46 @@ class TeamRouter:
 
 def _digits(usd: float) -> str:
     return np.format_float_positional(usd, precision=2, fractional=False, trim="-")
+
+
+def team_instead(
+    teams: TeamRouter,
+    decision: RoutingDecision,
+    text: str,
+    vector: FloatArray,
+    preference: Preference,
+    exclude: Collection[str] = (),
+) -> RoutingDecision:
+    """Return the decision for a team when `TeamRouter.improves` on the one for an LLM, else that.
+
+    The team's targets are its LLMs, each once. A plan of one member is no team, and a budget below
+    every team leaves the LLM.
+
+    Args:
+        teams: Plans.
+        decision: For one LLM.
+        text: The query's words.
+        vector: Its vector, shape (d,).
+        preference: What to optimise.
+        exclude: LLMs that may not take part now; other names are ignored.
+    """
+    kept = [name for name in exclude if name in teams.llms.names]
+    with suppress(NoTargetError):
+        plan = teams.plan_encoded(text, vector, preference, exclude=kept)
+        if len(plan.members) == 1:
+            return decision
+        single = teams.alone(text, vector, decision.target)
+        quality = decision.probability if single is None else single.quality
+        cost = decision.cost or 0.0
+        if teams.improves(plan, quality, cost, preference):
+            return replace(
+                decision,
+                kind="team",
+                targets=plan.llms,
+                probability=plan.quality,
+                cost=plan.cost,
+                team=plan,
+                reason=f"a team adds {plan.quality - quality:.2f} of expected quality for "
+                f"${plan.cost - cost:.6f} more than {decision.target!r}: {plan.reason}",
+            )
+    return decision

@@ -1,31 +1,50 @@
-"""Trains the cascade by REINFORCE on utility = quality - rate x cost (MasRouter, sect. 4).
-
-    gradient of E[U] = E[(U(plan) - baseline) grad log p(plan | query)]
-
-The baseline is the mean utility of the other plans drawn for the same query at the same rate. A
-task-classification loss on the domain stage is added, and an entropy bonus whose weight is steered
-so that entropy falls along a line. Knows an `Environment`, not whether it is simulated.
-"""
+"""Trains the controller by REINFORCE on utility = quality - rate x cost, or by imitation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, UnknownNameError
+from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import Tables, TeamInputs
-from moma_core.teams.network import Adam
-from moma_core.teams.plans import PlanBatch
-from moma_core.teams.policy import Policy
-from moma_core.teams.steps import Allowed, Step, Walk, sampled
+from moma_core.teams.planner import TeamParts, TeamValue
+from moma_core.teams.policy import (
+    RATES,
+    Adam,
+    Allowed,
+    Choose,
+    PlanBatch,
+    Policy,
+    Step,
+    Walk,
+    forced,
+    greedy,
+    sampled,
+)
+from moma_core.types import TeamPlan
 
-__all__ = ["RATES", "Environment", "Progress", "TrainConfig", "ascent", "reinforce"]
+__all__ = [
+    "Environment",
+    "LoggedPlans",
+    "OffPolicy",
+    "Progress",
+    "TrainConfig",
+    "ascent",
+    "domain_labels",
+    "estimate",
+    "fit_teams",
+    "fit_value",
+    "imitate",
+    "importance",
+    "index_plans",
+    "reinforce",
+]
 
-RATES = (0.001, 0.003, 0.008, 0.02, 0.05, 0.12, 0.3, 0.8)
 """Quality that must be gained for what the best single LLM costs on average; one plan each."""
 
 Progress = Callable[[str, int, int], None]
@@ -210,3 +229,341 @@ def _entropy(walk: Walk) -> float:
         several = options > 1
         shares.append((spread[several] / np.log(options[several])).mean())
     return float(np.mean(shares)) if shares else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoggedPlans:
+    """B plans with what became of them.
+
+    Args:
+        plans: The plans.
+        rates: Quality that a unit of cost had to bring, shape (B,).
+        right: Quality of the answers, in [0, 1], shape (B,).
+        cost: USD, shape (B,).
+        log_probability: Of each plan when it was drawn; zeros for plans chosen for sure, which say
+            nothing of others (`offpolicy` needs drawn ones), shape (B,).
+
+    Raises:
+        InvalidDataError: Lengths differ, there is no plan, or a number is missing.
+    """
+
+    plans: PlanBatch
+    rates: _Array
+    right: _Array
+    cost: _Array
+    log_probability: _Array
+
+    def __post_init__(self) -> None:
+        columns = (self.rates, self.right, self.cost, self.log_probability)
+        if not len(self.plans) or any(column.shape != (len(self.plans),) for column in columns):
+            raise InvalidDataError(
+                f"expected a rate, quality, cost and probability for each of {len(self.plans)} "
+                f"plans, got shapes {[column.shape for column in columns]}."
+            )
+        if not all(np.isfinite(column).all() for column in columns):
+            raise InvalidDataError("a logged rate, quality, cost or probability is not finite.")
+
+    def utility(self, unit: float) -> _Array:
+        """Return quality less rate times cost in units, shape (B,)."""
+        gained: _Array = self.right - self.rates * self.cost / unit
+        return gained
+
+
+def index_plans(tables: Tables, llms: Sequence[str], plans: Sequence[TeamPlan]) -> PlanBatch:
+    """Return named plans as positions.
+
+    Args:
+        tables: Of the options that the plans were made from.
+        llms: Names of the LLMs, in the order of the columns.
+        plans: B plans.
+
+    Raises:
+        UnknownNameError: A plan names a mode, role, domain or LLM that there is not.
+        InvalidInputError: A plan has more or fewer members or rounds than its mode takes.
+    """
+    options = tables.options
+    seats = (len(plans), options.most_members)
+    roles, members = np.full(seats, -1), np.full(seats, -1)
+    names = [role.name for role in options.roles]
+    for row, plan in enumerate(plans):
+        for seat, member in enumerate(plan.members[: options.most_members]):
+            roles[row, seat] = _find("role", names, member.role)
+            members[row, seat] = _find("LLM", llms, member.llm)
+    modes = [_find("mode", [mode.name for mode in options.modes], p.mode) for p in plans]
+    domains = [_find("domain", options.domains, _domain(options, plan)) for plan in plans]
+    sizes = [_size(tables, mode, plan) for mode, plan in zip(modes, plans, strict=True)]
+    mode, size = np.array(modes, np.intp), np.array(sizes, np.intp)
+    return PlanBatch(
+        np.array(domains, np.intp), mode, tables.sizes[size, 0], tables.sizes[size, 1], roles,
+        members, tables.calls[mode, size], tables.lengths[mode],
+    )  # fmt: skip
+
+
+def imitate(
+    policy: Policy,
+    tables: Tables,
+    inputs: TeamInputs,
+    logged: LoggedPlans,
+    domains: _Index,
+    rng: np.random.Generator,
+    steps: int = 200,
+    step_size: float = 0.01,
+    sharpness: float = 2.0,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train ``policy`` in place on logged plans, weighted by how well they did.
+
+    The weight is ``exp(sharpness (U - mean U) / std U)``, at most 20, over plans of like rate.
+    A role outside the pool of the plan's domain teaches nothing; the rest of its plan does.
+
+    Args:
+        policy: Changed in place.
+        tables: The options.
+        inputs: The query of each logged plan, B rows.
+        logged: B plans.
+        domains: True domains, -1 where not known, shape (B,).
+        rng: Draws the batches.
+        steps: Gradient steps of up to 256 plans.
+        step_size: Adam's.
+        sharpness: 0 copies the logging policy; more prefers what did well.
+        progress: Called after each step.
+
+    Returns:
+        Weighted mean log-probability of each step's plans, those it cannot draw left out.
+    """
+    utility = logged.utility(policy.unit)
+    weight = np.exp(sharpness * _standard(utility, logged.rates))
+    weight = np.minimum(weight, 20.0)
+    weight /= weight.mean()
+    optimiser, history = Adam(policy.params, step_size), []
+    for number in range(steps):
+        rows = rng.integers(len(logged.plans), size=min(256, len(logged.plans)))
+        plans = logged.plans.take(rows)
+        choose = forced(plans, tables.sizes)
+        walk = policy.walk(tables, inputs.take(rows), logged.rates[rows], choose)
+        upstream = ascent(walk, weight[rows], 1e-3, 0.5, domains[rows])
+        optimiser.step(policy.backward(walk, upstream), 1.0 - 0.9 * number / steps)
+        likelihood = weight[rows] * walk.log_probability
+        history.append(float(np.where(np.isfinite(likelihood), likelihood, 0.0).mean()))
+        if progress is not None:
+            progress("imitating logged plans", number + 1, steps)
+    return history
+
+
+def _standard(values: _Array, groups: _Array) -> _Array:
+    """Values less their group's mean over its spread, shape (B,)."""
+    scaled = np.zeros(len(values))
+    for group in np.unique(groups):
+        kept = groups == group
+        scaled[kept] = (values[kept] - values[kept].mean()) / (values[kept].std() + 1e-9)
+    return scaled
+
+
+def _domain(options: TeamOptions, plan: TeamPlan) -> str:
+    """The plan's own domain, or that of its first role when it names none."""
+    if plan.domain:
+        return plan.domain
+    names = [role.name for role in options.roles]
+    return options.roles[_find("role", names, plan.members[0].role)].domain
+
+
+def _size(tables: Tables, mode: int, plan: TeamPlan) -> int:
+    from moma_core.teams.cards import calls
+
+    card = tables.options.modes[mode]
+    calls(card, len(plan.members), plan.rounds)  # refuses what the mode does not take
+    wanted = (len(plan.members), min(plan.rounds, card.max_rounds))
+    return [tuple(size) for size in tables.sizes.tolist()].index(wanted)
+
+
+def _find(what: str, names: Sequence[str], name: str) -> int:
+    if name not in names:
+        raise UnknownNameError(f"no {what} {name!r}; there are {list(names)}.")
+    return list(names).index(name)
+
+
+def fit_teams(
+    options: TeamOptions,
+    inputs: TeamInputs,
+    environment: Environment,
+    domains: Sequence[str],
+    unit: float,
+    config: TrainConfig | None = None,
+    seed: int = 0,
+    allowed: Allowed | None = None,
+    progress: Progress | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> TeamParts:
+    """Train a cascade and a value for an LLM pool.
+
+    Args:
+        options: Modes and roles.
+        inputs: n training queries, predicted by heads that did not see them.
+        environment: Runs plans on them: `TeamSimulator`, or a harness around real teams.
+        domains: True task domain of each query, "" where not known, length n.
+        unit: USD that rates refer to: the mean cost of the best single LLM.
+        config: How long and how boldly.
+        seed: Of every draw.
+        allowed: What may be chosen (for ablations).
+        progress: Called after each step.
+        notes: JSON-like facts to keep.
+
+    Raises:
+        InvalidDataError: No query, a domain without a role, or a unit that is no money.
+    """
+    if not unit > 0:
+        raise InvalidDataError(
+            f"the unit is the mean cost of the best single LLM in USD, more than 0, got {unit!r}. "
+            "A pool that costs nothing needs no rates: give 1e-6."
+        )
+    labels, config = domain_labels(options, domains), config or TrainConfig()
+    rng = np.random.default_rng(seed)
+    policy = Policy.start(inputs.vectors.shape[1], unit, rng)
+    tables = Tables.of(options, policy.projection)
+    history = reinforce(policy, tables, inputs, environment, labels, config, rng, allowed, progress)
+    value = fit_value(policy, tables, inputs, environment, rng, config.priced, allowed)
+    last = history[-max(len(history) // 10, 1) :]
+    facts = {
+        "seed": seed,
+        "queries": len(inputs),
+        "steps": config.steps,
+        "last_utility": round(float(np.mean(last)), 4),
+        **(notes or {}),
+    }
+    return TeamParts(options, policy, value, facts).rounded()
+
+
+def domain_labels(options: TeamOptions, domains: Sequence[str]) -> _Index:
+    """Return positions in ``options.domains``, -1 for "", shape (n,).
+
+    Raises:
+        InvalidDataError: A domain has no role.
+    """
+    for name in dict.fromkeys(domains):
+        if name and name not in options.domains:
+            raise InvalidDataError(
+                f"no role has the domain {name!r}; there are {list(options.domains)}. Add a "
+                f"RoleCard(..., domain={name!r}), or map the task to one of these."
+            )
+    return np.array([options.domains.index(name) if name else -1 for name in domains], np.intp)
+
+
+def fit_value(
+    policy: Policy,
+    tables: Tables,
+    inputs: TeamInputs,
+    environment: Environment,
+    rng: np.random.Generator,
+    runs: int = 24_000,
+    allowed: Allowed | None = None,
+) -> TeamValue:
+    """Learn the quality of plans from one run each of greedy, drawn and random plans.
+
+    Args:
+        policy: Makes the plans.
+        tables: The options.
+        inputs: n queries.
+        environment: Runs plans on them.
+        rng: Of every draw.
+        runs: How many, a third of each kind.
+        allowed: What may be chosen.
+    """
+    rows = rng.integers(len(inputs), size=runs // 3 * 3)
+    rates = rng.choice(RATES, size=len(rows))
+    flat = Policy({k: np.zeros_like(v) for k, v in policy.params.items()}, policy.projection,
+                  policy.unit)  # fmt: skip
+    ways = ((policy, greedy), (policy, sampled(rng)), (flat, sampled(rng)))
+    plans, third = [], runs // 3
+    for number, (each, choose) in enumerate(ways):
+        part = slice(number * third, (number + 1) * third)
+        walk = each.walk(tables, inputs.take(rows[part]), rates[part], choose, allowed)
+        plans.append(walk.plans)
+    joined = PlanBatch.joined(plans)
+    right = environment.run(rows, joined, rng).right
+    return TeamValue.fit(tables, inputs.take(rows), joined, right)
+
+
+@dataclass(frozen=True, slots=True)
+class OffPolicy:
+    """Estimates of mean utility.
+
+    Args:
+        ips: Inverse propensity scoring, weights clipped.
+        snips: The same, normalised by the weights' sum: less spread, slightly biased.
+        direct: The value model's word alone.
+        doubly_robust: The model's word plus the reweighted error.
+        effective: Effective number of logged plans, ``(sum w)^2 / sum w^2``; below some dozens the
+            first two are noise.
+    """
+
+    ips: float
+    snips: float
+    direct: float
+    doubly_robust: float
+    effective: float
+
+
+def importance(new: _Array, old: _Array, most: float = 50.0) -> _Array:
+    """Return likelihood ratios from log-probabilities, at most ``most``, shape (B,).
+
+    Example:
+        >>> importance(np.log([0.2, 0.9]), np.log([0.1, 0.001])).tolist()
+        [2.0, 50.0]
+    """
+    ratio: _Array = np.exp(np.minimum(new - old, np.log(most)))
+    return ratio.round(12)
+
+
+def estimate(
+    policy: Policy,
+    tables: Tables,
+    inputs: TeamInputs,
+    logged: LoggedPlans,
+    value: TeamValue,
+    rng: np.random.Generator,
+    samples: int = 8,
+    most: float = 50.0,
+) -> OffPolicy:
+    """Estimate the mean utility of plans drawn from ``policy`` at the logged rates.
+
+    Args:
+        policy: To be judged.
+        tables: The options.
+        inputs: The query of each logged plan, B rows.
+        logged: Plans drawn by another policy, with their log-probabilities.
+        value: Predicts the quality of plans.
+        rng: Draws the policy's own plans for the direct method.
+        samples: Of those, for each query.
+        most: Largest weight.
+    """
+    walk = policy.walk(tables, inputs, logged.rates, forced(logged.plans, tables.sizes))
+    weight = importance(walk.log_probability, logged.log_probability, most)
+    earned, price = logged.utility(policy.unit), logged.rates / policy.unit
+    believed = value.predict(tables, inputs, logged.plans) - price * logged.plans.cost(inputs.costs)
+    expected = np.mean(
+        [_believed(policy, tables, inputs, logged.rates, value, sampled(rng))
+         for _ in range(samples)],
+        axis=0,
+    )  # fmt: skip
+    return OffPolicy(
+        ips=float((weight * earned).mean()),
+        snips=float((weight * earned).sum() / max(weight.sum(), 1e-12)),
+        direct=float(expected.mean()),
+        doubly_robust=float((expected + weight * (earned - believed)).mean()),
+        effective=float(weight.sum() ** 2 / max((weight**2).sum(), 1e-12)),
+    )
+
+
+def _believed(
+    policy: Policy,
+    tables: Tables,
+    inputs: TeamInputs,
+    rates: _Array,
+    value: TeamValue,
+    choose: Choose,
+) -> _Array:
+    """Utility that the value model expects of plans drawn by the policy, shape (B,)."""
+    plans = policy.walk(tables, inputs, rates, choose).plans
+    quality = value.predict(tables, inputs, plans)
+    expected: _Array = quality - rates / policy.unit * plans.cost(inputs.costs)
+    return expected

@@ -1,214 +1,160 @@
-"""Which processes train on judged pairs: those of ``accelerate launch``, or some started here.
+"""The mixture trained by torch in every process that Hugging Face accelerate sees, extra ``[llm]``.
 
-Both ways share the store on disk and end with the same net; imports torch and accelerate only when
-they are used. Knows no loss and no net.
+Each process takes its share of each batch from its own part of the queries on disk; gradients are
+averaged by accelerate. Net, losses, dropout and steps are those of the numpy path, so one process
+gives what `fitting.fit_pairs` gives, to rounding. The losses themselves stay numpy (1 us a pair):
+what is dear is the net, and only the net is on the device. Knows no file format and no card.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-import tempfile
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
-from importlib import import_module
-from multiprocessing import get_context
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from moma_core.errors import InvalidInputError, MissingExtraError
-from moma_core.llm_routing.heads.moe import MoEHead
-from moma_core.llm_routing.pairs.fitting import PairTask, Tell
-from moma_core.llm_routing.pairs.store import PairStore
-from moma_core.types import LLMCard
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import InitProcessGroupKwargs  # type: ignore[import-untyped]
+from torch.multiprocessing.spawn import spawn
 
-__all__ = ["Launched", "Processes", "Started", "is_main", "launched", "processes"]
+from moma_core.llms.heads.moe import MoEConfig, batch_size, batches, initial
+from moma_core.training.pair_store import PairStore
 
-_WANTED = 'devices is "auto", "cpu", "cpu:N" or a number of devices'
-_FORM = re.compile(r"auto|(?P<cpu>cpu)(:(?P<n>[1-9][0-9]*))?|(?P<gpus>[1-9][0-9]*)")
-_WEIGHTS = "net.safetensors"
+if TYPE_CHECKING:
+    from moma_core.training.pairs import PairTask, Tell
+
+__all__ = ["Mixture", "join", "present", "start", "train_shard"]
+
+_Floats = npt.NDArray[np.float32]
+_WAIT = timedelta(days=7)  # the others wait while the main process encodes
 
 
-class Processes(Protocol):
-    """Trains one net in some processes."""
-
-    def store(self, build: Callable[[], PairStore], folder: Path) -> PairStore:
-        """Build the store once, in ``folder``, and give it to every process."""
-
-    def train(
-        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Tell | None
-    ) -> MoEHead:
-        """Train on the store in ``folder``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """The processes that ``accelerate launch`` or ``torchrun`` started, this one among them."""
-
-    def store(self, build: Callable[[], PairStore], folder: Path) -> PairStore:
-        """The main process builds; the others wait, then map what it wrote."""
-        accelerator = _accelerated().join()
-        if accelerator.is_main_process:
-            build().save(folder)
-        accelerator.wait_for_everyone()
-        return PairStore.open(folder)
-
-    def train(
-        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Tell | None
-    ) -> MoEHead:
-        """Train here; every process returns the same net."""
-        module = _accelerated()
-        accelerator = module.join()
-        shown = tell if accelerator.is_main_process else None
-        weights = module.train_shard(accelerator, PairStore.open(folder), task, shown)
-        return MoEHead(llms, weights, min(task.config.net.top, task.config.net.experts))
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """Processes started here, one a device, that end when the net is trained.
-
-    As everywhere in Python, a script that does so must hold ``if __name__ == "__main__":``.
+class Mixture(torch.nn.Module):
+    """`MoEHead`'s net: a gating net picks the top experts, whose outputs are blended (fig. 4).
 
     Args:
-        count: How many.
-        cpu: Whether they leave accelerators alone.
-    """
-
-    count: int
-    cpu: bool
-
-    def store(self, build: Callable[[], PairStore], folder: Path) -> PairStore:
-        """Build it here, before any process starts, so that what fails fails here."""
-        store = build()
-        store.save(folder)
-        return store
-
-    def train(
-        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Tell | None
-    ) -> MoEHead:
-        """Train there, tell here."""
-        from safetensors.numpy import load_file
-
-        news = get_context("spawn").SimpleQueue()
-        with tempfile.TemporaryDirectory(prefix="moma-net-") as out:
-            target = Path(out) / _WEIGHTS
-            given = (self.count, self.cpu, _free_port(), task, folder, target, news)
-            running = _accelerated().start(_work, given, self.count)
-            try:
-                while not running.join(timeout=0.1):
-                    _pass_on(news, tell)
-                _pass_on(news, tell)
-            finally:  # after an interrupt here, nobody waits for them
-                for process in running.processes:
-                    process.terminate()
-            weights = load_file(target)
-        return MoEHead(llms, weights, min(task.config.net.top, task.config.net.experts))
-
-
-def processes(devices: str | int) -> Processes:
-    """Return who trains.
-
-    Args:
-        devices: ``"auto"``: the processes of ``accelerate launch`` where it started this one, else
-            one a GPU, else one on the CPU. ``"cpu"`` or ``"cpu:N"``: one or N processes on the
-            CPU. A number: so many GPUs, or CPU processes where there is no GPU.
-
-    Raises:
-        InvalidInputError: It is nothing of these, or there are fewer devices.
-        MissingExtraError: torch or accelerate is not installed.
+        weights: As `MoEHead` names them, without centre and spread.
+        top: Experts that answer a query.
 
     Example:
-        >>> processes("cpu:2")
-        Started(count=2, cpu=True)
+        >>> rng = np.random.default_rng(0)
+        >>> config = MoEConfig(experts=3, width=4)
+        >>> net = Mixture(initial(8, np.zeros(2), config, rng), config.top)
+        >>> outputs, gate = net(torch.zeros(5, 8))
+        >>> outputs.shape, gate.shape
+        (torch.Size([5, 2]), torch.Size([5, 3]))
     """
-    found = _FORM.fullmatch(str(devices))
-    if found is None or isinstance(devices, bool):
-        raise InvalidInputError(f"{_WANTED}, got {devices!r}.")
-    on_cpu, number = found["cpu"] is not None, found["n"] or found["gpus"]
-    module = _accelerated()
-    if launched():
-        if devices != "auto":
-            raise InvalidInputError(
-                f"accelerate launch has chosen the devices, got {devices!r}. Write 'auto', or "
-                "start without accelerate launch."
-            )
-        return Launched()
-    present = module.present()
-    if found["gpus"] and 0 < present < int(number):
-        raise InvalidInputError(
-            f"there are {present} devices, got {devices!r}. Write {present}, or 'cpu:{number}'."
-        )
-    count = int(number) if number else 1 if on_cpu else max(1, present)
-    return Started(count, cpu=on_cpu or present == 0)
+
+    def __init__(self, weights: Mapping[str, _Floats], top: int) -> None:
+        super().__init__()
+        for name, values in weights.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(values.copy())))
+        self.top = min(top, len(weights["output"]))
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return outputs (B, outputs) and gate weights (B, K) of inputs (B, d)."""
+        own = dict(self.named_parameters())
+        experts, width, _ = own["output"].shape
+        logits = inputs @ own["gating"]
+        least = logits.topk(self.top, dim=1).values[:, -1:]
+        gate = logits.masked_fill(logits < least, -torch.inf).softmax(dim=1)
+        hidden = torch.relu(inputs @ own["hidden"] + own["hidden_bias"])
+        hidden = hidden.view(len(inputs), experts, width).transpose(0, 1)  # (K, B, H)
+        outputs = (hidden @ own["output"]).transpose(0, 1) + own["output_bias"]  # (B, K, outputs)
+        return (gate[:, None, :] @ outputs)[:, 0, :], gate
 
 
-def launched() -> bool:
-    """Say whether ``accelerate launch`` or ``torchrun`` started this process."""
-    return "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+def join(cpu: bool = False) -> Accelerator:
+    """Return this process's place among those that train together.
 
-
-def is_main() -> bool:
-    """Say whether this is the one process that shows progress and saves."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _accelerated() -> Any:
-    """Import what needs the extra.
-
-    Raises:
-        MissingExtraError: torch or accelerate is not installed.
+    Args:
+        cpu: Leave accelerators alone.
     """
-    try:
-        return import_module("moma_core.llm_routing.pairs.accelerated")
-    except ImportError as error:
-        raise MissingExtraError(
-            f'training on devices needs {error.name}. Type: pip install "moma-router[llm]"'
-        ) from error
+    cpu = cpu or not torch.accelerator.is_available()  # else each would train for itself
+    return Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def present() -> int:
+    """Return how many accelerators this machine has."""
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
-def _pass_on(news: Any, tell: Tell | None) -> None:
-    while not news.empty():
-        what, done, total = news.get()
-        if tell is not None:
-            tell(what, done, total)
+def start(work: Callable[..., None], given: tuple[Any, ...], count: int) -> Any:
+    """Start ``work(rank, *given)`` in fresh processes.
+
+    Returns:
+        What to ``join``: with a timeout, True once all have ended; what one raises, it raises.
+    """
+    return spawn(work, given, count, join=False)  # type: ignore[no-untyped-call]
 
 
-def _work(
-    rank: int,
-    count: int,
-    cpu: bool,
-    port: int,
-    task: PairTask,
-    folder: Path,
-    target: Path,
-    news: Any,
-) -> None:
-    """What a started process does."""
-    from safetensors.numpy import save_file
+def train_shard(
+    accelerator: Accelerator, store: PairStore, task: PairTask, tell: Tell | None = None
+) -> dict[str, _Floats]:
+    """Train with the other processes, which call this at the same time; all get the same weights.
 
-    threads = max(1, (os.cpu_count() or 1) // count)
-    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(threads)
-    if count > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in {**place, **where}.items()})
-    module = _accelerated()
-    accelerator = module.join(cpu)
+    Args:
+        accelerator: Of this process, see `join`.
+        store: The pairs; this process reads the inputs of its part of the queries only.
+        task: What is trained; its batch is split among the processes.
+        tell: Called as by `fit_pairs`; give it to the main process alone.
 
-    def tell(what: str, done: int, total: int) -> None:
-        news.put((what, done, total))
+    Returns:
+        The weights of `MoEHead`.
+    """
+    config, count = task.config.net, accelerator.num_processes
+    mean, spread = store.level.astype(np.float32)
+    level = mean, np.where(spread > 1e-6, spread, np.float32(1.0))
+    rng = np.random.default_rng(task.seed)
+    start = task.start(len(store.llms))
+    weights = initial(store.inputs.shape[1], start, config, rng)
+    if accelerator.process_index:  # the first goes on as the numpy path does
+        rng = np.random.default_rng([task.seed, accelerator.process_index])
+    first, own = _part(store, accelerator)
+    size = -(-batch_size(len(store.inputs), config) // count)
+    steps = config.epochs * -(-len(own) // size)
+    net = Mixture(weights, config.top)
+    model, optimiser = accelerator.prepare(net, _adam(net, config))
+    slope = task.slope(store, tell, count)
+    model.train()
+    for done, (rows, dropped) in enumerate(batches(own, level, config, rng, size), 1):
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate * 0.5 * (1.0 + float(np.cos(np.pi * done / steps)))
+        outputs, gate = model(torch.from_numpy(dropped).to(accelerator.device))
+        gradient = slope(first + rows, outputs.detach().float().cpu().numpy())
+        # Its gradient by the outputs is the loss's own; the loss's value nobody needs.
+        stand_in = (outputs * torch.from_numpy(gradient).to(outputs.device)).sum() / len(rows)
+        optimiser.zero_grad()
+        accelerator.backward(stand_in + _crowding(accelerator, gate, config))
+        optimiser.step()
+    trained = {name: each.detach().cpu().numpy() for name, each in net.named_parameters()}
+    return {**trained, "centre": level[0], "spread": level[1]}
 
-    shown = tell if accelerator.is_main_process else None
-    weights = module.train_shard(accelerator, PairStore.open(folder), task, shown)
-    if accelerator.is_main_process:
-        save_file(weights, target)
-    accelerator.end_training()
+
+def _part(store: PairStore, accelerator: Accelerator) -> tuple[int, npt.NDArray[np.float32]]:
+    """Return where this process's queries begin, and their inputs, still on disk.
+
+    Parts are of one length, so that all take as many steps: the last begins a few rows early.
+    """
+    n = len(store.inputs)
+    length = -(-n // accelerator.num_processes)
+    first = min(accelerator.process_index * length, n - length)
+    return first, store.inputs[first : first + length]  # type: ignore[return-value]
+
+
+def _adam(net: Mixture, config: MoEConfig) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay, none on biases."""
+    named = list(net.named_parameters())
+    groups = [
+        {"params": [p for name, p in named if name.endswith("bias") is bias], "weight_decay": decay}
+        for bias, decay in ((False, config.decay), (True, 0.0))
+    ]
+    return torch.optim.AdamW(groups, lr=config.rate, eps=1e-8, fused=True)
+
+
+def _crowding(accelerator: Accelerator, gate: torch.Tensor, config: MoEConfig) -> torch.Tensor:
+    """The pull towards experts used equally often, over the batch of all processes together."""
+    share: torch.Tensor = accelerator.reduce(gate.detach().mean(dim=0), "mean")
+    return config.balance * gate.shape[1] * (share * gate.mean(dim=0)).sum()

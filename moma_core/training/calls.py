@@ -1,33 +1,233 @@
-"""Many calls at once: retries, a deadline each, a budget that no call starts beyond.
-
-One loop in the caller's thread starts each attempt in a daemon thread of its own, so a call that
-never returns is left behind after its deadline. Knows no question and no judge.
-"""
+"""Many LLM calls at once: retries, a deadline each, a budget, and a journal that survives a crash."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import heapq
+import json
 import logging
+import math
+import os
 import queue
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from moma_core.errors import InvalidInputError
-from moma_core.llm_routing.collection.journal import Journal
-from moma_core.llm_routing.collection.reply import (
-    AskLLM,
-    Reply,
-    as_reply,
-    reply_cost,
-    worst_cost,
-)
+from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.types import LLMCard
 
-__all__ = ["Call", "CallRules", "CallsDone", "run_calls"]
+__all__ = [
+    "AskLLM",
+    "Call",
+    "CallRules",
+    "CallsDone",
+    "Journal",
+    "Reply",
+    "as_reply",
+    "call_key",
+    "estimated_tokens",
+    "reply_cost",
+    "run_calls",
+    "worst_cost",
+]
+
+_CHARS_PER_TOKEN = 4.0
+_CAUTIOUS_CHARS_PER_TOKEN = 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an LLM answered and what it used.
+
+    Args:
+        text: The answer; may be empty.
+        input_tokens: Tokens read, where the provider told.
+        output_tokens: Tokens written, where the provider told.
+        cost: USD, where the provider told; else it follows from tokens and the card's prices.
+
+    Example:
+        >>> reply_cost(Reply("4", 1_000_000, 0), "2+2?", LLMCard("small", 0.15, 0.6))
+        0.15
+    """
+
+    text: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+
+
+AskLLM = Callable[[str], Reply | str]
+"""Sends a prompt to an LLM; raises whatever its provider raises."""
+
+
+def as_reply(value: Any) -> Reply:
+    """Return a reply from what a callable gave: a `Reply`, or plain text without usage.
+
+    Raises:
+        InvalidDataError: It gave something else, or a usage or cost that is negative.
+    """
+    reply = Reply(value) if isinstance(value, str) else value
+    if not isinstance(reply, Reply) or not isinstance(reply.text, str):
+        raise InvalidDataError(
+            f"an LLM must answer with text or Reply(text, input_tokens, output_tokens), got "
+            f"{type(value).__name__}."
+        )
+    for name in ("input_tokens", "output_tokens", "cost"):
+        number = getattr(reply, name)
+        if number is not None and not (math.isfinite(number) and number >= 0):
+            raise InvalidDataError(f"{name} of a reply is zero or more, got {number!r}.")
+    clean = reply.text.encode("utf-8", "replace").decode()  # lone surrogates fit no parquet file
+    return Reply(clean, reply.input_tokens, reply.output_tokens, reply.cost)
+
+
+def estimated_tokens(text: str) -> int:
+    """Return about how many tokens a text has: characters / 4."""
+    return math.ceil(len(text) / _CHARS_PER_TOKEN)
+
+
+def reply_cost(reply: Reply, prompt: str, card: LLMCard) -> float:
+    """Return USD of a call: as told, or tokens at the card's prices, estimated where not told."""
+    if reply.cost is not None:
+        return float(reply.cost)
+    read, wrote = reply.input_tokens, reply.output_tokens
+    read = estimated_tokens(prompt) if read is None else read
+    wrote = estimated_tokens(reply.text) if wrote is None else wrote
+    return card.usd(read, wrote)
+
+
+def worst_cost(prompt: str, card: LLMCard, max_output_tokens: int) -> float:
+    """Return USD that a call costs at most when it writes at most ``max_output_tokens``."""
+    read = math.ceil(len(prompt) / _CAUTIOUS_CHARS_PER_TOKEN)
+    return card.usd(read, max_output_tokens)
+
+
+_FORMAT = 1
+
+
+def call_key(*parts: str) -> str:
+    """Return a short name of a call that depends on all parts: who is asked, and every word.
+
+    Example:
+        >>> call_key("answer", "small", "2+2?") == call_key("answer", "small", "2+2 ?")
+        False
+    """
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+class Journal:
+    """Appends records to a file and remembers the answered ones by their key.
+
+    Args:
+        path: The file; made if absent, continued if there.
+
+    Raises:
+        ArtifactError: It cannot be read or written, is damaged before its last line, or another
+            process writes it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "journal.jsonl"
+        >>> with Journal(path) as journal:
+        ...     journal.append("k", {"text": "4", "cost": 0.5})
+        >>> with Journal(path) as journal:
+        ...     journal.answered["k"]["text"], journal.spent
+        ('4', 0.5)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self.answered: dict[str, dict[str, Any]] = {}
+        """Records of answered calls by key."""
+        self.spent = 0.0
+        """USD of all calls in the file, failed ones included."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+b")
+        except OSError as error:
+            raise ArtifactError(f"cannot write {path} ({error}). Choose another --out.") from error
+        try:
+            self._lock()
+            self._replay()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def append(self, key: str, record: Mapping[str, Any]) -> None:
+        """Write an answered call; it is on disk when this returns.
+
+        Raises:
+            ArtifactError: The disk is full, or the file cannot be written.
+        """
+        self._write({"key": key, **record})
+
+    def failed(self, record: Mapping[str, Any]) -> None:
+        """Write a failed call: it counts for the money spent, and will be asked again.
+
+        Raises:
+            ArtifactError: The disk is full, or the file cannot be written.
+        """
+        self._write({"failed": True, **record})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot write {self._path} ({error}). Make room and run again: it goes on there."
+            ) from error
+        self._remember(record)
+
+    def _remember(self, record: dict[str, Any]) -> None:
+        self.spent += float(record.get("cost", 0.0))
+        if "key" in record:
+            self.answered[record["key"]] = record
+
+    def _replay(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):  # killed while writing
+            self._file.truncate(whole)
+        lines = content[:whole].splitlines()
+        if not lines:
+            self._write({"format": _FORMAT})
+            return
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                if number == 1 and record["format"] != _FORMAT:
+                    raise ValueError(f"format {record['format']!r}")
+                self._remember(record)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ArtifactError(
+                    f"line {number} of {self._path} is damaged ({error}). Delete that line, or "
+                    "name another --out."
+                ) from error
+
+    def _lock(self) -> None:
+        with contextlib.suppress(ImportError):  # no fcntl on Windows: nobody guards there
+            import fcntl
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ArtifactError(
+                    f"another process writes {self._path}. Wait for it, or name another --out."
+                ) from error
+
 
 logger = logging.getLogger(__name__)
 

@@ -3,21 +3,129 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agent_routing.dataset import LabelledQueries, with_examples
-from moma_core.encoders import MiniLMEncoder
-from moma_core.errors import InvalidDataError
-from moma_core.evaluation.progress import AT_ONCE, Progress, ToldEncoder
+from moma_core.agents.data import LabelledQueries, with_examples
+from moma_core.encoder import MiniLMEncoder
+from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.protocols import Encoder
 from moma_core.router import MoMARouter
 from moma_core.types import AgentCard, AgentOutcome, FloatArray, Handled, Query, RoutingState
 
-__all__ = ["evaluate_agents"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = [
+    "AT_ONCE",
+    "Progress",
+    "ToldEncoder",
+    "calibration_error",
+    "draw_reliability",
+    "evaluate_agents",
+    "reliability",
+]
+
+Progress = Callable[[str, int, int], None]
+"""Called with a label, what is done, and what is to be done in all."""
+
+AT_ONCE = 512
+"""Queries between two moves of the bar."""
+
+
+class ToldEncoder:
+    """An encoder that tells of long lists how far it is.
+
+    Args:
+        encoder: Encodes.
+        tell: Told.
+
+    Example:
+        >>> from moma_core.testing import HashEncoder
+        >>> encoder = ToldEncoder(HashEncoder(), lambda *told: print(*told))
+        >>> encoder.encode(["why?"] * 600).shape
+        encoding 512 600
+        encoding 600 600
+        (600, 64)
+    """
+
+    def __init__(self, encoder: Encoder, tell: Progress) -> None:
+        self._encoder = encoder
+        self._tell = tell
+        self.fingerprint = encoder.fingerprint
+        self.dimension = encoder.dimension
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return unit vectors, shape (n, d)."""
+        if len(texts) <= 1:
+            return self._encoder.encode(texts)
+        parts = []
+        for start in range(0, len(texts), AT_ONCE):
+            parts.append(self._encoder.encode(texts[start : start + AT_ONCE]))
+            self._tell("encoding", min(start + AT_ONCE, len(texts)), len(texts))
+        return np.concatenate(parts)
+
+
+_BINS = 10
+
+
+def reliability(
+    chances: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Return mean chance, share right and count of each non-empty tenth, shape (bins, 3).
+
+    Args:
+        chances: The gate's probabilities, shape (n,).
+        right: Whether the best agent was a wanted one, shape (n,).
+
+    Example:
+        >>> reliability(np.array([0.1, 0.12, 0.9]), np.array([False, False, True])).shape
+        (2, 3)
+    """
+    bins = np.minimum((chances * _BINS).astype(int), _BINS - 1)
+    rows = [
+        (chances[bins == b].mean(), right[bins == b].mean(), (bins == b).sum())
+        for b in np.unique(bins)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+def calibration_error(table: npt.NDArray[np.float64]) -> float:
+    """Return the expected calibration error: mean distance of chance and share, by count."""
+    return float(np.average(np.abs(table[:, 0] - table[:, 1]), weights=table[:, 2]))
+
+
+def draw_reliability(table: npt.NDArray[np.float64], threshold: float, path: Path) -> None:
+    """Draw the diagram as PNG or SVG, by the path's ending; legible in black and white.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], linestyle=":", color="0.5", label="perfect")
+    axes.axvline(threshold, linestyle="--", color="0.3", label=f"threshold {threshold:.2f}")
+    axes.plot(table[:, 0], table[:, 1], marker="o", color="black", label="measured")
+    for chance, share, count in table:
+        axes.annotate(f"{count:.0f}", (chance, share), (4, -11), textcoords="offset points")
+    axes.set(
+        xlabel="the gate's probability", ylabel="share that was right", xlim=(0, 1), ylim=(0, 1)
+    )
+    axes.set_title(f"Reliability of the gate (error {calibration_error(table):.3f})")
+    axes.legend(loc="upper left")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot draw {path} ({error}). Give a .png or .svg path.") from error
+
 
 _TIMED = 300  # queries routed one by one for the times
 
@@ -112,7 +220,6 @@ def _quality(test: LabelledQueries, outcomes: Sequence[AgentOutcome]) -> dict[st
 def _draw(
     test: LabelledQueries, outcomes: Sequence[AgentOutcome], threshold: float, path: Path
 ) -> None:
-    from moma_core.evaluation.reliability import draw_reliability, reliability
 
     right = [
         bool(outcome.candidates) and outcome.candidates[0].name in wanted

@@ -1,8 +1,4 @@
-"""How an LLM router does on judged pairs that it was not trained on.
-
-Pairs say who beat whom, not how good an answer was: measured are the predicted winners, the
-predicted outcomes (preference head), and how the router's choice does where it was judged.
-"""
+"""Measures LLM routing on scored queries or judged pairs: what `moma eval llms` reports."""
 
 from __future__ import annotations
 
@@ -13,19 +9,298 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
-from moma_core.llm_routing.elo import count_outcomes, elo_of_counts
-from moma_core.llm_routing.heads import JudgedHead
-from moma_core.llm_routing.outcomes import Outcomes, log_outcomes
-from moma_core.llm_routing.pairs import Judgements, read_judgements
-from moma_core.llm_routing.router import LLMRouter
+from moma_core.llms.cascade import RATES, CascadeRouter, Planned, replay
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.heads.judged import JudgedHead, Outcomes, log_outcomes
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.selection import choose, choose_at_rate
+from moma_core.llms.training import check_answers
 from moma_core.protocols import Encoder
-from moma_core.selection import choose
-from moma_core.types import Auto, Cost, Performance
+from moma_core.training.judgements import Judgements, count_outcomes, elo_of_counts, read_judgements
+from moma_core.types import Auto, Cost, FloatArray, Performance, Preference
 
-__all__ = ["evaluate_pairs"]
+__all__ = [
+    "COST_SHARES",
+    "cost_of_score",
+    "evaluate_cascade",
+    "evaluate_llms",
+    "evaluate_pairs",
+    "score_at_cost",
+    "share_of",
+    "trade_off_curve",
+    "upper_hull",
+]
+
+COST_SHARES = (0.25, 0.5, 0.7)
+"""Shares of the best single LLM's cost at which scores are reported."""
+
+_Array = npt.NDArray[np.float64]
+
+
+def upper_hull(points: _Array) -> _Array:
+    """Return the rising part of the upper convex hull of (cost, score) points, cheapest first.
+
+    A point between two corners is reached by using one setting for a share of the queries and the
+    other setting for the rest.
+
+    Args:
+        points: Costs and scores, shape (n, 2), n at least 1.
+
+    Example:
+        >>> upper_hull(np.array([[0.0, 0.5], [1.0, 0.6], [2.0, 1.0], [3.0, 0.9]])).tolist()
+        [[0.0, 0.5], [2.0, 1.0]]
+    """
+    points = np.asarray(points, np.float64)
+    corners: list[_Array] = []
+    for point in points[np.lexsort((-points[:, 1], points[:, 0]))]:
+        if corners and point[1] <= corners[-1][1]:
+            continue
+        while len(corners) > 1 and _turns_up(corners[-2], corners[-1], point):
+            corners.pop()
+        corners.append(point)
+    return np.array(corners)
+
+
+def _turns_up(first: _Array, middle: _Array, last: _Array) -> bool:
+    left = (middle[1] - first[1]) * (last[0] - first[0])
+    right = (last[1] - first[1]) * (middle[0] - first[0])
+    return bool(left <= right)
+
+
+def score_at_cost(hull: _Array, cost: float) -> float | None:
+    """Return the score reached at a mean cost, linear between corners; None below the cheapest."""
+    if cost < hull[0, 0]:
+        return None
+    return float(np.interp(cost, hull[:, 0], hull[:, 1]))
+
+
+def cost_of_score(hull: _Array, score: float) -> float | None:
+    """Return the least mean cost at which a score is reached; None when it never is."""
+    if score > hull[-1, 1]:
+        return None
+    if score <= hull[0, 1]:
+        return float(hull[0, 0])
+    return float(np.interp(score, hull[:, 1], hull[:, 0]))
+
+
+def share_of(cost: float | None, whole: float) -> float | None:
+    """Return the cost as a share of another one; None where either has no meaning."""
+    return None if cost is None or whole <= 0 else float(cost / whole)
+
+
+_RATES = (0.0, *np.logspace(-3, 2, 63).tolist())
+_PREFERENCES: dict[str, Preference] = {
+    "performance": Performance(),
+    "auto": Auto(),
+    "cost": Cost(),
+}
+
+
+def evaluate_llms(
+    router: LLMRouter, dataset: LLMDataset, encoder: Encoder, vectors: FloatArray | None = None
+) -> dict[str, Any]:
+    """Return how the router does on scored queries that it was not trained on.
+
+    Only queries on which every LLM of the router's pool was measured count (``n_test``). Score ties
+    go to the cheaper LLM. The oracle asks, for each query, the LLM that is best on it. ``curve`` is
+    swept by one rate lambda, from 0 to 100 per mean cost of the best single LLM: each query goes to
+    the largest predicted score - lambda * predicted cost. ``score_at_cost`` and
+    ``cost_to_match_best_single`` are read off the upper hull of the curve and the LLM of least
+    predicted cost; between corners two rates are mixed (`metrics.upper_hull`).
+
+    Args:
+        router: Trained on other queries.
+        dataset: With a column for each LLM of the router's pool; others are ignored.
+        encoder: The one the router was trained with.
+        vectors: The queries' vectors when already encoded, shape (n, d).
+
+    Returns:
+        A JSON-like dict: ``n_test, best_single, best_single_score, best_single_cost, oracle_score,
+        preferences, curve, score_at_cost, cost_to_match_best_single, usage``.
+
+    Raises:
+        InvalidDataError: An LLM of the pool has no column, or no query has all of them.
+        ArtifactError: The encoder is another one than in training.
+    """
+    router.check_encoder(encoder.fingerprint)
+    data = dataset.pool(router.names)
+    complete = ~(np.isnan(data.scores) | np.isnan(data.costs)).any(axis=1)
+    if not complete.any():
+        raise InvalidDataError(
+            f"no query was scored on all of {list(router.names)}. Give a table with such rows."
+        )
+    data = data.take(complete)
+    vectors = encoder.encode(data.queries) if vectors is None else vectors[complete]
+    scores, costs = router.predict(data.queries, vectors)
+    single = router.names.index(router.best_single)
+    return _report(scores, costs, data, single, router.thrift)
+
+
+def _report(
+    scores: _Array, costs: _Array, data: LLMDataset, single: int, thrift: float
+) -> dict[str, Any]:
+    rows = np.arange(len(data))
+    chosen = {
+        name: choose(costs, scores, preference, single, thrift)
+        for name, preference in _PREFERENCES.items()
+    }
+    curve = trade_off_curve(scores, costs, data.scores, data.costs, single)
+    hull = upper_hull(curve)
+    best_score = float(data.scores[:, single].mean())
+    best_cost = float(data.costs[:, single].mean())
+    match = cost_of_score(hull, best_score)
+    return {
+        "n_test": len(data),
+        "best_single": data.llms[single],
+        "best_single_score": best_score,
+        "best_single_cost": best_cost,
+        "oracle_score": float(data.scores.max(axis=1).mean()),
+        "preferences": {
+            name: {
+                "score": float(data.scores[rows, picks].mean()),
+                "cost": float(data.costs[rows, picks].mean()),
+            }
+            for name, picks in chosen.items()
+        },
+        "curve": curve.tolist(),
+        "score_at_cost": {str(s): score_at_cost(hull, s * best_cost) for s in COST_SHARES},
+        "cost_to_match_best_single": share_of(match, best_cost),
+        "usage": {name: _usage(picks, data.llms) for name, picks in chosen.items()},
+    }
+
+
+def trade_off_curve(
+    scores: _Array, costs: _Array, true_scores: _Array, true_costs: _Array, single: int
+) -> _Array:
+    """Return realised mean (cost, score) along the sweep, shape (65, 2), by ascending cost.
+
+    The last point of the sweep asks the LLM of least mean predicted cost for everything.
+
+    Args:
+        scores: Predicted quality, shape (n, m).
+        costs: Predicted USD, shape (n, m).
+        true_scores: Measured quality, shape (n, m).
+        true_costs: Measured USD, shape (n, m).
+        single: Column whose mean predicted cost is the unit of the rates.
+    """
+    unit = max(float(costs[:, single].mean()), 1e-12)
+    cheapest = np.full(len(scores), int(costs.mean(axis=0).argmin()))
+    picks = [choose_at_rate(costs, scores, rate / unit) for rate in _RATES]
+    rows = np.arange(len(scores))
+    points = np.array(
+        [[true_costs[rows, p].mean(), true_scores[rows, p].mean()] for p in (*picks, cheapest)]
+    )
+    return points[np.lexsort((points[:, 1], points[:, 0]))]
+
+
+def _usage(picks: npt.NDArray[np.intp], llms: tuple[str, ...]) -> dict[str, float]:
+    counts = np.bincount(picks, minlength=len(llms)) / len(picks)
+    return dict(zip(llms, counts.tolist(), strict=True))
+
+
+_CASCADES_PREFERENCES: dict[str, Preference] = {
+    "performance": Performance(),
+    "auto": Auto(),
+    "cost": Cost(),
+}
+_Played = tuple[_Array, _Array, npt.NDArray[np.float64]]
+
+
+def evaluate_cascade(
+    router: CascadeRouter,
+    dataset: LLMDataset,
+    encoder: Encoder,
+    vectors: FloatArray | None = None,
+) -> dict[str, Any]:
+    """Return how the router does on queries that it was not trained on.
+
+    Only queries on which every LLM of the pool was measured count. The curve has one point a rate
+    of `RATES` (and the best single LLM), the same rate for every query.
+
+    Args:
+        router: Trained on other queries.
+        dataset: With score, cost and answer of each LLM of the router's pool.
+        encoder: The one the router was trained with.
+        vectors: The queries' vectors when already encoded, shape (n, d).
+
+    Returns:
+        The keys of `evaluate_llms`; ``usage`` is the share of queries on which each LLM was asked,
+        and ``calls`` the mean calls a query.
+
+    Raises:
+        InvalidDataError: No answers, no column for an LLM of the pool, or no complete query.
+        ArtifactError: The encoder is another one than in training.
+    """
+    router.base.check_encoder(encoder.fingerprint)
+    check_answers(dataset)
+    data = dataset.pool(router.base.names)
+    complete = ~(np.isnan(data.scores) | np.isnan(data.costs)).any(axis=1)
+    if not complete.any():
+        raise InvalidDataError(
+            f"no query was scored on all of {list(data.llms)}. Give a table with such rows."
+        )
+    data = data.take(complete)
+    vectors = encoder.encode(data.queries) if vectors is None else vectors[complete]
+    return _cascades_report(router, router.predict(data.queries, vectors), data)
+
+
+def _cascades_report(router: CascadeRouter, planned: Planned, data: LLMDataset) -> dict[str, Any]:
+    single = data.llms.index(router.base.best_single)
+    best_score, best_cost = data.scores[:, single].mean(), data.costs[:, single].mean()
+    chosen = {
+        name: _play(planned, data, planned.choose(preference))
+        for name, preference in _CASCADES_PREFERENCES.items()
+    }
+    swept = [_play(planned, data, np.full(len(data), c)) for c in range(len(RATES) + 1)]
+    curve = np.array([[cost.mean(), score.mean()] for score, cost, _ in swept])
+    curve = curve[np.lexsort((curve[:, 1], curve[:, 0]))]
+    hull = upper_hull(curve)
+    return {
+        "n_test": len(data),
+        "best_single": data.llms[single],
+        "best_single_score": float(best_score),
+        "best_single_cost": float(best_cost),
+        "oracle_score": float(data.scores.max(axis=1).mean()),
+        "preferences": {
+            name: {"score": float(score.mean()), "cost": float(cost.mean())}
+            for name, (score, cost, _) in chosen.items()
+        },
+        "curve": curve.tolist(),
+        "score_at_cost": {str(s): score_at_cost(hull, s * best_cost) for s in COST_SHARES},
+        "cost_to_match_best_single": share_of(cost_of_score(hull, best_score), best_cost),
+        "usage": {
+            name: dict(zip(data.llms, asked.mean(axis=0).tolist(), strict=True))
+            for name, (_, _, asked) in chosen.items()
+        },
+        "calls": {name: float(asked.sum(axis=1).mean()) for name, (_, _, asked) in chosen.items()},
+        "shortlist": list(planned.names),
+    }
+
+
+def _play(planned: Planned, data: LLMDataset, column: npt.NDArray[np.intp]) -> _Played:
+    """Return measured score (n,), USD (n,) and who was asked (n, m) when these plans are run."""
+    columns = [data.llms.index(name) for name in planned.names]
+    assert data.answers is not None  # noqa: S101 - checked at the door
+    last = len(RATES)
+    score, cost, among = replay(
+        planned.levels,
+        planned.policy,
+        np.minimum(column, last - 1),
+        data.answers[:, columns],
+        data.scores[:, columns],
+        data.costs[:, columns],
+        planned.watch,
+    )
+    asked = np.zeros(data.scores.shape)
+    asked[:, columns] = among
+    alone = data.llms.index(planned.anchor)
+    is_single = column == last
+    asked[is_single] = np.arange(len(data.llms)) == alone
+    score = np.where(is_single, data.scores[:, alone], score)
+    return score, np.where(is_single, data.costs[:, alone], cost), asked
+
 
 _WINNER = np.array([0, 1, -1, 1, -1])
-_Array = npt.NDArray[np.float64]
 _Codes = npt.NDArray[np.intp]
 
 
@@ -39,7 +314,7 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
 
     Args:
         router: Trained on other queries.
-        path: Pairs, see `moma_core.llm_routing.pairs.PAIRS`.
+        path: Pairs, see `moma_core.training.PAIRS`.
         encoder: The one the router was trained with.
 
     Returns:

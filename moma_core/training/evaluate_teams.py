@@ -1,48 +1,163 @@
-"""How planned teams do on scored queries, with SIMULATED outcomes (`teams.simulator`).
-
-Trains a team router beside an LLM router, and replays plans and baselines in the simulator. No LLM
-is asked, so every figure says "simulated".
-"""
+"""How planned teams do on scored queries, with SIMULATED outcomes (`teams.simulator`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
-from moma_core.evaluation.simulated import SimulatedPool, baseline_plans, measure
-from moma_core.llm_routing.dataset import LLMDataset
-from moma_core.llm_routing.router import LLMRouter
-from moma_core.llm_routing.training import train_pool
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.selection import choose, choose_at_rate
+from moma_core.llms.training import train_pool
 from moma_core.protocols import Encoder
-from moma_core.selection import choose
-from moma_core.teams.candidates import Candidates
-from moma_core.teams.features import TeamInputs
-from moma_core.teams.fitting import fit_teams
-from moma_core.teams.options import TeamOptions
-from moma_core.teams.plans import PlanBatch
-from moma_core.teams.router import TeamRouter
-from moma_core.teams.simulator import TeamSimulator
-from moma_core.teams.training import RATES, Progress, TrainConfig
+from moma_core.teams.cards import TeamOptions
+from moma_core.teams.features import Tables, TeamInputs
+from moma_core.teams.planner import Candidates, TeamParts
+from moma_core.teams.policy import RATES, Allowed, PlanBatch
+from moma_core.teams.router import Signal, TeamRouter, next_on_front
+from moma_core.teams.simulator import Outcomes, TeamSimulator
+from moma_core.teams.training import Progress, TrainConfig, fit_teams
 from moma_core.types import Auto, Cost, FloatArray, Performance, Preference
 
 __all__ = [
+    "SimulatedPool",
+    "baseline_plans",
     "evaluate_teams",
+    "fixed_plans",
     "guess_domains",
+    "measure",
+    "measure_repair",
+    "routed_llms",
     "simulate_testing",
     "simulate_training",
     "train_teams",
 ]
+
+_REPEATS = 20
+_Array = npt.NDArray[np.float64]
+_Index = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulatedPool:
+    """Queries with predictions, and a simulator of teams on them.
+
+    Args:
+        inputs: What a router knows of n queries.
+        simulator: Draws outcomes of plans on them.
+        llms: Names of the LLMs, in the order of the columns.
+    """
+
+    inputs: TeamInputs
+    simulator: TeamSimulator
+    llms: tuple[str, ...]
+
+    def take(self, rows: npt.ArrayLike) -> SimulatedPool:
+        """Return these queries, given as indices or as a mask."""
+        kept = np.arange(len(self.inputs))[np.asarray(rows)]
+        whole = self.simulator
+        domains = [whole.domains[row] for row in kept.tolist()]
+        part = TeamSimulator(
+            whole.scores[kept], whole.costs[kept], domains, whole.options, whole.assumptions
+        )
+        return SimulatedPool(self.inputs.take(kept), part, self.llms)
+
+    @property
+    def best_single(self) -> int:
+        """Position of the LLM of the best mean score; ties: the cheaper one."""
+        scores, costs = self.simulator.scores.mean(axis=0), self.simulator.costs.mean(axis=0)
+        return int(np.lexsort((costs, -scores))[0])
+
+
+def measure(
+    pool: SimulatedPool, plans: PlanBatch, seed: int = 0, repeats: int = _REPEATS
+) -> tuple[_Array, _Array]:
+    """Return simulated quality and USD of one plan a query, both of shape (n,).
+
+    Args:
+        pool: n queries.
+        plans: One for each.
+        seed: Of the draws.
+        repeats: Runs of each plan.
+    """
+    rng, rows = np.random.default_rng(seed), np.arange(len(plans))
+    runs = [pool.simulator.run(rows, plans, rng) for _ in range(repeats)]
+    quality: _Array = np.mean([run.right for run in runs], axis=0)
+    return quality, runs[0].cost
+
+
+def fixed_plans(
+    pool: SimulatedPool, tables: Tables, mode: str, llms: Sequence[int] | _Index
+) -> PlanBatch:
+    """Return one plan a query: a fixed mode, one round, roles of the query's *true* domain.
+
+    Solvers sit first; the last of several seats goes to the domain's judge (critic in
+    ``reflection``, checker in ``chain``). So baselines lose nothing by their roles.
+
+    Args:
+        pool: n queries.
+        tables: The options.
+        mode: Its name.
+        llms: LLM of each seat, shape (S,), or of each seat of each query, shape (n, S).
+    """
+    options, n = tables.options, len(pool.inputs)
+    seats = np.broadcast_to(np.asarray(llms, np.intp), (n, np.shape(llms)[-1]))
+    size, most = seats.shape[1], options.most_members
+    last = {"reflection": "check", "chain": "check"}.get(mode, "judge")
+    rows = {name: _roles_of(options, name, size, last) for name in options.domains}
+    first = options.domains[0]
+    roles, members = np.full((n, most), -1), np.full((n, most), -1)
+    roles[:, :size] = [rows.get(name, rows[first]) for name in pool.simulator.domains]
+    members[:, :size] = seats
+    number = [card.name for card in options.modes].index(mode)
+    which = [tuple(pair) for pair in tables.sizes.tolist()].index((size, 1))
+    every = np.full(n, number)
+    calls = np.broadcast_to(tables.calls[number, which], (n, most))
+    domain = np.array([options.domains.index(d or first) for d in pool.simulator.domains])
+    return PlanBatch(
+        domain, every, np.full(n, size), np.ones(n, np.intp), roles, members, calls,
+        np.full(n, tables.lengths[number]),
+    )  # fmt: skip
+
+
+def _roles_of(options: TeamOptions, domain: str, size: int, last: str) -> list[int]:
+    def with_duty(duty: str) -> list[int]:
+        found = [
+            i for i, r in enumerate(options.roles) if r.domain == domain and r.duty in (duty, "")
+        ]
+        return found or [i for i, r in enumerate(options.roles) if r.domain == domain]
+
+    solvers = with_duty("solve")
+    seats = [solvers[i % len(solvers)] for i in range(size)]
+    return seats if size == 1 else [*seats[:-1], with_duty(last)[0]]
+
+
+def baseline_plans(pool: SimulatedPool, tables: Tables, strongest: int) -> dict[str, PlanBatch]:
+    """Return the fixed strategies: one strong LLM, and teams of nothing but it."""
+    return {
+        "one strong LLM": fixed_plans(pool, tables, "cot", [strongest]),
+        "all-strongest team (debate)": fixed_plans(pool, tables, "debate", [strongest] * 3),
+        "all-strongest reflection": fixed_plans(pool, tables, "reflection", [strongest] * 2),
+    }
+
+
+def routed_llms(pool: SimulatedPool, tables: Tables, unit: float) -> list[PlanBatch]:
+    """Return LLM routing alone: one member on the LLM of the best score at each of `RATES`."""
+    inputs = pool.inputs
+    picked = [choose_at_rate(inputs.costs, inputs.quality, rate / unit) for rate in RATES]
+    return [fixed_plans(pool, tables, "cot", column[:, None]) for column in picked]
+
 
 _PREFERENCES: dict[str, Preference] = {
     "performance": Performance(),
     "auto": Auto(),
     "cost": Cost(),
 }
-_Array = npt.NDArray[np.float64]
 
 
 def guess_domains(
@@ -237,3 +352,91 @@ def _point(pool: SimulatedPool, plans: PlanBatch, seed: int) -> list[float]:
 def _named(pool: SimulatedPool, plans: PlanBatch, seed: int) -> dict[str, float]:
     quality, cost = _point(pool, plans, seed)
     return {"quality": quality, "cost": cost, "calls": float(plans.calls.sum(axis=1).mean())}
+
+
+_REPAIRS_REPEATS = 10
+_DOUBTS = {
+    "disagreement": Signal(agreement=0.0).doubt,
+    "low confidence": Signal(confidence=0.0).doubt,
+    "failing check": Signal(passed=False).doubt,
+}
+_Bools = npt.NDArray[np.bool_]
+
+
+def measure_repair(
+    parts: TeamParts, pool: SimulatedPool, rate: int, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Return simulated quality, USD and share of escalations for three signs of trouble.
+
+    Beside each sign stands the control that escalates as many queries drawn at random.
+
+    Args:
+        parts: A trained team router's.
+        pool: Queries to answer.
+        rate: Position in `RATES` of the rate to plan at.
+        seed: Of the draws.
+    """
+    tables = Tables.of(parts.options, parts.policy.projection)
+    n = len(pool.inputs)
+    plans = parts.policy.walk(tables, pool.inputs, np.full(n, RATES[rate])).plans
+    targets = {
+        sign: _escalations(parts, tables, pool, plans, doubt) for sign, doubt in _DOUBTS.items()
+    }
+    rng, rows = np.random.default_rng(seed), np.arange(n)
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for _ in range(_REPAIRS_REPEATS):
+        first = pool.simulator.run(rows, plans, rng)
+        found.setdefault("none", []).append(_mixed(first, first, np.zeros(n, bool)))
+        for name, wanted in _troubles(first).items():
+            second, possible = targets[name]
+            after, trouble = pool.simulator.run(rows, second, rng), wanted & possible
+            drawn = possible & (rng.random(n) < trouble.sum() / max(possible.sum(), 1))
+            found.setdefault(name, []).append(_mixed(first, after, trouble))
+            found.setdefault(f"{name}, at random", []).append(_mixed(first, after, drawn))
+    return {
+        name: dict(zip(("quality", "cost", "escalated"), np.mean(rows_, axis=0), strict=True))
+        for name, rows_ in found.items()
+    }
+
+
+def _troubles(first: Outcomes) -> dict[str, _Bools]:
+    """Which answers each sign speaks against, by the rules of `Signal`."""
+    signs = {
+        "disagreement": [Signal(agreement=float(a)) for a in first.agreement],
+        "low confidence": [Signal(confidence=float(c)) for c in first.confidence],
+        "failing check": [Signal(passed=bool(p)) for p in first.passed],
+    }
+    return {name: np.array([bool(s.trouble) for s in each]) for name, each in signs.items()}
+
+
+def _mixed(first: Outcomes, after: Outcomes, again: _Bools) -> tuple[float, float, float]:
+    """Both plans are paid for where the second one runs; its answer counts there."""
+    right = np.where(again, after.right, first.right)
+    cost = first.cost + again * after.cost
+    return float(right.mean()), float(cost.mean()), float(again.mean())
+
+
+def _escalations(
+    parts: TeamParts, tables: Tables, pool: SimulatedPool, plans: PlanBatch, doubt: float
+) -> tuple[PlanBatch, _Bools]:
+    """Return where each query's plan escalates to, and whether it can, as `TeamRouter.repair`."""
+    n, modes, inputs = len(plans), len(parts.options.modes), pool.inputs
+    batches = []
+    for mode in range(modes):
+        only = Allowed(modes=np.arange(modes) == mode)
+        for rate in RATES[:-2:2]:
+            walk = parts.policy.walk(tables, inputs, np.full(n, rate), allowed=only)
+            batches.append(walk.plans)
+    width = len(batches)
+    every, repeated = PlanBatch.joined(batches), inputs.take(np.tile(np.arange(n), width))
+    quality = parts.value.predict(tables, repeated, every).reshape(width, n)
+    costs = every.cost(repeated.costs).reshape(width, n)
+    hoped = parts.value.predict(tables, inputs, plans)
+    target, possible = np.arange(n), np.zeros(n, bool)
+    for row in range(n):
+        there = np.arange(width) * n + row
+        found = Candidates(every.take(there), quality[:, row], costs[:, row])
+        best = next_on_front(found, found.plans.mode != plans.mode[row], float(hoped[row]), doubt)
+        if best is not None:
+            target[row], possible[row] = best * n + row, True
+    return every.take(target), possible

@@ -1,8 +1,4 @@
-"""The three pictures of LLM routing (figs. 5-7), legible in black and white; PNG or SVG by name.
-
-Heat map of capability, score-cost front, share of each LLM per preference. Draws reports and
-datasets; measures nothing itself.
-"""
+"""The pictures of LLM and team routing, legible in black and white; PNG or SVG by name."""
 
 from __future__ import annotations
 
@@ -14,14 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import ArtifactError, InvalidDataError
-from moma_core.evaluation.metrics import upper_hull
-from moma_core.llm_routing.dataset import LLMDataset
+from moma_core.llms.data import LLMDataset
+from moma_core.training.evaluate_llms import upper_hull
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_capability", "draw_front", "draw_usage"]
+__all__ = [
+    "draw_capability",
+    "draw_front",
+    "draw_teams",
+    "draw_usage",
+]
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++", "oo", "**")
 _LEAST_SHARE = 0.01
@@ -180,6 +181,54 @@ def _write(figure: Figure, path: str | Path) -> None:
     target = Path(path)
     if target.suffix not in (".png", ".svg"):
         raise ArtifactError(f"a picture is .png or .svg, got {target.name!r}.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=150)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {target} ({error}). Choose another --out.") from error
+
+
+_TEAM_PLOTS_MARKS = ("^", "s", "v", "o", "D", "P", "X", "*")
+
+
+def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
+    """Draw the curve over rates, the preferences and the baselines.
+
+    Args:
+        report: From `evaluate_teams`; ``curves`` may hold further ones by name.
+        path: Where to, ``.png`` or ``.svg``.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+        InvalidDataError: The report lacks a key.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    target = Path(path)
+    if target.suffix not in (".png", ".svg"):
+        raise ArtifactError(f"a picture is .png or .svg, got {target.name!r}.")
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    try:
+        curves = {"team router": report["curve"], **report.get("curves", {})}
+        points = {**report["preferences"], **report["baselines"]}
+    except KeyError as error:
+        raise InvalidDataError(
+            f"the report lacks {error}. Write one with moma eval teams."
+        ) from None
+    for number, (name, curve) in enumerate(curves.items()):
+        ordered = sorted(map(tuple, curve))
+        style = ("-", "--", ":", "-.")[number % 4]
+        width = 2.0 if number == 0 else 1.0
+        axes.plot(*zip(*ordered, strict=True), style, color="black", lw=width, label=name)
+    for number, (name, each) in enumerate(points.items()):
+        mark = _TEAM_PLOTS_MARKS[number % len(_TEAM_PLOTS_MARKS)]
+        axes.plot(each["cost"], each["quality"], mark, mfc="white", mec="black", label=name)
+    axes.set(xlabel="USD a query (simulated)", ylabel="quality (simulated)", xscale="log",
+             title="Simulated outcomes: no team was run")  # fmt: skip
+    axes.legend(fontsize=7, loc="lower right")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=150)

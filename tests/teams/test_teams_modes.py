@@ -11,7 +11,7 @@ from moma_core.errors import (
     NoTargetError,
     UnknownNameError,
 )
-from moma_core.teams import (
+from moma_core.teams.cards import (
     MODES,
     ModeCard,
     RoleCard,
@@ -21,7 +21,7 @@ from moma_core.teams import (
     packaged_roles,
     read_roles,
 )
-from moma_core.teams.signals import Signal
+from moma_core.teams.router import Signal
 
 ANY_TEAM = st.sampled_from(MODES).flatmap(
     lambda mode: st.tuples(

@@ -8,16 +8,21 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from moma_core.agent_routing import AgentCatalog, AgentRouter, Negatives, StateMachine
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.gate import Negatives
+from moma_core.agents.router import AgentRouter
+from moma_core.agents.states import StateMachine
 from moma_core.cli.main import app
 from moma_core.errors import ArtifactError, InvalidDataError
-from moma_core.evaluation.team_plots import draw_teams
-from moma_core.evaluation.teams import evaluate_teams, train_teams
-from moma_core.llm_routing import LLMDataset, LLMRouter
-from moma_core.registry import MemoryRegistry
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.router import LLMRouter
+from moma_core.registry.memory import MemoryRegistry
 from moma_core.router import MoMARouter
-from moma_core.teams import RoleCard, TeamRouter
+from moma_core.teams.cards import RoleCard
+from moma_core.teams.router import TeamRouter
 from moma_core.teams.training import RATES, TrainConfig
+from moma_core.training.evaluate_teams import evaluate_teams, train_teams
+from moma_core.training.plots import draw_teams
 from moma_core.types import AgentCard, Cost, RoutingDecision
 
 DOMAINS = {"sums": "maths", "scripts": "code"}

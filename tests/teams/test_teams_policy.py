@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from moma_core.teams.features import Tables
-from moma_core.teams.policy import Policy
-from moma_core.teams.steps import Allowed, forced, greedy, sampled
+from moma_core.teams.policy import Allowed, Policy, forced, greedy, sampled
 from moma_core.teams.training import ascent
 
 RATES = np.array([0.01, 0.1, 0.5])

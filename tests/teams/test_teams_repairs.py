@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
-from moma_core.evaluation.repairs import measure_repair
-from moma_core.evaluation.simulated import SimulatedPool, baseline_plans, measure, routed_llms
-from moma_core.teams.candidates import Candidates
-from moma_core.teams.escalation import doubted, next_on_front
 from moma_core.teams.features import Tables
-from moma_core.teams.fitting import fit_teams
-from moma_core.teams.training import RATES, TrainConfig
+from moma_core.teams.planner import Candidates
+from moma_core.teams.router import doubted, next_on_front
+from moma_core.teams.training import RATES, TrainConfig, fit_teams
+from moma_core.training.evaluate_teams import (
+    SimulatedPool,
+    baseline_plans,
+    measure,
+    measure_repair,
+    routed_llms,
+)
 
 UNIT = 2e-3
 

@@ -16,10 +16,10 @@ from moma_core.errors import (
     NoTargetError,
 )
 from moma_core.protocols import Encoder
-from moma_core.teams import ModeCard, RoleCard, Signal, TeamRouter, calls
+from moma_core.teams.cards import ModeCard, RoleCard, calls
 from moma_core.teams.features import QualitySource
-from moma_core.teams.fitting import fit_teams
-from moma_core.teams.training import TrainConfig
+from moma_core.teams.router import Signal, TeamRouter
+from moma_core.teams.training import TrainConfig, fit_teams
 from moma_core.testing import HashEncoder
 from moma_core.types import Auto, Cost, Performance, TeamPlan
 

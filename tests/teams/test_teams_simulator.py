@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import moma_core.teams.mechanics
 import moma_core.teams.simulator
 from moma_core.errors import InvalidDataError, UnknownNameError
-from moma_core.teams import ModeCard, TeamSimulator
+from moma_core.teams.cards import ModeCard
 from moma_core.teams.features import Tables
-from moma_core.teams.logged import index_plans
-from moma_core.teams.mechanics import MECHANICS, Assumptions
+from moma_core.teams.simulator import MECHANICS, Assumptions, TeamSimulator
+from moma_core.teams.training import index_plans
 from moma_core.types import TeamMember, TeamPlan
 
 NAMES = ("small", "medium", "large")
@@ -150,6 +149,6 @@ def test_gaps_unlike_shapes_and_unknown_modes_are_refused(world, hashing, build)
 
 
 def test_it_is_labelled():
-    for module in (moma_core.teams.mechanics, moma_core.teams.simulator):
+    for module in (moma_core.teams.simulator, moma_core.teams.simulator):
         assert "SIMULATED" in module.__doc__
     assert set(MECHANICS) == {"io", "cot", "chain", "full", "debate", "reflection"}

@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 
 from moma_core.errors import InvalidDataError, InvalidInputError, UnknownNameError
-from moma_core.teams.checkpoint import TeamParts
 from moma_core.teams.features import Tables
-from moma_core.teams.fitting import domain_labels, fit_teams, fit_value
-from moma_core.teams.logged import LoggedPlans, imitate, index_plans
-from moma_core.teams.offpolicy import estimate
-from moma_core.teams.policy import Policy
-from moma_core.teams.steps import forced, sampled
-from moma_core.teams.training import TrainConfig, reinforce
+from moma_core.teams.planner import TeamParts
+from moma_core.teams.policy import Policy, forced, sampled
+from moma_core.teams.training import (
+    LoggedPlans,
+    TrainConfig,
+    domain_labels,
+    estimate,
+    fit_teams,
+    fit_value,
+    imitate,
+    index_plans,
+    reinforce,
+)
 from moma_core.types import TeamMember, TeamPlan
 
 UNIT = 2e-3

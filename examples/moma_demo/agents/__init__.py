@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langchain_moma.demo.agents import (
+from moma_demo.agents import (
     colours,
     conversion,
     dates,
@@ -13,8 +13,8 @@ from langchain_moma.demo.agents import (
     tables,
     text,
 )
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.planning import planning_agents
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.planning import planning_agents
 
 __all__ = ["DemoAgent", "UnclearError", "demo_agents"]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.agent import DemoAgent, UnclearError
 
 __all__ = ["AGENTS"]
 

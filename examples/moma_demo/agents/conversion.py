@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.extract import numbers, whole
-from langchain_moma.demo.agents.units import convert, units_in
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.extract import numbers, whole
+from moma_demo.agents.units import convert, units_in
 
 __all__ = ["AGENTS"]
 

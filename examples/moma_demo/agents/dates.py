@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.extract import dates, today
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.extract import dates, today
 
 __all__ = ["AGENTS"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 
-from langchain_moma.demo.agents.agent import UnclearError
+from moma_demo.agents.agent import UnclearError
 
 __all__ = [
     "after",

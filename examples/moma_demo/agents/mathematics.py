@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.expression import evaluate
-from langchain_moma.demo.agents.extract import as_text, labelled, numbers, whole
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.expression import evaluate
+from moma_demo.agents.extract import as_text, labelled, numbers, whole
 
 __all__ = ["AGENTS"]
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.extract import labelled, numbers, whole
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.extract import labelled, numbers, whole
 
 __all__ = ["AGENTS"]
 

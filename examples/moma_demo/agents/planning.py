@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from langchain_core.tools import BaseTool, tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.extract import after, labelled, payload, today, whole
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.extract import after, labelled, payload, today, whole
 
 __all__ = ["planning_agents"]
 
@@ -34,7 +34,7 @@ _FIND = (
 
 @cache
 def _calendar() -> dict[str, list[tuple[str, str, str]]]:
-    path = files("langchain_moma.demo") / "data" / "calendar.json"
+    path = files("moma_demo") / "data" / "calendar.json"
     return {
         day: [(start, end, title) for start, end, title in entries]
         for day, entries in json.loads(path.read_text(encoding="utf-8")).items()

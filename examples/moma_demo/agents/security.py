@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent
-from langchain_moma.demo.agents.extract import labelled, numbers, payload, whole
+from moma_demo.agents.agent import DemoAgent
+from moma_demo.agents.extract import labelled, numbers, payload, whole
 
 __all__ = ["AGENTS"]
 

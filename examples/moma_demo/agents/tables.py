@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.extract import as_text, numbers, whole
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.extract import as_text, numbers, whole
 
 __all__ = ["AGENTS"]
 
@@ -42,7 +42,7 @@ _MEASURES = (
 
 @cache
 def _rows() -> tuple[dict[str, str], ...]:
-    text = (files("langchain_moma.demo") / "data" / "orders.csv").read_text(encoding="utf-8")
+    text = (files("moma_demo") / "data" / "orders.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(io.StringIO(text)))
 
 

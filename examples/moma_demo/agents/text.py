@@ -9,8 +9,8 @@ from typing import Any, Literal
 import re2
 from langchain_core.tools import tool
 
-from langchain_moma.demo.agents.agent import DemoAgent, UnclearError
-from langchain_moma.demo.agents.extract import payload, quoted
+from moma_demo.agents.agent import DemoAgent, UnclearError
+from moma_demo.agents.extract import payload, quoted
 
 __all__ = ["AGENTS"]
 

@@ -14,22 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidInputError
-from moma_core.llm_routing.heads.adapted import AdaptedHead
-from moma_core.llm_routing.heads.blend import Blend, fit_blend
-from moma_core.llm_routing.heads.clusters import ClustersConfig, ClustersHead, fit_clusters
-from moma_core.llm_routing.heads.contract import Head
-from moma_core.llm_routing.heads.judged import (
+from moma_core.llms.heads.adapted import AdaptedHead, Blend, fit_blend
+from moma_core.llms.heads.clusters import ClustersConfig, ClustersHead, fit_clusters
+from moma_core.llms.heads.contract import Head
+from moma_core.llms.heads.judged import (
     JudgedConfig,
     JudgedHead,
     fit_classifier,
     fit_contrastive,
     fit_preference,
 )
-from moma_core.llm_routing.heads.kernel import KernelConfig, KernelHead, fit_kernel
-from moma_core.llm_routing.heads.linear import LinearConfig, LinearHead, fit_linear
-from moma_core.llm_routing.heads.moe import MoEConfig, MoEHead, fit_moe
-from moma_core.llm_routing.heads.neighbours import NeighboursConfig, NeighboursHead, fit_neighbours
-from moma_core.llm_routing.heads.stack import StackedHead, StackWeights, fit_weights
+from moma_core.llms.heads.kernel import KernelConfig, KernelHead, fit_kernel
+from moma_core.llms.heads.linear import LinearConfig, LinearHead, fit_linear
+from moma_core.llms.heads.moe import MoEConfig, MoEHead, fit_moe
+from moma_core.llms.heads.neighbours import NeighboursConfig, NeighboursHead, fit_neighbours
+from moma_core.llms.heads.stack import StackedHead, StackWeights, fit_weights
 from moma_core.types import FloatArray, LLMCard
 
 __all__ = [

@@ -1,29 +1,106 @@
-"""A new LLM's quality from a few scored queries and what is known of the other LLMs.
-
-Its scores are regressed on what the others *scored* on the same queries, which says far more than
-what was predicted of them, on those predictions, and on the query itself. By linearity of the mean
-the two weights of an LLM, added, then apply to predictions alone. LLMs are lucky together, so this
-also takes the luck of a small sample out of the new LLM's level.
-
-A Gaussian process around "as good as the others on average, shifted", in weight space. How far to
-leave the others' span, and by which of its parts, differs by pool (ulab: far, ZeroEval: hardly), so
-predictions are averaged over a grid of prior variances by marginal likelihood (Rasmussen and
-Williams 2006, 5.4.1). Knows no file and no cost.
-"""
+"""Adapted head: another head's LLMs, some left out, some added from a few scored queries."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.llm_routing.heads.adapted import similarity
-from moma_core.llm_routing.heads.centres import find_centres
-from moma_core.types import FloatArray
+from moma_core._numerics import find_centres
+from moma_core.llms.heads.contract import Head
+from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["SHARPNESS", "Blend", "fit_blend"]
+__all__ = [
+    "SHARPNESS",
+    "AdaptedHead",
+    "Blend",
+    "fit_blend",
+]
+
+_Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptedHead:
+    """Predicts ``base @ weights + bias + similarity @ pull``, held to [0, 1].
+
+    Args:
+        llms: Cards of the columns.
+        base: The trained head over m LLMs.
+        weights: Shape (m, len(llms)); a kept LLM has a single 1.
+        bias: Shape (len(llms),).
+        points: Queries that LLMs were added with, shape (k, d); k is 0 where none was.
+        pull: What being like a point adds to an LLM's quality, shape (k, len(llms)).
+        sharpness: Similarity is exp(-sharpness * squared distance).
+    """
+
+    kind: ClassVar[str] = "adapted"
+    llms: tuple[LLMCard, ...]
+    base: Head
+    weights: _Array
+    bias: _Array
+    points: npt.NDArray[np.float32]
+    pull: _Array
+    sharpness: float = 0.0
+
+    @classmethod
+    def over(cls, base: Head, llms: tuple[LLMCard, ...]) -> AdaptedHead:
+        """Return the base head's own predictions under these cards."""
+        m = len(llms)
+        return cls(
+            llms, base, np.eye(m), np.zeros(m), np.zeros((0, 0), np.float32), np.zeros((0, m))
+        )
+
+    @classmethod
+    def from_parts(
+        cls, llms: tuple[LLMCard, ...], base: Head, config: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+    ) -> AdaptedHead:  # fmt: skip
+        """Rebuild from `config` and `arrays`; older files have no points."""
+        plain = cls.over(base, llms)
+        return cls(
+            llms,
+            base,
+            arrays["weights"],
+            arrays["bias"],
+            arrays.get("points", plain.points),
+            arrays.get("pull", plain.pull),
+            float(config.get("sharpness", 0.0)),
+        )
+
+    def predict(self, embeddings: FloatArray) -> FloatArray:
+        """Return quality in [0, 1], shape (n, len(llms))."""
+        quality = self.base.predict(embeddings).astype(np.float64) @ self.weights + self.bias
+        if len(self.points):
+            quality += similarity(embeddings, self.points, self.sharpness) @ self.pull
+        return np.minimum(np.maximum(quality, 0.0), 1.0).astype(np.float32)
+
+    def config(self) -> dict[str, Any]:
+        """Return what JSON keeps beside `arrays`."""
+        names = [card.name for card in self.base.llms]
+        base = {"kind": self.base.kind, **self.base.config()}
+        return {"base": base, "base_llms": names, "sharpness": self.sharpness}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what safetensors keeps; the base's names are prefixed."""
+        inner = {f"base.{name}": values for name, values in self.base.arrays().items()}
+        own = {name: getattr(self, name) for name in ("weights", "bias", "points", "pull")}
+        return {**own, **inner}
+
+
+def similarity(
+    inputs: npt.NDArray[np.floating], points: npt.NDArray[np.floating], sharpness: float
+) -> _Array:
+    """Return exp(-sharpness * squared distance), shape (n, k), of inputs (n, d), points (k, d)."""
+    squares = np.einsum("nd,nd->n", inputs, inputs)[:, None] + np.einsum("kd,kd->k", points, points)
+    distances = squares - 2.0 * (inputs @ points.T)
+    near: _Array = np.exp(-sharpness * np.maximum(distances, 0.0)).astype(np.float64)
+    return near
+
 
 SHARPNESS = 0.7
 """Of the similarity between queries: half of it is left at the distance of related topics."""
@@ -37,7 +114,6 @@ _DRAWN = 2.0
 """Queries' worth of the others' mean that a new LLM's level is drawn to."""
 
 _POINTS = 200
-_Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.llm_routing.heads.centres import find_centres, nearest
+from moma_core._numerics import find_centres, nearest
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["ClustersConfig", "ClustersHead", "fit_clusters"]
+__all__ = [
+    "ClustersConfig",
+    "ClustersHead",
+    "fit_clusters",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["Head"]
+__all__ = [
+    "Head",
+]
 
 
 class Head(Protocol):

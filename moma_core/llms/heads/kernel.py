@@ -14,10 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.llm_routing.heads.centres import find_centres, squared_distances
+from moma_core._numerics import find_centres, squared_distances
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["KernelConfig", "KernelHead", "fit_kernel"]
+__all__ = [
+    "KernelConfig",
+    "KernelHead",
+    "fit_kernel",
+]
 
 _Array = npt.NDArray[np.float64]
 

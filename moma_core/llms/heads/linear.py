@@ -11,7 +11,12 @@ import numpy.typing as npt
 
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["LinearConfig", "LinearHead", "fit_linear", "ridge"]
+__all__ = [
+    "LinearConfig",
+    "LinearHead",
+    "fit_linear",
+    "ridge",
+]
 
 _Array = npt.NDArray[np.float64]
 

@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["MoEConfig", "MoEHead", "batch_size", "batches", "fit_moe", "initial", "train_mixture"]
+__all__ = [
+    "MoEConfig",
+    "MoEHead",
+    "batch_size",
+    "batches",
+    "fit_moe",
+    "initial",
+    "train_mixture",
+]
 
 _Floats = npt.NDArray[np.float32]
 _Weights = dict[str, _Floats]

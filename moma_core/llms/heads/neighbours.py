@@ -14,7 +14,11 @@ import numpy.typing as npt
 
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["NeighboursConfig", "NeighboursHead", "fit_neighbours"]
+__all__ = [
+    "NeighboursConfig",
+    "NeighboursHead",
+    "fit_neighbours",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.llm_routing.heads.contract import Head
+from moma_core.llms.heads.contract import Head
 from moma_core.types import FloatArray, LLMCard
 
-__all__ = ["StackWeights", "StackedHead", "fit_weights"]
+__all__ = [
+    "StackWeights",
+    "StackedHead",
+    "fit_weights",
+]
 
 _Array = npt.NDArray[np.float64]
 _SOFT = 0.05

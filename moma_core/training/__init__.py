@@ -1,0 +1,1 @@
+"""Collecting, training and measuring: what is needed beside routing, extra ``[train]``."""
