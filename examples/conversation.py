@@ -53,7 +53,7 @@ def main() -> None:
         router.health.report_failure("weather")
     decision = router.route("will it rain in Oslo?")
     print(f"{'weather fails three times':36} -> {decision.kind} {decision.target}")
-    print(next(step.detail for step in decision.steps if step.name == "eligible"))
+    print(next(step.detail for step in decision.trace if step.name == "eligible"))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel
 
 from moma_core import AgentCard, LLMCard
-from moma_core._checks import Words, check_names, joined
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.errors import InvalidCardError
+from moma_core.types import Words, check_names, joined
 
 __all__ = [
     "MCPTool",

@@ -23,7 +23,7 @@ from moma_core import (
     Query,
     RoutingState,
 )
-from moma_core._checks import is_text
+from moma_core.types import is_text
 
 __all__ = [
     "ranked_labels",

@@ -12,8 +12,8 @@ from langchain_core.messages import AnyMessage, BaseMessage, ChatMessage, conver
 from langchain_core.prompt_values import PromptValue
 
 from moma_core import Query
-from moma_core._checks import is_text, is_visible
 from moma_core.errors import InvalidQueryError
+from moma_core.types import is_text, is_visible
 
 __all__ = [
     "TEXT_KEYS",

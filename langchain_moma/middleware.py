@@ -60,10 +60,9 @@ from moma_core import (
     RoutingDecision,
     RoutingState,
 )
-from moma_core._checks import Words
 from moma_core.health import Health
 from moma_core.llms.selection import parse_preference
-from moma_core.types import Handled
+from moma_core.types import Handled, Words
 
 __all__ = [
     "MoMAAgentState",

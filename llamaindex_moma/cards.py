@@ -14,8 +14,8 @@ from llama_index.core.agent.workflow import AgentWorkflow, BaseWorkflowAgent
 from llama_index.core.tools import BaseTool, FunctionTool, ToolMetadata
 
 from moma_core import AgentCard, InvalidInputError, MoMARouter, UnknownNameError
-from moma_core._checks import Words, check_names, is_text, is_visible, joined
 from moma_core.errors import DuplicateNameError
+from moma_core.types import Words, check_names, is_text, is_visible, joined
 
 __all__ = [
     "Choice",

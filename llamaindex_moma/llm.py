@@ -36,7 +36,7 @@ from moma_core import (
     Preference,
     UnknownNameError,
 )
-from moma_core._checks import is_text
+from moma_core.types import is_text
 
 if TYPE_CHECKING:
     from llama_index.core.tools import BaseTool

@@ -29,8 +29,8 @@ from llamaindex_moma.cards import (
 from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
 from llamaindex_moma.ranking import CLOSED_LIST, Ranking, check_least, packaged_encoder, rank
 from moma_core import Encoder, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
-from moma_core._checks import is_text
 from moma_core.errors import InvalidQueryError
+from moma_core.types import is_text
 
 __all__ = [
     "MoMASelector",

@@ -5,7 +5,7 @@ Written before the implementations; `moma_core.testing` holds their conformance 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -27,10 +27,15 @@ __all__ = [
     "AgentRecord",
     "Encoder",
     "FinalDecider",
+    "Progress",
     "QualityHead",
     "Registry",
     "Router",
 ]
+
+
+Progress = Callable[[str, int, int], None]
+"""Told how far a long job is: a label, steps done, steps in all."""
 
 
 @runtime_checkable

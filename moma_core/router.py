@@ -5,34 +5,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
-from moma_core._store import write_whole
+import numpy as np
+
+from moma_core._saved import (
+    check_parts,
+    checked,
+    open_pool,
+    open_registry,
+    read_parts,
+    write_parts,
+)
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Category, Taxonomy
 from moma_core.agents.compound import in_parts
-from moma_core.agents.conversation import encode_readings
+from moma_core.agents.conversation import EncodedTurns
 from moma_core.agents.gate import Negatives
-from moma_core.agents.router import AgentRouter
+from moma_core.agents.router import AgentRouter, Choice, K
 from moma_core.agents.states import StateMachine
-from moma_core.agents.training import Progress, read_trained, trained_exists, write_trained
 from moma_core.encoder import MiniLMEncoder
-from moma_core.errors import ArtifactError, InvalidInputError, InvalidQueryError, NoTargetError
+from moma_core.errors import InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
-from moma_core.llms.feedback import TakesFeedback
+from moma_core.llms.feedback import FILES as LEARNING_FILES
+from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import parse_preference, preference_name
-from moma_core.protocols import Encoder, FinalDecider, Registry
-from moma_core.registry.memory import MemoryRegistry
-from moma_core.teams.planner import TEAM_FILES
+from moma_core.protocols import Encoder, FinalDecider, Progress
 from moma_core.teams.router import TeamRouter, team_instead
 from moma_core.types import (
     AgentCard,
+    AgentOutcome,
     Candidate,
     Cost,
     Deferred,
@@ -40,342 +46,20 @@ from moma_core.types import (
     Handled,
     Preference,
     Query,
+    Ranking,
     RoutingDecision,
     RoutingState,
     ScoreTable,
-    Steps,
+    Trace,
 )
 
-__all__ = [
-    "MoMARouter",
-    "check_parts",
-    "checked",
-    "excluded",
-    "open_pool",
-    "open_registry",
-    "read_parts",
-    "score_deferred",
-    "to_agent",
-    "to_llm",
-    "write_parts",
-]
+__all__ = ["MoMARouter"]
 
 
-def excluded(names: object) -> frozenset[str]:
-    """Return the names that may not be chosen this time, given one by one or as one text.
-
-    Raises:
-        InvalidInputError: They are no collection of names.
-
-    Example:
-        >>> sorted(excluded(["weather", "news"])), sorted(excluded("weather"))
-        (['news', 'weather'], ['weather'])
-    """
-    if isinstance(names, str):
-        return frozenset([names])
-    found = tuple(names) if isinstance(names, Iterable) else (names,)
-    if not all(isinstance(name, str) for name in found):
-        raise InvalidInputError(
-            f"exclude takes names, got {names!r:.60}. Write exclude=['weather'], or leave it out "
-            "to exclude nobody."
-        )
-    return frozenset(found)
+_LEARNING = "learning"
 
 
-def score_deferred(
-    llms: LLMRouter | None,
-    texts: Sequence[str],
-    vectors: FloatArray,
-    deferred: Sequence[Deferred],
-) -> list[ScoreTable]:
-    """Return the LLMs' scores for n queries that no agent takes.
-
-    Args:
-        llms: The pool.
-        texts: n queries.
-        vectors: Theirs, shape (n, d).
-        deferred: Why no agent takes them.
-
-    Raises:
-        NoTargetError: There are no LLMs.
-    """
-    if llms is None:
-        raise NoTargetError(
-            f"{deferred[0].reason}, and this router has no LLMs. Add an agent with "
-            "router.agents.add(...), or give LLMs: MoMARouter.from_cards(agents, llms='packaged')."
-        )
-    return llms.score_batch(texts, vectors)
-
-
-def to_llm(
-    llms: LLMRouter | None,
-    table: ScoreTable,
-    preference: Preference,
-    exclude: Collection[str],
-    outcome: Deferred,
-) -> RoutingDecision:
-    """Return the decision for the LLM that a preference picks.
-
-    Raises:
-        NoTargetError: No LLM may be chosen.
-    """
-    assert llms is not None  # noqa: S101 - score_deferred raised otherwise
-    name, candidates = llms.select(table, preference, exclude)
-    best: Candidate = candidates[0]
-    label = preference_name(preference)
-    return RoutingDecision(
-        kind="llm",
-        targets=(name,),
-        probability=best.score,
-        candidates=candidates,
-        preference=label,
-        reason=f"{outcome.reason}; {label} picks {name!r}: score {best.score:.2f} at "
-        f"${best.cost or 0:.6f}{_over_budget(preference, best)}",
-        cost=best.cost,
-    )
-
-
-def _over_budget(preference: Preference, best: Candidate) -> str:
-    match preference:
-        case Cost(budget=float() | int() as budget) if (best.cost or 0.0) > budget:
-            return f"; no LLM is within the budget of ${budget:.3g}, so the cheapest is taken"
-    return ""
-
-
-def to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:
-    """Return the decision for one agent, or for several in order."""
-    verb = "is" if len(outcome.agents) == 1 else "are each"
-    return RoutingDecision(
-        kind="agent",
-        targets=outcome.agents,
-        probability=outcome.probability,
-        candidates=outcome.candidates,
-        preference=preference_name(preference),
-        reason=f"{' then '.join(map(repr, outcome.agents))} {verb} right with probability "
-        f"{outcome.probability:.2f}",
-    )
-
-
-_FORMAT = 1
-_NO_CATEGORIES = Taxonomy().to_dict()
-_ROUTER, _STATES = "router.json", "states.toml"
-_REGISTRY, _LLMS, _TEAMS = "registry", "llms", "teams"
-
-
-def open_pool(llms: object) -> LLMRouter | None:
-    """Return a pool itself, the packaged one for its name, or None for none.
-
-    Raises:
-        InvalidInputError: It is something else.
-    """
-    pool: Any = LLMRouter.packaged() if llms == "packaged" else llms
-    return _checked_pool(pool)
-
-
-def _checked_pool(llms: Any) -> LLMRouter | None:
-    if llms is not None and not isinstance(llms, LLMRouter):
-        raise InvalidInputError(
-            f"llms is a pool of LLMs, 'packaged' or None, got {llms!r:.60}. Load a trained pool: "
-            "llms=LLMRouter.load('pool')."
-        )
-    return llms
-
-
-def checked(agents: Any, encoder: object, decider: object) -> tuple[AgentCard, ...]:
-    """Return the cards, refusing parts that could not be used once a query comes.
-
-    Raises:
-        InvalidInputError: ``agents`` is no list, ``encoder`` encodes nothing, or ``decider``
-            decides nothing.
-
-    Example:
-        >>> checked(AgentCard("weather", "Forecast for a place"), None, None)
-        Traceback (most recent call last):
-        moma_core.errors.InvalidInputError: agents are a list of cards, got AgentCard. ...
-    """
-    if isinstance(agents, str) or not isinstance(agents, Iterable):
-        raise InvalidInputError(
-            f"agents are a list of cards, got {type(agents).__name__}. Write "
-            "MoMARouter.from_cards([AgentCard(name, description)])."
-        )
-    for name in ("encode", "dimension", "fingerprint"):
-        if not hasattr(encoder, name):
-            raise InvalidInputError(
-                f"an encoder has encode, dimension and fingerprint, got {encoder!r:.60} without "
-                f"{name!r}. Leave it out for the packaged one."
-            )
-    if decider is not None and not isinstance(decider, FinalDecider):
-        raise InvalidInputError(
-            f"a decider has decide(query, cards, log_prior), got {decider!r:.60}. Write "
-            "decider=FusedDecider(...), or leave it out."
-        )
-    return tuple(agents)
-
-
-def check_parts(llms: object, teams: object) -> None:
-    """Refuse what a router cannot ask, when it is built rather than on its first query.
-
-    Raises:
-        InvalidInputError: One of them is something else than its kind or None.
-    """
-    _checked_pool(llms)
-    if teams is not None and not isinstance(teams, TeamRouter):
-        raise InvalidInputError(
-            f"teams is a TeamRouter or None, got {teams!r:.60}. Load a trained one: "
-            "teams=TeamRouter.load('teams', encoder, llms)."
-        )
-
-
-def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
-    """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
-
-    Raises:
-        RegistryError: Chroma does not answer or cannot write.
-    """
-    if path is None:
-        return MemoryRegistry()
-    from moma_core.registry.chroma import ChromaRegistry
-
-    location = str(path) if _is_url(path) else Path(path) / _REGISTRY
-    return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
-
-
-def write_parts(
-    folder: Path,
-    encoder: Encoder,
-    agents: AgentRouter,
-    llms: LLMRouter | None,
-    teams: TeamRouter | None,
-) -> None:
-    """Write a router's parts.
-
-    Raises:
-        ArtifactError: The directory cannot be written.
-        RegistryError: The agents cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
-    at = getattr(agents.catalog.registry, "location", None)
-    server = at if _is_url(at) else None
-    if server is None:
-        here = open_registry(folder, encoder)
-        if getattr(here, "location", "") != at:
-            # The router's own directory has every change already, perhaps other processes' too.
-            _copy_agents(agents.catalog, here)
-    write_trained(folder, agents.trained, agents.negatives, encoder.fingerprint)
-    if llms is not None:
-        llms.save(folder / _LLMS)
-    states = agents.states.to_toml().encode()
-    document = {
-        "format": _FORMAT,
-        "encoder": encoder.fingerprint,
-        "llms": llms is not None,
-        "states": hashlib.sha256(states).hexdigest(),
-        "server": server,
-        "categories": agents.taxonomy.to_dict(),
-    }
-    write_whole(folder / _STATES, states)
-    write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
-    if teams is not None:
-        teams.save(folder / _TEAMS)
-    else:
-        _remove_teams(folder)
-
-
-def read_parts(
-    folder: Path, encoder: Encoder
-) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
-    """Read what `write_parts` wrote; a router without LLMs has no teams.
-
-    Raises:
-        ArtifactError: A file is missing, truncated, changed, or of another encoder.
-        RegistryError: The agents cannot be read.
-    """
-    document = _document(folder)
-    if document["encoder"] != encoder.fingerprint:
-        raise ArtifactError(
-            f"{folder} was saved with encoder {document['encoder']!r}, not "
-            f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
-        )
-    server = document["server"]
-    if server is None and not (folder / _REGISTRY / "chroma.sqlite3").exists():
-        raise ArtifactError(
-            f"{folder} has lost its agents: {_REGISTRY}/chroma.sqlite3 is missing. Restore it "
-            "from a backup, or register them in a new directory."
-        )
-    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder))
-    if trained_exists(folder):
-        trained, negatives = read_trained(folder, encoder.fingerprint)
-    else:  # deleted after damage, as the error says: fitted again on the first route
-        trained, negatives = None, Negatives.of((), encoder)
-    states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
-    llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
-    taxonomy = document["categories"].encoded(encoder)
-    teams = None
-    if llms is not None and (folder / _TEAMS / TEAM_FILES[0]).exists():
-        teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
-    return AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy), llms, teams
-
-
-def _is_url(location: object) -> bool:
-    return str(location).startswith(("http://", "https://"))
-
-
-def _remove_teams(folder: Path) -> None:
-    try:
-        (folder / _TEAMS / TEAM_FILES[0]).unlink(missing_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot remove the teams in {folder} ({error}).") from error
-
-
-def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:
-    """Write the agents into a registry; those already there are left alone."""
-    kept = {record.card.name: record.card for record in registry.load()}
-    registry.put([r for r in catalog.snapshot.records if kept.get(r.card.name) != r.card])
-    registry.delete([name for name in kept if name not in catalog])
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
-        if document["format"] != _FORMAT:
-            raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
-        server = document.get("server")
-        if server is not None and not _is_url(server):
-            raise ValueError(f"server {server!r:.40} is no URL")
-        return {
-            "encoder": str(document["encoder"]),
-            "llms": bool(document["llms"]),
-            "states": str(document["states"]),
-            "server": server,
-            "categories": Taxonomy.from_dict(document.get("categories", _NO_CATEGORIES)),
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{folder} is no router that this version can open: {error}. Write one with "
-            "router.save(dir), or restore it from a backup."
-        ) from error
-
-
-def _states(folder: Path, digest: str) -> str:
-    """Return the saved TOML; one cut short at the end of a line would still be valid TOML."""
-    try:
-        content = (folder / _STATES).read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder} has no {_STATES} ({error}). Save the router again."
-        ) from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ArtifactError(
-            f"{folder / _STATES} is truncated or changed. Restore it, or build the router with the "
-            "changed states (MoMARouter.from_cards(..., states=...)) and save it."
-        )
-    return content.decode()
-
-
-class MoMARouter(TakesFeedback):
+class MoMARouter:
     """Decides for each query which agent takes it or, when none fits, which LLM.
 
     Args:
@@ -412,6 +96,7 @@ class MoMARouter(TakesFeedback):
         self._encoder = encoder
         self._agent_router = agents
         self._llms, self._teams = llms, teams
+        self._learning: Learning | None = None
 
     @classmethod
     def from_cards(
@@ -510,8 +195,9 @@ class MoMARouter(TakesFeedback):
         preference: str | Preference | None = None,
         state: RoutingState | Mapping[str, Any] | None = None,
         *,
-        exclude: Collection[str] = (),
+        exclude: Collection[str] | str = (),
         several: bool = False,
+        max_latency: float | None = None,
     ) -> RoutingDecision:
         """Decide for one query.
 
@@ -520,9 +206,10 @@ class MoMARouter(TakesFeedback):
             preference: ``"performance"``, ``"auto"`` (default), ``"cost"`` or ``"cost:0.002"``
                 (USD a query), or a `Preference`.
             state: The ``state`` of the conversation's previous decision, or its plain dict.
-            exclude: Agents and LLMs that may not be chosen this time.
+            exclude: Agents and LLMs that may not be chosen this time; a text is one name.
             several: Whether a query that asks for several things may go to several agents:
                 ``targets`` then lists them in order.
+            max_latency: Most seconds that an LLM may take, by `LLMCard.latency`.
 
         Raises:
             InvalidQueryError: The query is empty.
@@ -530,35 +217,35 @@ class MoMARouter(TakesFeedback):
             InvalidInputError: ``exclude`` is no collection of names.
             NoTargetError: No agent fits and no LLM may be chosen.
         """
-        query, wanted, steps = Query.of(query), parse_preference(preference), Steps()
-        exclude, state = excluded(exclude), RoutingState.of(state)
-        reading = self.states.read(query, state)
-        with steps.timed("encode"):
-            vectors = encode_readings([reading], self._encoder)
-        outcome, following = self._agent_router.route(
-            query, vectors.alone[0], state, exclude, steps, vectors.joined
-        )
+        query, state, trace = Query.of(query), RoutingState.of(state), Trace()
+        wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
+        with trace.timed("encode"):
+            turns = self.states.encode([query], self._encoder, state)
+        [reading] = turns.readings
+        choice = Choice(wish.exclude)
+        outcome, following = self._agent_router.route(query, turns, state, choice, trace)
         if several:
-            outcome = in_parts(query, outcome, self._agent_router, self._encoder, exclude, steps)
+            outcome = in_parts(query, outcome, self._agent_router, self._encoder, choice, trace)
         match outcome:
             case Handled():
-                decision = to_agent(outcome, wanted)
+                decision = to_agent(outcome, wish.preference)
             case Deferred():
-                with steps.timed("score"):
-                    table = score_deferred(self._llms, [reading.whole], vectors.whole, [outcome])[0]
-                whole = reading.whole, vectors.whole[0]
-                decision = self._to_llms(table, *whole, wanted, exclude, outcome, steps)
+                with trace.timed("score"):
+                    table = score_deferred(self._llms, [reading.whole], turns.whole, [outcome])[0]
+                asked = reading.whole, turns.whole[0]
+                decision = self._to_llm(table, asked, wish, outcome, trace)
         same = decision.kind != "agent" or state.last_target in (None, decision.target)
         topic = reading.next_topic(same_target=same)
         following = replace(following, last_target=decision.target, topic=topic)
-        return replace(decision, state=following, steps=steps.done())
+        return replace(decision, state=following, trace=trace.done())
 
     def route_batch(
         self,
         queries: Sequence[str | Query],
         preference: str | Preference | None = None,
         *,
-        exclude: Collection[str] = (),
+        exclude: Collection[str] | str = (),
+        max_latency: float | None = None,
     ) -> list[RoutingDecision]:
         """Decide for many independent queries together, several times faster than one by one.
 
@@ -567,26 +254,185 @@ class MoMARouter(TakesFeedback):
             InvalidPreferenceError: No such preference.
             NoTargetError: For some query no agent fits and no LLM may be chosen.
         """
-        if isinstance(queries, str):
-            raise InvalidQueryError(
-                "route_batch takes a list of queries, got one text. Write [text]."
-            )
-        asked = [Query.of(query) for query in queries]
-        readings = [self.states.read(query, RoutingState()) for query in asked]
-        wanted, exclude = parse_preference(preference), excluded(exclude)
-        vectors = encode_readings(readings, self._encoder)
-        outcomes = self._agent_router.route_batch(asked, vectors.alone, exclude, vectors.joined)
+        asked, turns = self._encode(queries, "route_batch")
+        wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
+        outcomes = self._agent_router.route_batch(asked, turns, Choice(wish.exclude))
         deferred = {i: o for i, o in enumerate(outcomes) if isinstance(o, Deferred)}
         rows = list(deferred)
-        texts, whole = [readings[i].whole for i in rows], vectors.whole[rows]
+        texts, whole = [turns.readings[i].whole for i in rows], turns.whole[rows]
         tables = score_deferred(self._llms, texts, whole, [*deferred.values()]) if rows else []
-        by_row = dict(zip(rows, zip(tables, texts, whole, strict=True), strict=True))
+        by_row = dict(
+            zip(rows, zip(tables, zip(texts, whole, strict=True), strict=True), strict=True)
+        )
         return [
-            to_agent(outcome, wanted)
+            to_agent(outcome, wish.preference)
             if isinstance(outcome, Handled)
-            else self._to_llms(*by_row[i], wanted, exclude, outcome, Steps())
+            else self._to_llm(*by_row[i], wish, outcome, Trace())
             for i, outcome in enumerate(outcomes)
         ]
+
+    @overload
+    def rank(  # type: ignore[overload-overlap] # a str is a Sequence[str], and one query
+        self,
+        query: str | Query,
+        k: int = K,
+        among: Collection[str] | str | None = None,
+        *,
+        state: RoutingState | Mapping[str, Any] | None = None,
+        exclude: Collection[str] | str = (),
+    ) -> Ranking: ...
+    @overload
+    def rank(
+        self,
+        query: Sequence[str | Query],
+        k: int = K,
+        among: Collection[str] | str | None = None,
+        *,
+        exclude: Collection[str] | str = (),
+    ) -> list[Ranking]: ...
+    def rank(
+        self,
+        query: str | Query | Sequence[str | Query],
+        k: int = K,
+        among: Collection[str] | str | None = None,
+        *,
+        state: RoutingState | Mapping[str, Any] | None = None,
+        exclude: Collection[str] | str = (),
+    ) -> Ranking | list[Ranking]:
+        """Return the k best agents for a query, whether or not the best one fits well enough.
+
+        Args:
+            query: The user's words or a `Query`; or a list of independent ones.
+            k: How many agents to return at most.
+            among: The only agents asked about; None: all. A text is one name.
+            state: The conversation's state, for one query: as in `route`.
+            exclude: Agents that are left out this time; a text is one name.
+
+        Returns:
+            A `Ranking`, best first, empty where no agent may be chosen; of a list, a list of them.
+            With p the calibrated probability that some agent fits and s the softmax over the
+            agents asked about, each candidate's score is p * s: they add up to at most p.
+
+        Raises:
+            InvalidQueryError: A query is empty.
+            InvalidInputError: k is less than 1, or ``among`` or ``exclude`` holds no names.
+
+        Example:
+            >>> router = MoMARouter.from_cards([
+            ...     AgentCard("weather", "Weather forecast for a place"),
+            ...     AgentCard("translator", "Translates text between languages"),
+            ... ], llms=None)
+            >>> router.rank("is it going to rain tomorrow?", k=2).names
+            ('weather', 'translator')
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise InvalidInputError(f"k is how many agents to return, 1 or more, got {k!r:.40}.")
+        only = None if among is None else names_of(among, "among")
+        choice = Choice(names_of(exclude, "exclude"), only, k)
+        if isinstance(query, str | Query):
+            asked, before = Query.of(query), RoutingState.of(state)
+            turns = self.states.encode([asked], self._encoder, before)
+            outcome, following = self._agent_router.route(asked, turns, before, choice)
+            return replace(to_ranking(outcome), state=following)
+        queries, turns = self._encode(query, "rank")
+        return [to_ranking(each) for each in self._agent_router.route_batch(queries, turns, choice)]
+
+    def choose_llm(
+        self,
+        query: str | Query | FloatArray,
+        among: Collection[str] | str | None = None,
+        preference: str | Preference | None = None,
+        *,
+        max_latency: float | None = None,
+        exclude: Collection[str] | str = (),
+    ) -> RoutingDecision:
+        """Choose an LLM for a query without asking whether an agent fits.
+
+        Args:
+            query: The user's words, a `Query`, or its unit vector of shape (d,) where it has been
+                encoded; a vector tells nothing of the query's length or letters.
+            among: The only LLMs that may be chosen; None: all. A text is one name.
+            preference: As in `route`.
+            max_latency: Most seconds that it may take, by `LLMCard.latency`.
+            exclude: LLMs that may not be chosen this time; a text is one name.
+
+        Returns:
+            A decision of kind ``"llm"`` with candidates, cost and reason; `feedback` takes it.
+
+        Raises:
+            InvalidQueryError: The query is empty.
+            InvalidPreferenceError: No such preference.
+            NoTargetError: There are no LLMs, or none may be chosen.
+
+        Example:
+            >>> router = MoMARouter.from_cards()
+            >>> router.choose_llm("Prove it.", preference="performance").kind
+            'llm'
+        """
+        wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
+        if isinstance(query, str | Query):
+            turns = self.states.encode([Query.of(query)], self._encoder)
+            text, vector = turns.readings[0].whole, turns.whole[0]
+        else:
+            text, vector = "", np.asarray(query, np.float32)
+        outcome = Deferred("no agent was asked for")
+        table = score_deferred(self._llms, [text], vector[None], [outcome])[0]
+        if among is not None:
+            wish = replace(
+                wish, exclude=wish.exclude.union(set(table.names) - names_of(among, "among"))
+            )
+        return self._learnt(to_llm(self._llms, table, wish, outcome), vector, wish.preference)
+
+    @property
+    def learning(self) -> Learning | None:
+        """What learns from use; None while that is off."""
+        return self._learning
+
+    def learn(self, learning: Learning | None) -> None:
+        """Learn from use from the next route on, or stop with None.
+
+        Raises:
+            InvalidInputError: There are no LLMs to learn about.
+        """
+        if learning is not None and self._llms is None:
+            raise InvalidInputError("this router has no LLMs to learn about. Give it llms=....")
+        self._learning = learning
+
+    def feedback(self, decision: RoutingDecision, reward: float) -> bool:
+        """Learn how good the answer of a decision's LLM was.
+
+        Args:
+            decision: From `route` or `choose_llm`, also rebuilt from its dict after a restart.
+            reward: In [0, 1], 1 for the best answer.
+
+        Returns:
+            Whether it counts; a second feedback on the same decision does not.
+
+        Raises:
+            InvalidInputError: Learning is off, the decision is no LLM's or was made before, or the
+                reward is out of bounds.
+            ArtifactError: The log cannot be written.
+        """
+        if self._learning is None:
+            raise InvalidInputError(
+                "this router does not learn from use. Type router.learn(Learning(log="
+                "'feedback.jsonl')) first, from moma_core import Learning."
+            )
+        return self._learning.feedback(decision, reward)
+
+    def close(self) -> None:
+        """Let go of what the registry holds open; a closed router still routes from memory."""
+        close = getattr(self.agents.registry, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> MoMARouter:
+        """Return itself: ``with MoMARouter.load(dir) as router``."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
 
     def save(self, directory: str | Path) -> None:
         """Write everything that `load` needs into ``directory``: JSON, TOML, safetensors, Chroma.
@@ -596,7 +442,8 @@ class MoMARouter(TakesFeedback):
             RegistryError: The agents cannot be written.
         """
         write_parts(Path(directory), self._encoder, self._agent_router, self._llms, self._teams)
-        self._save_learning(Path(directory))
+        if self._learning is not None:
+            self._learning.save(Path(directory) / _LEARNING)
 
     @classmethod
     def load(cls, directory: str | Path, *, encoder: Encoder | None = None) -> MoMARouter:
@@ -608,26 +455,162 @@ class MoMARouter(TakesFeedback):
         """
         encoder = encoder or MiniLMEncoder()
         router = cls(encoder, *read_parts(Path(directory), encoder))
-        return router._with_learning(Path(directory))
+        if router._llms is not None and (Path(directory) / _LEARNING / LEARNING_FILES[0]).exists():
+            router._learning = Learning.load(Path(directory) / _LEARNING)
+        return router
 
-    def _to_llms(
+    def _encode(
+        self, queries: Sequence[str | Query], verb: str
+    ) -> tuple[list[Query], EncodedTurns]:
+        if isinstance(queries, str):
+            raise InvalidQueryError(f"{verb} takes a list of queries, got one text. Write [text].")
+        asked = [Query.of(query) for query in queries]
+        return asked, self.states.encode(asked, self._encoder)
+
+    def _to_llm(
         self,
         table: ScoreTable,
-        text: str,
-        vector: FloatArray,
-        wanted: Preference,
-        exclude: Collection[str],
+        asked: tuple[str, FloatArray],
+        wish: Wish,
         outcome: Deferred,
-        steps: Steps,
+        trace: Trace,
     ) -> RoutingDecision:
         """Return the decision for the LLM that is worth its price, or for a team worth its."""
-        with steps.timed("select") as detail:
-            decision = to_llm(self._llms, table, wanted, exclude, outcome)
-            decision = self._tried(decision, vector, wanted)
+        text, vector = asked
+        with trace.timed("select") as detail:
+            decision = to_llm(self._llms, table, wish, outcome)
+            decision = self._learnt(decision, vector, wish.preference)
             detail.append(decision.target)
         if self._teams is None:
             return decision
-        with steps.timed("team") as detail:
-            decision = team_instead(self._teams, decision, text, vector, wanted, exclude)
+        with trace.timed("team") as detail:
+            decision = team_instead(
+                self._teams, decision, text, vector, wish.preference, wish.exclude
+            )
             detail.append(decision.team.mode if decision.team else "one LLM is enough")
         return decision
+
+    def _learnt(
+        self, decision: RoutingDecision, vector: FloatArray, preference: Preference
+    ) -> RoutingDecision:
+        if self._learning is None or self._llms is None:
+            return decision
+        return self._learning.instead(decision, vector, preference, self._llms.best_single)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller wants of an LLM.
+
+    Args:
+        preference: Quality against money.
+        exclude: Names that may not be chosen.
+        max_latency: Most seconds; None: no limit.
+    """
+
+    preference: Preference
+    exclude: frozenset[str] = frozenset()
+    max_latency: float | None = None
+
+
+def names_of(names: object, parameter: str) -> frozenset[str]:
+    """Return names given one by one, or as one text that is one name.
+
+    Raises:
+        InvalidInputError: They are no collection of names.
+
+    Example:
+        >>> sorted(names_of(["weather", "news"], "exclude")), sorted(names_of("a-b", "among"))
+        (['news', 'weather'], ['a-b'])
+    """
+    if isinstance(names, str):
+        return frozenset([names])
+    found = tuple(names) if isinstance(names, Iterable) else (names,)
+    if not all(isinstance(name, str) for name in found):
+        raise InvalidInputError(
+            f"{parameter} takes names, got {names!r:.60}. Write {parameter}=['weather'], or leave "
+            "it out."
+        )
+    return frozenset(found)
+
+
+def score_deferred(
+    llms: LLMRouter | None,
+    texts: Sequence[str],
+    vectors: FloatArray,
+    deferred: Sequence[Deferred],
+) -> list[ScoreTable]:
+    """Return the LLMs' scores for n queries that no agent takes.
+
+    Args:
+        llms: The pool.
+        texts: n queries.
+        vectors: Theirs, shape (n, d).
+        deferred: Why no agent takes them.
+
+    Raises:
+        NoTargetError: There are no LLMs.
+    """
+    if llms is None:
+        raise NoTargetError(
+            f"{deferred[0].reason}, and this router has no LLMs. Add an agent with "
+            "router.agents.add(...), or give LLMs: MoMARouter.from_cards(agents, llms='packaged')."
+        )
+    return llms.score_batch(texts, vectors)
+
+
+def to_llm(
+    llms: LLMRouter | None, table: ScoreTable, wish: Wish, outcome: Deferred
+) -> RoutingDecision:
+    """Return the decision for the LLM that a preference picks.
+
+    Raises:
+        NoTargetError: No LLM may be chosen.
+    """
+    assert llms is not None  # noqa: S101 - score_deferred raised otherwise
+    name, candidates = llms.select(table, wish.preference, wish.exclude, wish.max_latency)
+    best: Candidate = candidates[0]
+    label = preference_name(wish.preference)
+    return RoutingDecision(
+        kind="llm",
+        targets=(name,),
+        probability=best.score,
+        candidates=candidates,
+        preference=label,
+        reason=f"{outcome.reason}; {label} picks {name!r}: score {best.score:.2f} at "
+        f"${best.cost or 0:.6f}{_over_budget(wish.preference, best)}",
+        cost=best.cost,
+        nearest=outcome.candidates,
+        nearest_probability=outcome.probability,
+    )
+
+
+def to_ranking(outcome: AgentOutcome) -> Ranking:
+    """Return the agents of an outcome with the probability that each is the one."""
+    candidates = tuple(
+        replace(each, score=each.score * outcome.some_fits) for each in outcome.candidates
+    )
+    reason = outcome.reason if isinstance(outcome, Deferred) else ""
+    handled = isinstance(outcome, Handled)
+    return Ranking(candidates, outcome.some_fits, outcome.probability, handled, reason)
+
+
+def _over_budget(preference: Preference, best: Candidate) -> str:
+    match preference:
+        case Cost(budget=float() | int() as budget) if (best.cost or 0.0) > budget:
+            return f"; no LLM is within the budget of ${budget:.3g}, so the cheapest is taken"
+    return ""
+
+
+def to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:
+    """Return the decision for one agent, or for several in order."""
+    verb = "is" if len(outcome.agents) == 1 else "are each"
+    return RoutingDecision(
+        kind="agent",
+        targets=outcome.agents,
+        probability=outcome.probability,
+        candidates=outcome.candidates,
+        preference=preference_name(preference),
+        reason=f"{' then '.join(map(repr, outcome.agents))} {verb} right with probability "
+        f"{outcome.probability:.2f}",
+    )

@@ -110,7 +110,7 @@ def registry_contract(make_registry: MakeRegistry) -> None:
         AssertionError: The registry breaks the contract.
 
     Example:
-        >>> from moma_core.registry import MemoryRegistry
+        >>> from moma_core.registry.memory import MemoryRegistry
         >>> registry_contract(MemoryRegistry)
     """
     for check in REGISTRY_CHECKS:

@@ -8,22 +8,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from moma_core._checks import (
     MAX_NAME_CHARS,
+    Words,
     check_name,
+    check_names,
     half_character,
     is_json_object,
     is_number,
     is_text,
     is_visible,
+    joined,
     rebuilding,
 )
 from moma_core.errors import (
@@ -50,18 +53,25 @@ __all__ = [
     "Performance",
     "Preference",
     "Query",
+    "Ranking",
     "RoutingDecision",
     "RoutingState",
     "ScoreTable",
-    "Step",
-    "Steps",
     "TeamMember",
     "TeamPlan",
+    "Trace",
+    "TraceStep",
     "Trial",
+    "Words",
+    "check_names",
     "is_number",
     "is_text",
     "is_visible",
+    "joined",
 ]
+
+
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,13 +513,15 @@ class Handled:
 
     Args:
         agents: Chosen names, in the order in which they should run.
-        probability: Calibrated chance that the first one is right.
+        probability: Calibrated probability that the first one is right.
         candidates: What else was considered, best first.
+        some_fits: Calibrated probability that some agent fits.
     """
 
     agents: tuple[str, ...]
     probability: float
     candidates: tuple[Candidate, ...] = ()
+    some_fits: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,25 +530,89 @@ class Deferred:
 
     Args:
         reason: Why, in words.
-        probability: Calibrated chance that the best agent would have been right.
+        probability: Calibrated probability that the best agent would have been right.
         candidates: The agents considered, best first.
+        some_fits: Calibrated probability that some agent fits.
     """
 
     reason: str
     probability: float = 0.0
     candidates: tuple[Candidate, ...] = ()
+    some_fits: float = 0.0
 
 
 AgentOutcome = Handled | Deferred
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TraceStep:
     """One step of a route: its name, its milliseconds, and what came out in words."""
 
     name: str
     ms: float
     detail: str = ""
+
+
+class Trace:
+    """Collects the steps of one route with their times."""
+
+    def __init__(self) -> None:
+        self._steps: list[TraceStep] = []
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[list[str]]:
+        """Time a step; what the body appends becomes its detail."""
+        detail: list[str] = []
+        start = time.perf_counter()
+        yield detail
+        self._steps.append(TraceStep(name, (time.perf_counter() - start) * 1e3, " ".join(detail)))
+
+    def done(self) -> tuple[TraceStep, ...]:
+        """Return the steps so far."""
+        return tuple(self._steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking(Sequence[Candidate]):
+    """The best agents for one query, best first: what `MoMARouter.rank` returns.
+
+    Args:
+        candidates: Each with the probability that it is the one to take the query; together they
+            come to at most ``probability``, whatever their number.
+        probability: Calibrated probability that any of the agents asked about fits.
+        best_probability: Calibrated probability that the first one is right: what
+            `MoMARouter.route` compares with its threshold.
+        fits: Whether `MoMARouter.route` would hand the query to the first of them.
+        reason: Why not, in words; empty where it would.
+        state: Conversation state to pass to the next ``rank`` or ``route``.
+
+    Example:
+        >>> ranking = Ranking((Candidate("weather", 0.7), Candidate("news", 0.1)), 0.9)
+        >>> [candidate.name for candidate in ranking], ranking[0].score, len(ranking)
+        (['weather', 'news'], 0.7, 2)
+    """
+
+    candidates: tuple[Candidate, ...]
+    probability: float
+    best_probability: float = 0.0
+    fits: bool = True
+    reason: str = ""
+    state: RoutingState = field(default_factory=RoutingState)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the candidates, best first."""
+        return tuple(candidate.name for candidate in self.candidates)
+
+    @overload
+    def __getitem__(self, index: int) -> Candidate: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Candidate, ...]: ...
+    def __getitem__(self, index: int | slice) -> Candidate | tuple[Candidate, ...]:
+        return self.candidates[index]
+
+    def __len__(self) -> int:
+        return len(self.candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,15 +622,17 @@ class RoutingDecision:
     Args:
         kind: ``"agent"``, ``"llm"``, or ``"team"`` where a router was given teams.
         targets: Names to invoke, in order; never empty. A team's are its LLMs, each once.
-        probability: Agents: calibrated chance of being right. LLMs, teams: predicted quality.
+        probability: Agents: calibrated probability of being right. LLMs, teams: predicted quality.
         candidates: What was considered, best first.
         preference: ``"performance"``, ``"auto"`` or ``"cost"``.
         reason: Why, in words.
         state: Conversation state to pass to the next ``route``.
-        steps: Encode, categories, state, eligible, rank, gate, score, select with their times.
+        trace: Encode, categories, state, eligible, rank, gate, score, select with their times.
         cost: Expected USD, for LLMs and teams.
         team: Who answers together and how, for teams.
         trial: How an LLM was chosen, while learning from use is on.
+        nearest: Where an LLM or a team was chosen: the agents that came nearest, best first.
+        nearest_probability: Calibrated probability that the first of them would have been right.
 
     Example:
         >>> decision = RoutingDecision("agent", ("weather",), 0.97)
@@ -569,15 +647,39 @@ class RoutingDecision:
     preference: str = "auto"
     reason: str = ""
     state: RoutingState = field(default_factory=RoutingState)
-    steps: tuple[Step, ...] = ()
+    trace: tuple[TraceStep, ...] = ()
     cost: float | None = None
     team: TeamPlan | None = None
     trial: Trial | None = None
+    nearest: tuple[Candidate, ...] = ()
+    nearest_probability: float = 0.0
 
     @property
     def target(self) -> str:
         """The first, and mostly only, name to invoke."""
         return self.targets[0]
+
+    def explain(self) -> str:
+        """Return the decision as text: what was chosen and why, the candidates, the steps.
+
+        Example:
+            >>> print(RoutingDecision("agent", ("weather",), 0.97, reason="it fits").explain())
+            agent weather (0.97)
+            because it fits
+        """
+        price = f", about ${self.cost:.6f}" if self.cost is not None else ""
+        lines = [f"{self.kind} {' then '.join(self.targets)} ({self.probability:.2f}{price})"]
+        lines += [f"because {self.reason}"] if self.reason else []
+        for title, shown in (("considered", self.candidates), ("nearest agents", self.nearest)):
+            width = max((len(candidate.name) for candidate in shown), default=0)
+            lines += [f"{title}:"] if shown else []
+            for candidate in shown:
+                usd = "" if candidate.cost is None else f"  ${candidate.cost:.6f}"
+                lines.append(f"  {candidate.name:<{width}}  {candidate.score:.3f}{usd}")
+        width = max((len(step.name) for step in self.trace), default=0)
+        lines += ["steps:"] if self.trace else []
+        lines += [f"  {s.name:<{width}}  {s.ms:8.2f} ms  {s.detail}".rstrip() for s in self.trace]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, strings and numbers, fit for JSON and checkpoints."""
@@ -603,10 +705,12 @@ class RoutingDecision:
                 preference=data["preference"],
                 reason=data["reason"],
                 state=RoutingState.of(data["state"]),
-                steps=tuple(Step(**s) for s in data["steps"]),
+                trace=tuple(TraceStep(**s) for s in data["trace"]),
                 cost=data["cost"],
                 team=None if team is None else TeamPlan.from_dict(team),
                 trial=None if trial is None else Trial.from_dict(trial),
+                nearest=tuple(Candidate(**c) for c in data.get("nearest", ())),
+                nearest_probability=data.get("nearest_probability", 0.0),
             )
 
 
@@ -616,25 +720,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-FloatArray = npt.NDArray[np.float32]
-
-
-class Steps:
-    """Collects the steps of one route with their times."""
-
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[list[str]]:
-        """Time a step; what the body appends becomes its detail."""
-        detail: list[str] = []
-        start = time.perf_counter()
-        yield detail
-        self._steps.append(Step(name, (time.perf_counter() - start) * 1e3, " ".join(detail)))
-
-    def done(self) -> tuple[Step, ...]:
-        """Return the steps so far."""
-        return tuple(self._steps)

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from moma_core import AgentCard, Query, RoutingState, State, StateMachine
 from moma_core.agents.catalog import AgentCatalog
-from moma_core.agents.router import AgentRouter
+from moma_core.agents.conversation import EncodedTurns
+from moma_core.agents.router import AgentRouter, Choice
 from moma_core.errors import ScoreError
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Deferred, Handled, Steps
+from moma_core.types import Deferred, Handled, Trace
 
 ENCODER = HashEncoder()
 START = RoutingState()
@@ -30,7 +31,14 @@ def router_of(cards, states=None):
 
 
 def route(router, text, state=START, exclude=()):
-    return router.route(Query(text), ENCODER.encode([text])[0], state, exclude)
+    query = Query(text)
+    turns = router.states.encode([query], ENCODER, state)
+    return router.route(query, turns, state, Choice(exclude))
+
+
+def batch_of(router, texts, exclude=()):
+    queries = [Query(text) for text in texts]
+    return router.route_batch(queries, router.states.encode(queries, ENCODER), Choice(exclude))
 
 
 @pytest.fixture
@@ -105,17 +113,15 @@ def test_nobody_eligible(router, text, exclude, says):
     assert isinstance(outcome, Deferred)
     assert says in outcome.reason
     assert outcome.candidates == ()
-    (batch,) = router.route_batch([text], ENCODER.encode([text]), exclude)
+    (batch,) = batch_of(router, [text], exclude)
     assert batch == outcome
 
 
 def test_no_agents_at_all():
     router = router_of([])
     assert route(router, "rain") == (Deferred("no agents are registered"), START)
-    assert router.route_batch(["rain"], ENCODER.encode(["rain"])) == [
-        Deferred("no agents are registered")
-    ]
-    assert router.route_batch([], ENCODER.encode([])) == []
+    assert batch_of(router, ["rain"]) == [Deferred("no agents are registered")]
+    assert batch_of(router, []) == []
 
 
 def test_states_restrict_stay_and_leave(router):
@@ -130,20 +136,22 @@ def test_states_restrict_stay_and_leave(router):
 
 
 def test_steps_say_what_happened(router):
-    steps = Steps()
+    trace = Trace()
     text = "rain snow wind"
-    router.route(Query(text), ENCODER.encode([text])[0], START, (), steps)
-    names = [step.name for step in steps.done()]
+    router.route(Query(text), router.states.encode([Query(text)], ENCODER), START, trace=trace)
+    names = [step.name for step in trace.done()]
     assert names == ["categories", "state", "eligible", "rank", "gate"]
-    assert all(step.ms >= 0 and step.detail for step in steps.done())
-    assert "3 of 3" in steps.done()[2].detail
+    assert all(step.ms >= 0 and step.detail for step in trace.done())
+    assert "3 of 3" in trace.done()[2].detail
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_vectors_that_are_not_finite(router, bad):
-    vector = np.full(64, bad, np.float32)
+    vectors = np.full((1, 64), bad, np.float32)
+    query = Query("will it rain")
+    turns = EncodedTurns([router.states.read(query, START)], vectors, vectors[:0])
     with np.errstate(all="ignore"), pytest.raises(ScoreError, match="not finite"):
-        router.route(Query("will it rain"), vector, START)
+        router.route(query, turns, START)
 
 
 words = ["rain", "snow", "french", "german", "sum", "root", "outside", "nobody", "zebra", "?"]
@@ -161,7 +169,7 @@ def test_an_outcome_never_names_who_may_not_answer(router, texts, disabled, excl
     catalog = router.catalog
     catalog.enable(*catalog.names)
     catalog.disable(*disabled)
-    batch = router.route_batch(texts, ENCODER.encode(texts), excluded)
+    batch = batch_of(router, texts, excluded)
     for text, together in zip(texts, batch, strict=True):
         alone, state = route(router, text, exclude=excluded)
         allowed = set(catalog.names) - disabled - excluded

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moma_core import AgentCard
+from moma_core import AgentCard, Query
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import ENOUGH_NEGATIVES, Negatives, Scope, cross_fit_scope, fit_scope
 from moma_core.agents.ranker import Features, document_frequencies, inverse_frequencies
@@ -46,7 +46,7 @@ def router():
 
 
 def outcome(router, text):
-    return router.route_batch([text], ENCODER.encode([text]))[0]
+    return router.route_batch([Query(text)], router.states.encode([Query(text)], ENCODER))[0]
 
 
 def test_examples_and_negatives_are_told_apart():
@@ -63,12 +63,12 @@ def test_held_out_logits_come_from_the_other_folds():
     both = features(texts(TOPICS["bank"], 8) + texts(FOREIGN, 8))
     inside, outside = both.rows(np.arange(8)), both.rows(np.arange(8, 16))
     folds = np.arange(8) % 4
-    shown, foreign = cross_fit_scope(inside, outside, folds, folds)
+    in_scope, out_of_scope = cross_fit_scope(inside, outside, folds, folds)
     kept = np.flatnonzero(folds != 2)
     column = fit_scope(inside.rows(kept), outside.rows(kept))
     held = np.flatnonzero(folds == 2)
-    assert shown[held] == pytest.approx(column.logits(inside.rows(held)), abs=1e-4)
-    assert foreign[held] == pytest.approx(column.logits(outside.rows(held)), abs=1e-4)
+    assert in_scope[held] == pytest.approx(column.logits(inside.rows(held)), abs=1e-4)
+    assert out_of_scope[held] == pytest.approx(column.logits(outside.rows(held)), abs=1e-4)
 
 
 def test_arrays_and_back():

@@ -191,7 +191,8 @@ def test_four_threads_add_and_route(cards):
     catalog = AgentCatalog(ENCODER, MemoryRegistry())
     catalog.add(*cards, *(AgentCard(f"other {i}", f"waits {i}") for i in range(77)))
     router = AgentRouter(catalog)
-    vector = ENCODER.encode(["will it rain tomorrow"])[0]
+    query = Query("will it rain tomorrow")
+    turns = router.states.encode([query], ENCODER)
     failures, wrong = [], []
     ever = {*catalog.names, *(f"agent {thread} {i}" for thread in range(4) for i in range(3))}
 
@@ -200,7 +201,7 @@ def test_four_threads_add_and_route(cards):
             for i in range(3):
                 name = f"agent {thread} {i}"
                 catalog.add(AgentCard(name, f"does {thread} {i}", examples=(f"do {thread} {i}",)))
-                outcome, _ = router.route(Query("will it rain tomorrow"), vector, RoutingState())
+                outcome, _ = router.route(query, turns, RoutingState())
                 wrong.extend(c.name for c in outcome.candidates if c.name not in ever)
                 if i % 3 == 2:
                     catalog.remove(name)

@@ -30,7 +30,7 @@ from moma_core.agents.ranker import Directions, LinearRanker, refined
 from moma_core.agents.router import AgentRouter
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Steps
+from moma_core.types import Trace
 
 ENCODER = HashEncoder()
 TOPICS = {
@@ -359,9 +359,11 @@ def test_any_changes_leave_every_agent_somewhere(changes):
 
 
 def routed(router, text):
-    steps = Steps()
-    outcome, _ = router.route(Query(text), ENCODER.encode([text])[0], RoutingState(), steps=steps)
-    return outcome, steps.done()
+    trace = Trace()
+    outcome, _ = router.route(
+        Query(text), router.states.encode([Query(text)], ENCODER), RoutingState(), trace=trace
+    )
+    return outcome, trace.done()
 
 
 def test_the_layer_leaves_decisions_alone_unless_asked():
@@ -375,12 +377,13 @@ def test_the_layer_leaves_decisions_alone_unless_asked():
 def test_a_restricted_route_says_so_and_agrees_with_the_batch():
     router = AgentRouter(catalog_of(topical(examples=8)), taxonomy=replace(FIND, restrict=True))
     texts = ["rain snow wind", "bank loan credit", "guitar song tune"]
-    batch = router.route_batch(texts, ENCODER.encode(texts))
+    queries = [Query(text) for text in texts]
+    batch = router.route_batch(queries, router.states.encode(queries, ENCODER))
     for text, from_batch in zip(texts, batch, strict=True):
-        outcome, steps = routed(router, text)
+        outcome, trace = routed(router, text)
         assert outcome.candidates[0].name == from_batch.candidates[0].name
         assert outcome.probability == pytest.approx(from_batch.probability, abs=1e-4)
-        detail = next(step.detail for step in steps if step.name == "eligible")
+        detail = next(step.detail for step in trace if step.name == "eligible")
         assert "in the nearest categories" in detail
         assert len({c.name[0] for c in outcome.candidates}) < 4
 

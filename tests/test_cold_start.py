@@ -1,4 +1,4 @@
-"""Agents known by their descriptions alone: bare names, the gate's closer look, its threshold."""
+"""Agents known by their descriptions alone: bare names, the gate's cold features, its threshold."""
 
 import json
 from dataclasses import replace
@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moma_core import AgentCard, MoMARouter
+from moma_core import AgentCard, MoMARouter, Query
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import DESCRIPTIONS_CURVE, Curve, Gate, Negatives, Signals
 from moma_core.agents.ranker import Columns, Features, description_columns
 from moma_core.agents.router import AgentRouter
-from moma_core.agents.shortlist import closer_look, lean_names, shortlist
+from moma_core.agents.shortlist import cold_start_features, downweight_ngrams, shortlist
 from moma_core.agents.training import train
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Deferred, Handled
+from moma_core.types import Deferred
 
 ENCODER = HashEncoder()
 NAMES = ("exchange_rate", "tip", "account_balance")
@@ -38,6 +38,11 @@ def columns_of(snapshot):
     return description_columns(Features.of(texts, snapshot.descriptions, idf))
 
 
+def batch_of(router, texts):
+    queries = [Query(text) for text in texts]
+    return router.route_batch(queries, router.states.encode(queries, ENCODER))
+
+
 @pytest.mark.parametrize(
     ("card", "says_nothing_more"),
     [
@@ -53,11 +58,11 @@ def test_a_name_is_bare_without_description_and_example(card, says_nothing_more)
 
 def test_n_grams_weigh_less_among_bare_names_alone():
     before = columns_of(bare(*NAMES))
-    after = lean_names(before, bare(*NAMES))
+    after = downweight_ngrams(before, bare(*NAMES))
     assert np.allclose(after.lexical.data, 0.7 * before.lexical.data)
     assert np.array_equal(after.dense, before.dense)
     told = snapshot_of(*(AgentCard(name, name) for name in NAMES), AgentCard("new", "Is told of"))
-    assert lean_names(before, told) is before
+    assert downweight_ngrams(before, told) is before
 
 
 def test_a_bare_name_that_comes_later_weighs_as_the_others():
@@ -86,23 +91,23 @@ def test_an_example_gives_the_names_their_full_weight_back():
     assert lengths[0] == pytest.approx(0.7 * lengths[1], rel=1e-4)
 
 
-def test_the_closer_look_sees_the_lead_and_the_best_agents_cosine():
+def test_the_cold_start_features_sees_the_lead_and_the_best_agents_cosine():
     snapshot = bare(*NAMES)
     vectors = ENCODER.encode(["tip", "exchange rate"])
     logits = np.array([[0.5, 3.0, 1.0], [4.0, 1.0, 1.5]], dtype=np.float32)
     best = shortlist(logits, vectors, None)
-    look = closer_look(best, 0.0, vectors, np.arange(3), snapshot)
+    look = cold_start_features(best, 0.0, vectors, np.arange(3), snapshot)
     assert look[:, 0] == pytest.approx([2.0, 2.5])
     assert look[:, 1] == pytest.approx(
         [snapshot.descriptions[1] @ vectors[0], snapshot.descriptions[0] @ vectors[1]]
     )
 
 
-def test_the_closer_look_follows_the_eligible_rows_and_a_lone_agent_leads_nobody_yet():
+def test_the_cold_start_features_follows_the_eligible_rows_and_a_lone_agent_leads_nobody_yet():
     snapshot = bare(*NAMES)
     vectors = ENCODER.encode(["balance"])
     looks = [
-        closer_look(
+        cold_start_features(
             shortlist(np.array([[logit]], dtype=np.float32), vectors, None),
             *(0.0, vectors, np.array([2]), snapshot),
         )[0]
@@ -118,12 +123,12 @@ def test_a_longer_lead_and_a_nearer_description_raise_the_chance(place):
     high = low.copy()
     high[0, place] += 0.2
     one = np.array([2.0], dtype=np.float32)
-    seen = Signals(one, -one, closer=low)
-    raised = replace(seen, closer=high)
-    assert DESCRIPTIONS_CURVE.chances(raised)[0] > DESCRIPTIONS_CURVE.chances(seen)[0]
+    seen = Signals(one, -one, cold=low)
+    raised = replace(seen, cold=high)
+    assert DESCRIPTIONS_CURVE.probabilities(raised)[0] > DESCRIPTIONS_CURVE.probabilities(seen)[0]
     plain = Curve(0.96, 0.72, -1.39)
-    assert not plain.looks_closer
-    assert plain.chances(raised)[0] == plain.chances(seen)[0]
+    assert not plain.uses_cold_features
+    assert plain.probabilities(raised)[0] == plain.probabilities(seen)[0]
 
 
 def test_descriptions_alone_get_a_gate_of_their_own_until_there_are_examples():
@@ -137,11 +142,11 @@ def test_descriptions_alone_get_a_gate_of_their_own_until_there_are_examples():
     assert cold.gate.fits == DESCRIPTIONS_CURVE
     assert 0.25 <= cold.gate.threshold <= 0.4
     one = replace(cards[0], examples=("will it pour?",))
-    assert not train(snapshot_of(one, *cards[1:]), negatives).gate.fits.looks_closer
+    assert not train(snapshot_of(one, *cards[1:]), negatives).gate.fits.uses_cold_features
     words = ("rain today", "snow or sun", "rain forecast", "some snow")
-    shown = [replace(card, examples=tuple(f"{card.name} {w}" for w in words)) for card in cards]
-    warm = train(snapshot_of(*shown), negatives)
-    assert not warm.gate.fits.looks_closer
+    in_scope = [replace(card, examples=tuple(f"{card.name} {w}" for w in words)) for card in cards]
+    warm = train(snapshot_of(*in_scope), negatives)
+    assert not warm.gate.fits.uses_cold_features
 
 
 def test_a_described_agent_is_taken_and_foreign_queries_are_not():
@@ -153,24 +158,24 @@ def test_a_described_agent_is_taken_and_foreign_queries_are_not():
     )
     router = AgentRouter(catalog, negatives=Negatives.of(FOREIGN, ENCODER, background=False))
     texts = ["rain snow forecast", "zebra okapi"]
-    found = router.route_batch(texts, ENCODER.encode(texts))
-    alone = [router.route_batch([t], ENCODER.encode([t]))[0].probability for t in texts]
+    found = batch_of(router, texts)
+    alone = [batch_of(router, [text])[0].probability for text in texts]
     assert found[0].agents == ("weather",)
     assert isinstance(found[1], Deferred)
     assert [outcome.probability for outcome in found] == pytest.approx(alone, rel=1e-4)
 
 
-def test_a_gate_written_before_the_closer_look_still_reads():
+def test_a_gate_written_before_the_cold_start_features_still_reads():
     plain = json.loads(json.dumps(Gate(DESCRIPTIONS_CURVE, threshold=0.3).to_dict()))
     assert Gate.from_dict(plain) == Gate(DESCRIPTIONS_CURVE, threshold=0.3)
     for key in ("lead", "cosine"):
         del plain["fits"][key]
-    assert not Gate.from_dict(plain).fits.looks_closer
+    assert not Gate.from_dict(plain).fits.uses_cold_features
 
 
 def test_columns_keep_their_shape():
     snapshot = bare(*NAMES)
-    lean = lean_names(columns_of(snapshot), snapshot)
+    lean = downweight_ngrams(columns_of(snapshot), snapshot)
     assert isinstance(lean, Columns)
     assert lean.lexical.shape == columns_of(snapshot).lexical.shape
 
@@ -198,18 +203,18 @@ def test_an_agent_with_examples_swallows_nobody_elses_queries(
     known: tuple[str, ...], late: bool
 ) -> None:
     plain = [AgentCard(name, text) for name, text in TOOLS.items()]
-    shown = [
+    in_scope = [
         replace(card, examples=("show me the thing", "how is it going"))
         if card.name in known
         else card
         for card in plain
     ]
-    router = MoMARouter.from_cards(plain if late else shown, llms=None)
-    for card in shown if late else ():
+    router = MoMARouter.from_cards(plain if late else in_scope, llms=None)
+    for card in in_scope if late else ():
         router.agents.put(card)
         router.fit()
     texts = (*ASKED, *ELSEWHERE)
-    found = router.agent_router.route_batch(texts, router.encoder.encode(texts))
-    best = [outcome.candidates[0].name for outcome in found]
+    found = router.rank(texts)
+    best = [ranking[0].name for ranking in found]
     assert best[: len(ASKED)] == list(ASKED.values())
-    assert not any(isinstance(outcome, Handled) for outcome in found[len(ASKED) :])
+    assert not any(ranking.fits for ranking in found[len(ASKED) :])

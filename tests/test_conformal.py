@@ -10,9 +10,9 @@ from moma_core.agents.gate import conformal_threshold
 
 
 def _population(generator: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    chances = generator.beta(2, 1, n)
+    probabilities = generator.beta(2, 1, n)
     # Overconfident on purpose: the promise must not lean on calibration.
-    return chances, generator.random(n) < chances**2
+    return probabilities, generator.random(n) < probabilities**2
 
 
 def _realised(rate: float, confidence: float | None) -> np.ndarray:
@@ -20,10 +20,10 @@ def _realised(rate: float, confidence: float | None) -> np.ndarray:
     generator = np.random.default_rng(7)
     realised = []
     for _ in range(200):
-        chances, right = _population(generator, 1_000)
-        threshold = conformal_threshold(chances, right, rate, confidence)
-        chances, right = _population(generator, 20_000)
-        realised.append(((chances >= threshold) & ~right).mean())
+        probabilities, right = _population(generator, 1_000)
+        threshold = conformal_threshold(probabilities, right, rate, confidence)
+        probabilities, right = _population(generator, 20_000)
+        realised.append(((probabilities >= threshold) & ~right).mean())
     return np.array(realised)
 
 
@@ -49,10 +49,10 @@ def test_nine_calibrations_in_ten_keep_the_rate(rate: float) -> None:
 def test_calibration_losses_stay_within_the_bound(
     rows: list[tuple[float, bool]], rate: float
 ) -> None:
-    chances = np.array([chance for chance, _ in rows])
+    probabilities = np.array([chance for chance, _ in rows])
     right = np.array([ok for _, ok in rows], dtype=bool)
-    threshold = conformal_threshold(chances, right, rate)
-    wrong = int(((chances >= threshold) & ~right).sum())
+    threshold = conformal_threshold(probabilities, right, rate)
+    wrong = int(((probabilities >= threshold) & ~right).sum())
     if threshold < 1.0:
         assert (wrong + 1) / (len(rows) + 1) <= rate + 1e-9
     assert 0.0 <= threshold <= 1.0
@@ -63,10 +63,10 @@ def test_too_few_queries_promise_nothing() -> None:
 
 
 def test_confidence_needs_more_queries_than_the_average_does() -> None:
-    chances, right = np.linspace(0.5, 1.0, 30), np.ones(30, dtype=bool)
-    assert conformal_threshold(chances, right, 0.05, None) == 0.0
-    assert conformal_threshold(chances, right, 0.05) == 1.0
-    assert conformal_threshold(np.tile(chances, 2), np.tile(right, 2), 0.05) == 0.0
+    probabilities, right = np.linspace(0.5, 1.0, 30), np.ones(30, dtype=bool)
+    assert conformal_threshold(probabilities, right, 0.05, None) == 0.0
+    assert conformal_threshold(probabilities, right, 0.05) == 1.0
+    assert conformal_threshold(np.tile(probabilities, 2), np.tile(right, 2), 0.05) == 0.0
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, float("nan")])

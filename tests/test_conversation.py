@@ -92,7 +92,7 @@ def test_forty_turns(router):
     assert len(TURNS) == 40
     decisions = converse(router, TURNS)
     wrong = [
-        (i, turn, decision.target, decision.reason, decision.steps)
+        (i, turn, decision.target, decision.reason, decision.trace)
         for i, (turn, decision) in enumerate(zip(TURNS, decisions, strict=True))
         if taken(decision) != turn["taken_by"]
     ]
@@ -111,7 +111,7 @@ def test_a_state_survives_json(router):
 
 def test_what_the_trace_says(router):
     decisions = converse(router, TURNS)
-    details = [{step.name: step.detail for step in decision.steps} for decision in decisions]
+    details = [{step.name: step.detail for step in decision.trace} for decision in decisions]
     assert (
         "(follow-up, read as 'will it rain in Bergen today? and in Oslo?')" in details[2]["state"]
     )
@@ -154,7 +154,7 @@ def test_disabled_and_excluded_agents_are_counted_once(router):
     router.agents.disable("weather")
     try:
         decision = router.route("will it rain?", exclude=("weather", "calendar"))
-        [detail] = [step.detail for step in decision.steps if step.name == "eligible"]
+        [detail] = [step.detail for step in decision.trace if step.name == "eligible"]
         assert detail == "10 of 12 agents (1 disabled, 1 excluded)"
         assert decision.target != "weather"
     finally:

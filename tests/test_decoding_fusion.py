@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core import AgentCard, ArtifactError, InvalidInputError, MoMARouter, UnknownNameError
+from moma_core import (
+    AgentCard,
+    ArtifactError,
+    InvalidInputError,
+    MoMARouter,
+    Query,
+    UnknownNameError,
+)
+from moma_core.agents.router import Choice
 from moma_core.agents.training import held_out_lists, ranked_lists
 from moma_core.decoding.decider import (
     DEFAULT_WEIGHTS,
@@ -271,9 +279,11 @@ def shares(outcome):
     return {candidate.name: candidate.score for candidate in outcome.candidates}
 
 
-def routed(router, query=QUERY, **options):
-    agents, encoder = router.agent_router, router.encoder
-    return agents.route_batch([query], encoder.encode([query]), **options)[0]
+def routed(router, query=QUERY, exclude=()):
+    agents, encoder, choice = router.agent_router, router.encoder, Choice(exclude)
+    return agents.route_batch(
+        [Query(query)], agents.states.encode([Query(query)], encoder), choice
+    )[0]
 
 
 def test_a_router_follows_its_decider_and_the_mass_stays(quick):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core import AgentCard
+from moma_core import AgentCard, Query
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import Curve, Gate, Negatives, Signals, fit_gate, signals
 from moma_core.agents.router import AgentRouter
@@ -32,14 +32,14 @@ def array(values):
 def test_a_higher_best_logit_never_lowers_the_chance(gate, row, more):
     raised = array(row)
     raised[raised.argmax()] += more
-    low, high = gate.probabilities(np.stack([array(row), raised]))
+    low, high = gate.probabilities(signals(np.stack([array(row), raised])))
     assert 0 <= low <= high + 1e-6
     assert high <= 1
 
 
 @given(gates, st.lists(finite, min_size=1, max_size=6))
 def test_the_order_of_agents_does_not_matter(gate, row):
-    forwards, backwards = gate.probabilities(np.stack([array(row), array(row[::-1])]))
+    forwards, backwards = gate.probabilities(signals(np.stack([array(row), array(row[::-1])])))
     assert forwards == pytest.approx(backwards, abs=1e-5)
 
 
@@ -59,10 +59,10 @@ def as_signals(rows):
 
 @settings(max_examples=20)
 @given(tops, tops)
-def test_whatever_it_is_fitted_to(examples, foreign):
+def test_whatever_it_is_fitted_to(examples, out_of_scope):
     right = np.array([row[2] for row in examples], dtype=bool)
     lower = [(top - 5, share, yes) for top, share, yes in examples]
-    gate = fit_gate(as_signals(examples), right, as_signals(lower), as_signals(foreign))
+    gate = fit_gate(as_signals(examples), right, as_signals(lower), as_signals(out_of_scope))
     assert 0 < gate.threshold < 1
     for curve in (gate.fits, gate.right):
         assert min(curve.top, curve.log_share, curve.scope) >= 0
@@ -75,18 +75,18 @@ def test_clear_cases_are_told_apart():
     inside = Signals(rng.normal(8, 1, 60).astype(np.float32), np.full(60, -0.1, np.float32))
     outside = Signals(rng.normal(0, 1, 60).astype(np.float32), np.full(60, -2.0, np.float32))
     gate = fit_gate(inside, np.ones(60, bool), outside, outside)
-    assert (gate.chances(inside) >= gate.threshold).mean() > 0.9
-    assert (gate.chances(outside) < gate.threshold).mean() > 0.9
+    assert (gate.probabilities(inside) >= gate.threshold).mean() > 0.9
+    assert (gate.probabilities(outside) < gate.threshold).mean() > 0.9
 
 
 def test_the_chance_is_a_product_of_two():
     fits, right = Curve(1.0, 0.0, 0.0), Curve(0.0, 1.0, 0.0)
     seen = Signals(array([0.0]), array([0.0]))
-    assert Gate(fits, None).chances(seen) == pytest.approx([0.5])
-    assert Gate(fits, right).chances(seen) == pytest.approx([0.25])
+    assert Gate(fits, None).probabilities(seen) == pytest.approx([0.5])
+    assert Gate(fits, right).probabilities(seen) == pytest.approx([0.25])
     scoped = Gate(replace(fits, scope=2.0), right)
-    assert scoped.chances(replace(seen, scope=array([50.0]))) == pytest.approx([0.5])
-    assert scoped.chances(replace(seen, scope=array([-50.0]))) == pytest.approx([0.0])
+    assert scoped.probabilities(replace(seen, scope=array([50.0]))) == pytest.approx([0.5])
+    assert scoped.probabilities(replace(seen, scope=array([-50.0]))) == pytest.approx([0.0])
 
 
 def test_wrong_among_the_fitting_lowers_the_chance_and_not_the_fit():
@@ -97,19 +97,19 @@ def test_wrong_among_the_fitting_lowers_the_chance_and_not_the_fit():
     outside = Signals(rng.normal(0, 1, 400).astype(np.float32), share)
     gate = fit_gate(inside, right, outside, outside)
     sure, torn = Signals(array([8.0]), array([-0.05])), Signals(array([8.0]), array([-1.5]))
-    assert gate.chances(sure)[0] > gate.chances(torn)[0] + 0.3
-    assert gate.fits.chances(torn)[0] > 0.8
-    assert gate.chances(inside).mean() == pytest.approx(right.mean(), abs=0.08)
+    assert gate.probabilities(sure)[0] > gate.probabilities(torn)[0] + 0.3
+    assert gate.fits.probabilities(torn)[0] > 0.8
+    assert gate.probabilities(inside).mean() == pytest.approx(right.mean(), abs=0.08)
 
 
 def separate(n=60, foreign_at=0.0):
-    """Examples that are right and far above their likes without an owner, and 40 foreign ones."""
+    """Examples that are right and far above their likes without an owner, and 40 others."""
     rng = np.random.default_rng(0)
-    shown, removed, foreign = (
+    in_scope, removed, out_of_scope = (
         Signals(rng.normal(at, 1, m).astype(np.float32), np.full(m, share, np.float32))
         for at, m, share in ((8, n, -0.05), (0, n, -2.0), (foreign_at, 40, -2.0))
     )
-    return shown, np.ones(n, bool), removed, foreign
+    return in_scope, np.ones(n, bool), removed, out_of_scope
 
 
 def test_without_the_users_negatives_the_threshold_is_a_chance_of_being_right():
@@ -122,9 +122,9 @@ def test_without_the_users_negatives_the_threshold_is_a_chance_of_being_right():
 
 def test_enough_of_the_users_negatives_set_the_threshold():
     given = fit_gate(*separate(), n_given=20)
-    foreign = separate()[-1]
+    out_of_scope = separate()[-1]
     assert given.threshold != fit_gate(*separate(), n_given=19).threshold
-    assert (given.chances(foreign) < given.threshold).mean() > 0.9
+    assert (given.probabilities(out_of_scope) < given.threshold).mean() > 0.9
 
 
 def test_a_threshold_keeps_most_right_examples_however_low_their_chances():
@@ -133,12 +133,12 @@ def test_a_threshold_keeps_most_right_examples_however_low_their_chances():
     right = rng.random(80) < 0.3
     gate = fit_gate(blurred, right, blurred, blurred)
     assert gate.threshold < 0.6
-    assert (gate.chances(blurred)[right] >= gate.threshold).mean() >= 0.75
+    assert (gate.probabilities(blurred)[right] >= gate.threshold).mean() >= 0.75
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
-def test_without_examples_the_threshold_stays_between_bounds(foreign):
-    threshold = cold_threshold(np.array(foreign))
+def test_without_examples_the_threshold_stays_between_bounds(out_of_scope):
+    threshold = cold_threshold(np.array(out_of_scope))
     assert 0.15 <= threshold <= Gate().threshold
 
 
@@ -162,7 +162,9 @@ def router_of(cards, negatives=()):
 
 
 def outcomes(router, *texts):
-    return router.route_batch(texts, ENCODER.encode(texts))
+    return router.route_batch(
+        queries := [Query(text) for text in texts], router.states.encode(queries, ENCODER)
+    )
 
 
 @pytest.mark.parametrize("n_agents", [1, 2, 3])
@@ -185,13 +187,17 @@ def test_hits_are_handled_and_foreign_queries_deferred():
 
 
 def test_negatives_defer_what_is_like_them():
-    foreign = [f"rain {word}" for word in ("boots", "coat", "song", "dance", "queen", "poetry")] * 5
+    out_of_scope = [
+        f"rain {word}" for word in ("boots", "coat", "song", "dance", "queen", "poetry")
+    ] * 5
     asked = "rain song"
     (before,) = outcomes(router_of(CARDS), asked)
-    (after,) = outcomes(router_of(CARDS, foreign), asked)
+    (after,) = outcomes(router_of(CARDS, out_of_scope), asked)
     assert isinstance(after, Deferred)
     assert after.probability <= before.probability
-    kept = outcomes(router_of(CARDS, foreign), "snow forecast sun", "flight hotel", "sum times")
+    kept = outcomes(
+        router_of(CARDS, out_of_scope), "snow forecast sun", "flight hotel", "sum times"
+    )
     assert [isinstance(outcome, Handled) for outcome in kept] == [True] * 3
 
 

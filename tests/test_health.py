@@ -177,7 +177,7 @@ def test_a_router_asks_nobody_who_fails(hashing, clock):
     assert router.route("rain snow").target == "weather"
     router.health.report_failure("weather")
     router.health.report_failure("nobody")
-    found = router.agent_router.route_batch(["rain snow", "add plus"], hashing.encode(["x", "y"]))
-    assert all(c.name != "weather" for outcome in found for c in outcome.candidates)
+    found = router.rank(["rain snow", "add plus"])
+    assert all(c.name != "weather" for ranking in found for c in ranking)
     clock.now = 10
     assert router.route("rain snow").target == "weather"

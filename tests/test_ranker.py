@@ -106,11 +106,11 @@ def test_fitting_moves_the_wanted_agent_up():
     idf = inverse_frequencies(document_frequencies(texts), 2)
     features = Features.of(texts, ENCODER.encode(texts), idf)
     prior = description_columns(Features.of(["x", "y"], ENCODER.encode(["x", "y"]), idf))
-    owners = np.array([1, 0])
-    before, after = prior.logits(features), fit_columns(features, owners, prior).logits(features)
+    y = np.array([1, 0])
+    before, after = prior.logits(features), fit_columns(features, y, prior).logits(features)
     margins = np.array([[-1, 1], [1, -1]])
     assert ((after * margins).sum(axis=1) > (before * margins).sum(axis=1)).all()
-    assert (after.argmax(axis=1) == owners).all()
+    assert (after.argmax(axis=1) == y).all()
 
 
 def test_an_agent_fitted_against_frozen_others_learns_to_leave_their_texts():

@@ -69,7 +69,7 @@ def test_thousands_of_agents_come_and_go(tmp_path):
 def test_survives_a_restart(tmp_path, python):
     written = python(
         "import sys\n"
-        "from moma_core import AgentCard, ChromaRegistry\n"
+        "from moma_core import AgentCard\nfrom moma_core.registry.chroma import ChromaRegistry\n"
         "from moma_core.testing import records\n"
         "registry = ChromaRegistry.open(sys.argv[1], 'hash-64', 64)\n"
         "registry.put(records(AgentCard('one', 'first', examples=('a', 'b')),\n"
@@ -96,7 +96,7 @@ def test_a_directory_is_read_with_what_another_process_wrote(tmp_path, python):
     )
     written = python(
         "import sys\n"
-        "from moma_core import AgentCard, ChromaRegistry\n"
+        "from moma_core import AgentCard\nfrom moma_core.registry.chroma import ChromaRegistry\n"
         "from moma_core.testing import records\n"
         "registry = ChromaRegistry.open(sys.argv[1], 'hash-64', 64)\n"
         "registry.put(records(AgentCard('one', 'another meaning'),\n"
@@ -207,7 +207,7 @@ def test_no_telemetry_and_no_embedding_function(tmp_path, python):
     """Chroma's own encoder would be downloaded; ours must never ask for it."""
     done = python(
         "import sys, json\n"
-        "from moma_core import AgentCard, ChromaRegistry\n"
+        "from moma_core import AgentCard\nfrom moma_core.registry.chroma import ChromaRegistry\n"
         "from moma_core.testing import records\n"
         "registry = ChromaRegistry.open(sys.argv[1], 'hash-64', 64)\n"
         "registry.put(records(AgentCard('one', 'first', examples=('a',))))\n"
@@ -224,7 +224,9 @@ def test_a_full_disk_is_an_error(tmp_path, python):
     """RLIMIT_FSIZE stands for the full disk: writes beyond it fail with EFBIG."""
     done = python(
         "import resource, signal, sys\n"
-        "from moma_core import AgentCard, AgentCatalog, ChromaRegistry, RegistryError\n"
+        "from moma_core import AgentCard, RegistryError\n"
+        "from moma_core.agents.catalog import AgentCatalog\n"
+        "from moma_core.registry.chroma import ChromaRegistry\n"
         "from moma_core.testing import HashEncoder\n"
         "catalog = AgentCatalog(HashEncoder(), ChromaRegistry.open(sys.argv[1], 'hash-64', 64))\n"
         "catalog.add(AgentCard('kept', 'was there before'))\n"

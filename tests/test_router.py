@@ -95,9 +95,9 @@ def test_agents_first_then_llms(shared):
 def test_steps_are_there_with_their_times(shared):
     agent, llm = shared.route(ASKED[0]), shared.route(ASKED[3])
     common = ["encode", "categories", "state", "eligible", "rank", "gate"]
-    assert [step.name for step in agent.steps] == common
-    assert [step.name for step in llm.steps] == [*common, "score", "select"]
-    assert all(0 <= step.ms < 5_000 for step in llm.steps)
+    assert [step.name for step in agent.trace] == common
+    assert [step.name for step in llm.trace] == [*common, "score", "select"]
+    assert all(0 <= step.ms < 5_000 for step in llm.trace)
 
 
 def test_decisions_survive_json(shared):
@@ -497,28 +497,29 @@ def test_saving_below_a_file(shared, tmp_path):
 
 @pytest.mark.parametrize("blocked", ["ranker.safetensors", "ranker.json", "router.json", "llms"])
 def test_a_save_that_fails_leaves_the_old_files(saved, tmp_path, make, blocked, hashing):
-    """A directory in a file's place stands for a write that fails half way."""
+    """A full directory in a file's place stands for a write that fails half way."""
     directory = tmp_path / "router"
     shutil.copytree(saved, directory)
-    obstacle = directory / (blocked if blocked == "llms" else f"{blocked}.new")
+    before = (directory / "router.json").read_bytes()
+    obstacle, kept = directory / blocked, tmp_path / "kept"
+    obstacle.rename(kept)
     if blocked == "llms":
-        shutil.rmtree(obstacle)
         obstacle.write_text("in the way")
     else:
         obstacle.mkdir()
-    before = (directory / "router.json").read_bytes()
+        (obstacle / "in the way").touch()
     router = make([AgentCard("zoo", "zebra okapi", examples=("feed the zebra",))])
     with pytest.raises(ArtifactError):
         router.save(directory)
+    assert not [path for path in directory.iterdir() if path.name.startswith(".")]
+    obstacle.unlink() if blocked == "llms" else shutil.rmtree(obstacle)
+    kept.rename(obstacle)
     assert (directory / "router.json").read_bytes() == before
-    if blocked != "llms":
-        assert (directory / "llms" / "head.json").exists()
-        obstacle.rmdir()
-        try:
-            loaded = MoMARouter.load(directory, encoder=hashing)
-        except MoMAError:
-            return
-        assert loaded.route("rain snow wind").target
+    try:
+        loaded = MoMARouter.load(directory, encoder=hashing)
+    except MoMAError:
+        return
+    assert loaded.route("rain snow wind").target
 
 
 def test_order_of_cards_does_not_change_decisions(make, word_cards):

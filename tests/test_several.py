@@ -60,7 +60,7 @@ def test_a_query_for_two_agents_names_both_in_order() -> None:
     text = "Tell me the time in Paris and then convert 12 miles to km"
     decision = router.route(text, several=True)
     assert decision.targets == ("world_clock", "unit_converter")
-    assert "several" in [step.name for step in decision.steps]
+    assert "several" in [step.name for step in decision.trace]
     assert len(router.route(text).targets) == 1
     router.agents.disable("world_clock")
     assert router.route(text, several=True).targets == ("unit_converter",)

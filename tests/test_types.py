@@ -20,7 +20,7 @@ from moma_core import (
 )
 from moma_core._checks import MAX_NAME_CHARS
 from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError, ScoreError
-from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, Step
+from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, TraceStep
 
 GOOD_NAMES = (
     "a",
@@ -216,7 +216,7 @@ decisions = st.builds(
     state=st.builds(
         RoutingState, st.lists(names, max_size=2).map(tuple), st.integers(0, 9), st.none() | names
     ),
-    steps=st.lists(st.builds(Step, texts, numbers, texts), max_size=3).map(tuple),
+    trace=st.lists(st.builds(TraceStep, texts, numbers, texts), max_size=3).map(tuple),
     cost=st.none() | numbers,
 )
 

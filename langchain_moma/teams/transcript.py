@@ -13,7 +13,7 @@ from langgraph.graph import MessagesState
 from typing_extensions import TypedDict
 
 from moma_core import InvalidInputError
-from moma_core._checks import is_number
+from moma_core.types import is_number
 
 __all__ = [
     "Escalation",

@@ -63,11 +63,11 @@ def views(card: AgentCard) -> dict[str, float]:
         >>> views(AgentCard("dice_roller", "Rolls dice"))
         {'dice roller: Rolls dice': 1.0, 'dice roller': 0.5, 'Rolls dice': 0.5}
     """
-    shares = {sentence(card): _WHOLE}
+    probabilities = {sentence(card): _WHOLE}
     for text in (readable(card.name), card.description):
         if text:
-            shares[text] = shares.get(text, 0.0) + _PART
-    return shares
+            probabilities[text] = probabilities.get(text, 0.0) + _PART
+    return probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class AgentCatalog:
 
     Example:
         >>> from moma_core.testing import HashEncoder
-        >>> from moma_core.registry import MemoryRegistry
+        >>> from moma_core.registry.memory import MemoryRegistry
         >>> catalog = AgentCatalog(HashEncoder(), MemoryRegistry())
         >>> catalog.add(AgentCard("weather", "Forecast for a place"))
         >>> catalog.names
@@ -311,12 +311,12 @@ class AgentCatalog:
             )
         records, row = [], 0
         for card, part in zip(cards, parts, strict=True):
-            shares = np.array(list(part.values()), dtype=np.float32)
-            total = shares @ vectors[row : row + shares.size]
+            probabilities = np.array(list(part.values()), dtype=np.float32)
+            total = probabilities @ vectors[row : row + probabilities.size]
             unit = total / max(float(np.linalg.norm(total)), 1e-12)
             end = start + len(card.examples)
             records.append(AgentRecord(card, unit, vectors[start:end]))
-            row, start = row + shares.size, end
+            row, start = row + probabilities.size, end
         return records
 
 

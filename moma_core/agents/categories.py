@@ -76,12 +76,12 @@ def distinctive_terms(
     group = csr_matrix((np.ones(n), (labels, np.arange(n))), shape=(k, n))
     sizes = np.maximum(np.bincount(labels, minlength=k), 1)
     rarity = np.log((1.0 + n) / np.asarray(holds.sum(axis=0)).ravel())
-    shares = (group @ holds).tocsr()  # (k, t)
+    probabilities = (group @ holds).tocsr()  # (k, t)
     found = []
     for label in range(k):
-        part = slice(shares.indptr[label], shares.indptr[label + 1])
-        terms = shares.indices[part]
-        weights = shares.data[part] / sizes[label] * rarity[terms]
+        part = slice(probabilities.indptr[label], probabilities.indptr[label + 1])
+        terms = probabilities.indices[part]
+        weights = probabilities.data[part] / sizes[label] * rarity[terms]
         best = np.lexsort((words[terms], -weights))[:count]
         found.append(tuple(str(words[terms[i]]) for i in best))
     return found

@@ -1,18 +1,17 @@
 """Queries that ask for several things: split, route each part, list the agents in order (eq. 26).
 
 A split is only a suggestion. A query goes to several agents when two or more of its parts are each
-taken by an agent, and by different ones; in all other cases it is routed whole. Knows how text is
-cut and how outcomes are joined; never how either is scored.
+taken by an agent, and by different ones; in all other cases it is routed whole.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from moma_core.agents.router import AgentRouter
+from moma_core.agents.router import AgentRouter, Choice
 from moma_core.protocols import Encoder
-from moma_core.types import AgentOutcome, Handled, Query, Steps
+from moma_core.types import AgentOutcome, Handled, Query, Trace
 
 __all__ = [
     "in_parts",
@@ -40,8 +39,8 @@ def in_parts(
     whole: AgentOutcome,
     agents: AgentRouter,
     encoder: Encoder,
-    exclude: Collection[str],
-    steps: Steps,
+    choice: Choice,
+    trace: Trace,
 ) -> AgentOutcome:
     """Return the outcome of a query's parts where they go to different agents, else the whole's.
 
@@ -50,14 +49,16 @@ def in_parts(
         whole: Its outcome, undivided.
         agents: Route the parts.
         encoder: Encodes them.
-        exclude: Names that may not be chosen this time.
-        steps: Receives the step.
+        choice: Who may be chosen this time.
+        trace: Receives the step.
     """
     parts = split(query.text)
     if len(parts) < 2:
         return whole
-    with steps.timed("several") as detail:
-        outcome = join(whole, agents.route_batch(parts, encoder.encode(parts), exclude))
+    with trace.timed("several") as detail:
+        queries = [Query(part) for part in parts]
+        turns = agents.states.encode(queries, encoder)
+        outcome = join(whole, agents.route_batch(queries, turns, choice))
         taken = outcome.agents if isinstance(outcome, Handled) else ()
         detail.append(f"{len(parts)} parts, {len(taken)} agents")
     return outcome

@@ -17,10 +17,9 @@ from moma_core.protocols import Encoder
 from moma_core.types import FloatArray, Query, RoutingState
 
 __all__ = [
+    "EncodedTurns",
     "Phrases",
     "Reading",
-    "Vectors",
-    "encode_readings",
     "in_context",
 ]
 
@@ -171,30 +170,44 @@ _SPACELESS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Vectors:
-    """Vectors of n readings, m of which are joined to an earlier query.
+class EncodedTurns:
+    """n readings with their vectors, m of them joined to an earlier query.
 
     Args:
+        readings: What the turns say.
         alone: Of their texts, shape (n, d).
         joined: Of the joined texts, in order, shape (m, d).
-        whole: Of `Reading.whole`, shape (n, d).
     """
 
+    readings: Sequence[Reading]
     alone: FloatArray
     joined: FloatArray
-    whole: FloatArray
 
+    @classmethod
+    def encode(cls, readings: Sequence[Reading], encoder: Encoder) -> EncodedTurns:
+        """Encode readings, all in one call."""
+        joined = [reading.joined for reading in readings if reading.joined]
+        vectors = encoder.encode([*(reading.text for reading in readings), *joined])
+        return cls(readings, vectors[: len(readings)], vectors[len(readings) :])
 
-def encode_readings(readings: Sequence[Reading], encoder: Encoder) -> Vectors:
-    """Encode readings, all in one call."""
-    joined = {i: reading.joined for i, reading in enumerate(readings) if reading.joined}
-    vectors = encoder.encode([*(reading.text for reading in readings), *joined.values()])
-    alone, after = vectors[: len(readings)], vectors[len(readings) :]
-    whole = alone
-    if joined:
-        whole = alone.copy()
-        whole[list(joined)] = after
-    return Vectors(alone, after, whole)
+    @property
+    def whole(self) -> FloatArray:
+        """Vectors of `Reading.whole`, shape (n, d)."""
+        leaning = self._leaning()
+        if not leaning:
+            return self.alone
+        whole = self.alone.copy()
+        whole[leaning] = self.joined
+        return whole
+
+    def rows(self, index: Sequence[int]) -> EncodedTurns:
+        """Return the readings that ``index`` picks, in its order."""
+        place = {i: row for row, i in enumerate(self._leaning())}
+        joined = self.joined[[place[i] for i in index if i in place]]
+        return EncodedTurns([self.readings[i] for i in index], self.alone[list(index)], joined)
+
+    def _leaning(self) -> list[int]:
+        return [i for i, reading in enumerate(self.readings) if reading.joined]
 
 
 _FAVOUR = 1.0  # log-odds of whoever took the turn that a follow-up leans on

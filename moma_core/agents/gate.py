@@ -45,7 +45,7 @@ __all__ = [
 CONFIDENCE = 0.9
 """Share of calibrations that realise no more than the promised rate."""
 
-_NEVER = 1.0  # no chance reaches it: every query goes to an LLM
+_NEVER = 1.0  # no probability reaches it: every query goes to an LLM
 
 
 def check_rate(rate: float) -> None:
@@ -57,7 +57,7 @@ def check_rate(rate: float) -> None:
 
 
 def conformal_threshold(
-    chances: npt.NDArray[np.floating[Any]],
+    probabilities: npt.NDArray[np.floating[Any]],
     right: npt.NDArray[np.bool_],
     rate: float,
     confidence: float | None = CONFIDENCE,
@@ -65,7 +65,7 @@ def conformal_threshold(
     """Return the least probability to accept so that wrong agents stay within ``rate``.
 
     Args:
-        chances: The gate's probabilities on n calibration queries, shape (n,).
+        probabilities: The gate's probabilities on n calibration queries, shape (n,).
         right: Whether the best agent was a wanted one, shape (n,).
         rate: Largest share of all queries that may go to a wrong agent, in (0, 1).
         confidence: In how many calibrations, in (0, 1); None promises the average alone.
@@ -77,16 +77,16 @@ def conformal_threshold(
         InvalidInputError: ``rate`` or ``confidence`` is not inside (0, 1).
 
     Example:
-        >>> chances = np.linspace(0.01, 0.99, 99)
-        >>> conformal_threshold(chances, chances > 0.3, rate=0.05) < 0.3
+        >>> probabilities = np.linspace(0.01, 0.99, 99)
+        >>> conformal_threshold(probabilities, probabilities > 0.3, rate=0.05) < 0.3
         True
     """
     check_rate(rate)
-    n = len(chances)
+    n = len(probabilities)
     allowed = _allowed(n, rate, confidence)
     if allowed < 0:
         return _NEVER
-    wrong = np.sort(np.asarray(chances, dtype=np.float64)[~right])[::-1]
+    wrong = np.sort(np.asarray(probabilities, dtype=np.float64)[~right])[::-1]
     if allowed >= wrong.size:
         return 0.0
     # Above the first wrong one that is too many; ties with it are refused together.
@@ -232,9 +232,9 @@ def fit_scope(inside: Features, outside: Features) -> Scope:
         csr_matrix((1, N_FEATURES), dtype=np.float32),
         np.zeros(1, dtype=np.float32),
     )
-    owners = np.repeat(np.arange(2), [n, m])
+    y = np.repeat(np.arange(2), [n, m])
     rival = np.zeros(n + m, dtype=np.float32)
-    fitted = fit_columns(stack_features(inside, outside), owners, nothing, rival)
+    fitted = fit_columns(stack_features(inside, outside), y, nothing, rival)
     lexical = np.asarray(fitted.lexical.toarray(), dtype=np.float32)[0]
     return Scope(fitted.dense[0], lexical, float(fitted.bias[0]))
 
@@ -253,14 +253,14 @@ def cross_fit_scope(
         inside_folds: Fold of each example, shape (n,).
         outside_folds: Fold of each negative, shape (m,).
     """
-    shown = np.zeros(inside.dense.shape[0], dtype=np.float32)
-    foreign = np.zeros(outside.dense.shape[0], dtype=np.float32)
+    in_scope = np.zeros(inside.dense.shape[0], dtype=np.float32)
+    out_of_scope = np.zeros(outside.dense.shape[0], dtype=np.float32)
     for fold in np.union1d(inside_folds, outside_folds):
         held, kept = inside_folds == fold, outside_folds == fold
         column = fit_scope(inside.rows(np.flatnonzero(~held)), outside.rows(np.flatnonzero(~kept)))
-        shown[held] = column.logits(inside.rows(np.flatnonzero(held)))
-        foreign[kept] = column.logits(outside.rows(np.flatnonzero(kept)))
-    return shown, foreign
+        in_scope[held] = column.logits(inside.rows(np.flatnonzero(held)))
+        out_of_scope[kept] = column.logits(outside.rows(np.flatnonzero(kept)))
+    return in_scope, out_of_scope
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,14 +271,14 @@ class Signals:
         top: The best logit.
         log_share: Log share of the softmax that it holds.
         scope: Logit of being in scope; None where nothing was fitted to tell.
-        closer: What `moma_core.agents.shortlist.closer_look` saw, shape (n, 2): lead over
+        cold: What `moma_core.agents.shortlist.cold_start_features` saw, shape (n, 2): lead over
             the next agent, cosine; None where the curve does not ask for it.
     """
 
     top: FloatArray
     log_share: FloatArray
     scope: FloatArray | None = None
-    closer: FloatArray | None = None
+    cold: FloatArray | None = None
 
     def rows(self) -> npt.NDArray[np.float64]:
         """Return the three numbers side by side, shape (n, 3)."""
@@ -313,17 +313,17 @@ class Curve:
     cosine: float = 0.0
 
     @property
-    def looks_closer(self) -> bool:
-        """Whether it weighs `Signals.closer`."""
+    def uses_cold_features(self) -> bool:
+        """Whether it weighs `Signals.cold`."""
         return any((self.lead, self.cosine))
 
-    def chances(self, seen: Signals) -> npt.NDArray[np.float64]:
+    def probabilities(self, seen: Signals) -> npt.NDArray[np.float64]:
         """Return the curve's value for each of n queries, shape (n,)."""
         score = seen.rows() @ np.array([self.top, self.log_share, self.scope]) + self.intercept
-        if seen.closer is not None:
-            score += seen.closer @ np.array([self.lead, self.cosine])
-        chances: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
-        return chances
+        if seen.cold is not None:
+            score += seen.cold @ np.array([self.lead, self.cosine])
+        probabilities: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
+        return probabilities
 
 
 _COLD_CURVE = Curve(top=0.96, log_share=0.72, intercept=-1.39)
@@ -338,9 +338,9 @@ class Gate:
     """Accepts an agent when its calibrated probability reaches a threshold.
 
     Args:
-        fits: The chance that some agent fits.
-        right: The chance that, if some agent fits, the best one is right; None where ``fits`` says
-            both.
+        fits: The probability that some agent fits.
+        right: The probability that, if some agent fits, the best one is right; None where ``fits``
+            says both.
         threshold: Least probability to accept.
         coverage: Share of held-out examples that the threshold accepts, when fitted.
         max_wrong_agent_rate: The promise that the threshold keeps, when one was asked for.
@@ -349,7 +349,7 @@ class Gate:
 
     Example:
         >>> gate = Gate()
-        >>> bool(gate.probabilities(np.array([[9.0, 0.0]]))[0] > gate.threshold)
+        >>> bool(gate.probabilities(signals(np.array([[9.0, 0.0]])))[0] > gate.threshold)
         True
     """
 
@@ -359,14 +359,10 @@ class Gate:
     coverage: float | None = None
     max_wrong_agent_rate: float | None = None
 
-    def probabilities(self, logits: FloatArray) -> npt.NDArray[np.float64]:
-        """Return the chance that the best of the eligible agents is right, shape (n,)."""
-        return self.chances(signals(logits))
-
-    def chances(self, seen: Signals) -> npt.NDArray[np.float64]:
-        """Return the same from the signals of n queries."""
-        fits = self.fits.chances(seen)
-        return fits if self.right is None else fits * self.right.chances(seen)
+    def probabilities(self, seen: Signals) -> npt.NDArray[np.float64]:
+        """Return the probability that the best of the eligible agents is right, shape (n,)."""
+        fits = self.fits.probabilities(seen)
+        return fits if self.right is None else fits * self.right.probabilities(seen)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a plain form for JSON."""
@@ -407,24 +403,26 @@ def fit_gate(
         fits=_fits(held_out, without_owner, negatives),
         right=_fit_curve(held_out.rows()[:, :2], right, np.ones(n), _RIGHT_CURVE),
     )
-    shown, foreign = fitted.chances(held_out), fitted.chances(negatives)
+    in_scope, out_of_scope = fitted.probabilities(held_out), fitted.probabilities(negatives)
     if max_wrong_agent_rate is not None:
-        chances = np.concatenate([shown, foreign[:n_given]])
+        probabilities = np.concatenate([in_scope, out_of_scope[:n_given]])
         correct = np.concatenate([right, np.zeros(n_given, dtype=bool)])
-        threshold = conformal_threshold(chances, correct, max_wrong_agent_rate)
+        threshold = conformal_threshold(probabilities, correct, max_wrong_agent_rate)
     else:
-        threshold = _threshold(shown, right, foreign if n_given >= _ENOUGH_NEGATIVES else None)
+        threshold = _threshold(
+            in_scope, right, out_of_scope if n_given >= _ENOUGH_NEGATIVES else None
+        )
     threshold = min(max(threshold, _CERTAIN), 1.0 - _CERTAIN)
-    coverage = float((shown >= threshold).mean()) if n else None
+    coverage = float((in_scope >= threshold).mean()) if n else None
     return Gate(fitted.fits, fitted.right, threshold, coverage, max_wrong_agent_rate)
 
 
 _NONE_FITS = 0.4  # queries for which no agent fits, for each one that some agent should take
 _ENOUGH_NEGATIVES = 20  # as many count as much as the made-up ones; the user's set the threshold
-_CERTAIN = 1e-6  # chances this near to 0 or 1 are rounding
+_CERTAIN = 1e-6  # probabilities this near to 0 or 1 are rounding
 _NOISE = 0.7  # standard errors of the sum that a lower threshold may cost
 _SURE = 0.6  # threshold without so many negatives of the user's; benchmarks/few_examples.py
-_KEEP = 0.8  # share of right examples that it keeps whatever their chances
+_KEEP = 0.8  # share of right examples that it keeps whatever their probabilities
 
 
 def _fits(held_out: Signals, without_owner: Signals, negatives: Signals) -> Curve:
@@ -434,8 +432,10 @@ def _fits(held_out: Signals, without_owner: Signals, negatives: Signals) -> Curv
     labels = np.repeat([True, False], [n, n + m])
     real = m / (m + _ENOUGH_NEGATIVES)
     made_up = np.full(n, _NONE_FITS * (1.0 - real))
-    foreign = np.full(m, _NONE_FITS * real * n / max(m, 1))
-    return _fit_curve(rows, labels, np.concatenate([np.ones(n), made_up, foreign]), _COLD_CURVE)
+    out_of_scope = np.full(m, _NONE_FITS * real * n / max(m, 1))
+    return _fit_curve(
+        rows, labels, np.concatenate([np.ones(n), made_up, out_of_scope]), _COLD_CURVE
+    )
 
 
 def _fit_curve(
@@ -447,7 +447,7 @@ def _fit_curve(
     """Minimise the weighted logistic loss, held near a curve so that few rows cannot run.
 
     Args:
-        rows: Best logits, log shares and perhaps logits of being in scope, shape (n, 2 or 3).
+        rows: Best logits, log probabilities, perhaps logits of being in scope, shape (n, 2 or 3).
         labels: Shape (n,).
         weights: Shape (n,).
         near: What no row at all would give.
@@ -462,35 +462,35 @@ def _fit_curve(
     def loss(theta: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         margins = signs * (design @ theta)
         value = float((weights * np.logaddexp(0.0, -margins)).sum())
-        slope = -weights * signs / (1.0 + np.exp(np.clip(margins, -50, 50)))
+        grad = -weights * signs / (1.0 + np.exp(np.clip(margins, -50, 50)))
         away = theta - prior
-        return value + 0.5 * float(away @ away), design.T @ slope + away
+        return value + 0.5 * float(away @ away), design.T @ grad + away
 
-    bounds = [*[(0.0, None)] * count, (None, None)]  # a higher logit never lowers the chance
+    bounds = [*[(0.0, None)] * count, (None, None)]  # a higher logit never lowers the probability
     *found, intercept = map(float, minimize(loss, prior, jac=True, bounds=bounds).x)
     return Curve(found[0], found[1], intercept, *found[2:])
 
 
 def _threshold(
-    chances: npt.NDArray[np.float64],
+    probabilities: npt.NDArray[np.float64],
     right: npt.NDArray[np.bool_],
     negatives: npt.NDArray[np.float64] | None,
 ) -> float:
     """Return the least probability to accept.
 
-    Without negatives of the user's nothing tells how near a foreign query may come: the threshold
-    is a fixed chance of being right, lower only where the examples' chances are low as a whole.
+    Without negatives of the user's nothing tells how near an out-of-scope query may come: the
+    threshold is fixed, lower only where the examples' probabilities are low as a whole.
     With them: the largest sum of (examples kept and right) and (negatives caught) or rather, after
     the one-standard-error rule, the lowest threshold that is no worse within part of the noise of
     so few examples and negatives: users' words stray further than examples do.
 
     Args:
-        chances: Of n examples, shape (n,).
+        probabilities: Of n examples, shape (n,).
         right: Whether the best agent was the wanted one, shape (n,).
         negatives: Chances of m queries that no agent should take, background included, shape (m,);
             None where the user gave too few.
     """
-    kept = np.sort(chances[right])
+    kept = np.sort(probabilities[right])
     if kept.size == 0:
         return _COLD.threshold
     if negatives is None:

@@ -479,7 +479,7 @@ def logsumexp(logits: FloatArray) -> FloatArray:
 
 def fit_columns(
     features: Features,
-    owners: npt.NDArray[np.intp],
+    y: npt.NDArray[np.intp],
     prior: Columns,
     frozen: FloatArray | None = None,
     max_iterations: int = 30,
@@ -489,7 +489,7 @@ def fit_columns(
 
     Args:
         features: n texts.
-        owners: For each text the row of ``prior`` that should take it, or ``len(prior.bias)``
+        y: For each text the row of ``prior`` that should take it, or ``len(prior.bias)``
             when one of the frozen agents should; shape (n,).
         prior: The k columns to start from and to stay near to.
         frozen: Log-sum-exp of the logits of all agents that are not being fitted, shape (n,).
@@ -503,7 +503,7 @@ def fit_columns(
     problem = _Problem(
         dense=features.dense,
         lexical=features.lexical[:, terms],
-        targets=_one_hot(owners, prior.bias.shape[0] + 1),
+        targets=_one_hot(y, prior.bias.shape[0] + 1),
         offsets=_offsets(features, prior, frozen),
         bias_l2=bias_l2,
     )
@@ -555,11 +555,11 @@ class _Problem:
         loss = float((total - chosen).sum(dtype=np.float64))
         loss += 0.5 * _L2 * float((dense**2).sum() + (lexical**2).sum())
         loss += 0.5 * self.bias_l2 * float((bias**2).sum())
-        slope = (np.exp(logits - total[:, None]) - self.targets)[:, :-1]  # (n, k)
+        grad = (np.exp(logits - total[:, None]) - self.targets)[:, :-1]  # (n, k)
         gradient = (
-            self.dense.T @ slope + _L2 * dense,
-            self.lexical.T @ slope + _L2 * lexical,
-            (slope.sum(axis=0) + self.bias_l2 * bias)[None, :],
+            self.dense.T @ grad + _L2 * dense,
+            self.lexical.T @ grad + _L2 * lexical,
+            (grad.sum(axis=0) + self.bias_l2 * bias)[None, :],
         )
         return loss, np.concatenate(gradient).ravel().astype(np.float64)
 
@@ -569,9 +569,9 @@ def _offsets(features: Features, prior: Columns, frozen: FloatArray | None) -> F
     return np.column_stack([prior.logits(features), np.maximum(others, -1e9)]).astype(np.float32)
 
 
-def _one_hot(owners: npt.NDArray[np.intp], width: int) -> FloatArray:
-    targets = np.zeros((owners.size, width), dtype=np.float32)
-    targets[np.arange(owners.size), owners] = 1.0
+def _one_hot(y: npt.NDArray[np.intp], width: int) -> FloatArray:
+    targets = np.zeros((y.size, width), dtype=np.float32)
+    targets[np.arange(y.size), y] = 1.0
     return targets
 
 

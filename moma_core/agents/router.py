@@ -14,15 +14,15 @@ import numpy as np
 
 from moma_core.agents.catalog import AgentCatalog, Snapshot
 from moma_core.agents.categories import Categories, Taxonomy, collect, follow
-from moma_core.agents.conversation import Reading, in_context
+from moma_core.agents.conversation import EncodedTurns, in_context
 from moma_core.agents.gate import Negatives, check_rate
 from moma_core.agents.ranker import logsumexp
-from moma_core.agents.shortlist import Shortlist, closer_look, exemplars, shortlist
+from moma_core.agents.shortlist import Shortlist, cold_start_features, exemplars, shortlist
 from moma_core.agents.states import StateMachine
-from moma_core.agents.training import Progress, Trained, extend, sources_of, train
+from moma_core.agents.training import Trained, extend, sources_of, train
 from moma_core.errors import ScoreError
 from moma_core.health import Health
-from moma_core.protocols import FinalDecider
+from moma_core.protocols import FinalDecider, Progress
 from moma_core.types import (
     AgentOutcome,
     Candidate,
@@ -31,7 +31,7 @@ from moma_core.types import (
     Handled,
     Query,
     RoutingState,
-    Steps,
+    Trace,
 )
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentRouter",
-    "Asked",
+    "Choice",
     "Eligible",
-    "decided",
+    "RankRequest",
+    "apply_decider",
     "eligible_agents",
     "rank",
 ]
@@ -84,6 +85,7 @@ def eligible_agents(
     state: RoutingState,
     unhealthy: Collection[str] = (),
     exclude: Collection[str] = (),
+    among: Collection[str] | None = None,
 ) -> Eligible:
     """Return which agents may be chosen in ``state``.
 
@@ -93,12 +95,15 @@ def eligible_agents(
         state: Where the conversation stands.
         unhealthy: Names that failed lately.
         exclude: Names that may not be chosen this time.
+        among: The only names that may be chosen; None: all.
     """
     masks = [("disabled", snapshot.enabled)]
     if unhealthy:
         masks.append(("unhealthy", _without(snapshot, unhealthy)))
     if exclude:
         masks.append(("excluded", _without(snapshot, exclude)))
+    if among is not None:
+        masks.append(("not asked about", ~_without(snapshot, among)))
     if state.active:
         categories = [record.card.categories for record in snapshot.records]
         allowed = states.eligible(state, snapshot.names, categories)
@@ -120,10 +125,10 @@ def _without(snapshot: Snapshot, names: Collection[str]) -> npt.NDArray[np.bool_
     return mask
 
 
-_LEAST = 1e-9  # a share of nothing, whose logarithm is still a number
+_LEAST = 1e-9  # a probability of nothing, whose logarithm is still a number
 
 
-def decided(
+def apply_decider(
     best: Shortlist,
     texts: Sequence[str],
     rows: npt.NDArray[np.intp],
@@ -139,48 +144,46 @@ def decided(
         rows: Of the snapshot, what the list's agents are columns of.
         snapshot: All agents.
         weight: Of the examples one by one, as in `Shortlist.refined`.
-        decider: Gives shares.
+        decider: Gives probabilities.
 
     Raises:
-        ScoreError: The shares are not finite, or not one for each agent.
+        ScoreError: The probabilities are not finite, or not one for each agent.
     """
     refined = best.refined(weight)
     mass = logsumexp(refined)
     logits = np.empty_like(refined)
     for i, text in enumerate(texts):
         cards = [snapshot.records[rows[agent]].card for agent in best.agents[i]]
-        shares = np.asarray(decider.decide(text, cards, refined[i]))
-        if shares.shape != refined[i].shape or not np.isfinite(shares).all():
+        probabilities = np.asarray(decider.decide(text, cards, refined[i]))
+        if probabilities.shape != refined[i].shape or not np.isfinite(probabilities).all():
             raise ScoreError(
-                f"the final decision gave {shares!s:.60} for {len(cards)} agents; one finite share "
-                "each was expected. Check the decider, or route without it: decider=None."
+                f"the final decision gave {probabilities!s:.60} for {len(cards)} agents; one finite "
+                "value each was expected. Check the decider, or route without it: decider=None."
             )
-        logits[i] = np.log(np.maximum(shares, _LEAST)) + mass[i]
+        logits[i] = np.log(np.maximum(probabilities, _LEAST)) + mass[i]
     return replace(best, logits=logits - np.float32(weight) * best.closeness)
 
 
-_SHOWN = 10  # candidates kept in a decision
+K = 10  # candidates kept in a decision
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """n readings with their vectors, m of them joined to an earlier query.
+class RankRequest:
+    """n turns to rank the agents for.
 
     Args:
-        readings: What the turns say.
-        vectors: Unit vectors of their texts, shape (n, d).
-        joined: Unit vectors of the joined texts, in order, shape (m, d); None leaves them out.
+        turns: What they say, with their vectors.
         state: Where the conversation stood before them.
+        k: How many candidates to return of each.
     """
 
-    readings: Sequence[Reading]
-    vectors: FloatArray
-    joined: FloatArray | None = None
+    turns: EncodedTurns
     state: RoutingState = field(default_factory=RoutingState)
+    k: int = K
 
 
 def rank(
-    asked: Asked,
+    request: RankRequest,
     rows: npt.NDArray[np.intp],
     snapshot: Snapshot,
     trained: Trained,
@@ -189,7 +192,7 @@ def rank(
     """Return the outcome of each of n readings.
 
     Args:
-        asked: The readings.
+        request: The readings.
         rows: Agents that may be chosen, at least one.
         snapshot: All agents.
         trained: Fitted to them.
@@ -198,47 +201,48 @@ def rank(
     Raises:
         ScoreError: The logits are not finite.
     """
-    logits, scope = _scores(asked, rows, snapshot, trained)
+    logits, scope = _scores(request, rows, snapshot, trained)
     if not np.isfinite(logits).all():
         raise ScoreError(
             "the ranker gave scores that are not finite. Check that the encoder gives finite "
             "vectors, then fit again with router.fit()."
         )
     weight = trained.exemplar_weight
-    best = shortlist(
-        logits, asked.vectors, (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
-    )
+    own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
+    best = shortlist(logits, request.turns.alone, own, request.k)
     if decider is not None:
-        texts = [reading.text for reading in asked.readings]
-        best = decided(best, texts, rows, snapshot, weight, decider)
+        texts = [reading.text for reading in request.turns.readings]
+        best = apply_decider(best, texts, rows, snapshot, weight, decider)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
     seen = best.signals(weight, scope)
-    if trained.gate.fits.looks_closer:
-        seen = replace(seen, closer=closer_look(best, weight, asked.vectors, rows, snapshot))
-    chances = trained.gate.chances(seen)
+    if trained.gate.fits.uses_cold_features:
+        features = cold_start_features(best, weight, request.turns.alone, rows, snapshot)
+        seen = replace(seen, cold=features)
+    gated, some = trained.gate.probabilities(seen), trained.gate.fits.probabilities(seen)
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
-    order = np.argsort(-refined, axis=1, kind="stable")[:, :_SHOWN]
+    names = snapshot.names
+    order = np.argsort(-refined, axis=1, kind="stable")[:, : request.k]
     return [
         _outcome(
-            float(chance),
+            (float(gated[i]), float(some[i])),
             trained.gate.threshold,
-            tuple(Candidate(snapshot.names[rows[row[i]]], float(share[i])) for i in places),
+            tuple(Candidate(names[rows[best.agents[i, j]]], float(shares[i, j])) for j in places),
         )
-        for chance, row, share, places in zip(chances, best.agents, shares, order, strict=True)
+        for i, places in enumerate(order)
     ]
 
 
 def _scores(
-    asked: Asked, rows: npt.NDArray[np.intp], snapshot: Snapshot, trained: Trained
+    request: RankRequest, rows: npt.NDArray[np.intp], snapshot: Snapshot, trained: Trained
 ) -> tuple[FloatArray, FloatArray | None]:
     """Return logits (n, n_rows) and, where fitted, those of being in scope (n,).
 
     A follow-up goes also by its joined text, and by that alone where scope is concerned.
     """
-    ranker, readings = trained.ranker, asked.readings
-    seen = ranker.features([reading.text for reading in readings], asked.vectors)
+    ranker, readings = trained.ranker, request.turns.readings
+    seen = ranker.features([reading.text for reading in readings], request.turns.alone)
     logits = ranker.scores(seen, rows)
     scope = trained.scope.logits(seen) if trained.scope else None
     leaning = [i for i, reading in enumerate(readings) if reading.follows]
@@ -246,12 +250,12 @@ def _scores(
         return (logits if rows.size == logits.shape[1] else logits[:, rows]), scope
     whole = [reading.joined for reading in readings if reading.joined is not None]
     after, after_scope = iter(()), iter(())
-    if asked.joined is not None and whole:
-        joined = ranker.features(whole, asked.joined)
+    if whole:
+        joined = ranker.features(whole, request.turns.joined)
         after = iter(ranker.scores(joined, rows))
         after_scope = iter(trained.scope.logits(joined)) if trained.scope else after_scope
-    previous = snapshot.position.get(asked.state.last_target or "")
-    by_llm = asked.state.last_target is not None and previous is None
+    previous = snapshot.position.get(request.state.last_target or "")
+    by_llm = request.state.last_target is not None and previous is None
     for i in leaning:
         row = next(after, None) if readings[i].joined is not None else None
         logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
@@ -275,14 +279,33 @@ def _known(
     return known
 
 
-def _outcome(chance: float, threshold: float, candidates: tuple[Candidate, ...]) -> AgentOutcome:
-    if chance >= threshold:
-        return Handled((candidates[0].name,), chance, candidates)
+def _outcome(
+    probabilities: tuple[float, float], threshold: float, candidates: tuple[Candidate, ...]
+) -> AgentOutcome:
+    """Return what the gate says: its probability that the first is right, and that some fits."""
+    probability, some_fits = probabilities
+    if probability >= threshold:
+        return Handled((candidates[0].name,), probability, candidates, some_fits)
     reason = (
         f"no agent fits: the nearest, {candidates[0].name!r}, is right with probability "
-        f"{chance:.2f} and {threshold:.2f} is needed"
+        f"{probability:.2f} and {threshold:.2f} is needed"
     )
-    return Deferred(reason, chance, candidates)
+    return Deferred(reason, probability, candidates, some_fits)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who may be chosen this time.
+
+    Args:
+        exclude: Names that may not be chosen.
+        among: The only names that may be chosen; None: all.
+        k: How many candidates to return.
+    """
+
+    exclude: Collection[str] = ()
+    among: Collection[str] | None = None
+    k: int = K
 
 
 _REFIT_SHARE = 0.2  # of agents changed since the last full fit, above which all are fitted again
@@ -359,37 +382,35 @@ class AgentRouter:
     def route(
         self,
         query: Query,
-        vector: FloatArray,
+        turns: EncodedTurns,
         state: RoutingState,
-        exclude: Collection[str] = (),
-        steps: Steps | None = None,
-        joined: FloatArray | None = None,
+        choice: Choice | None = None,
+        trace: Trace | None = None,
     ) -> tuple[AgentOutcome, RoutingState]:
         """Return the outcome for one query and the conversation's next state.
 
         Args:
             query: The query.
-            vector: Unit vector of ``states.read(query, state).text``, shape (d,).
+            turns: What it says (`StateMachine.read`), with its vectors.
             state: Where the conversation stood.
-            exclude: Names that may not be chosen this time.
-            steps: Receives the steps taken.
-            joined: Of a follow-up: unit vector of ``states.read(query, state).joined``, (1, d).
+            choice: Who may be chosen this time, and how many candidates are wanted.
+            trace: Receives the steps taken.
 
         Raises:
             ScoreError: The logits are not finite.
         """
-        steps = steps or Steps()
+        choice, trace = choice or Choice(), trace or Trace()
+        [reading], vector = turns.readings, turns.alone[0]
         snapshot, trained, categories = self._up_to_date()
-        with steps.timed("categories") as detail:
+        with trace.timed("categories") as detail:
             if snapshot.records:
                 name, cosine = categories.nearest(vector)
                 detail.append(f"{len(categories.names)} known, nearest {name} ({cosine:.2f})")
-        with steps.timed("state") as detail:
-            reading = self.states.read(query, state)
-            following = self.states.next(state, query, vector)
+        with trace.timed("state") as detail:
+            following = self.states.next(state, query, vector, reading)
             detail += [" + ".join(following.active) or "none", *reading.remarks]
-        with steps.timed("eligible") as detail:
-            allowed = self._eligible(snapshot, following, exclude)
+        with trace.timed("eligible") as detail:
+            allowed = self._eligible(snapshot, following, choice)
             rows = allowed.rows
             if not reading.follows:
                 rows = categories.narrowed(vector, rows)
@@ -398,59 +419,61 @@ class AgentRouter:
                 detail.append(f"of which {rows.size} in the nearest categories")
         if rows.size == 0:
             return Deferred(allowed.why_nobody), following
-        with steps.timed("rank") as detail:
-            asked = Asked([reading], vector[None], joined, state)
-            outcome = rank(asked, rows, snapshot, trained, self.decider)[0]
+        with trace.timed("rank") as detail:
+            request = RankRequest(turns, state, choice.k)
+            outcome = rank(request, rows, snapshot, trained, self.decider)[0]
             detail.append(f"best {outcome.candidates[0].name}")
-        with steps.timed("gate") as detail:
+        with trace.timed("gate") as detail:
             needed = trained.gate.threshold
             detail.append(f"probability {outcome.probability:.2f}, needed {needed:.2f}")
         return outcome, following
 
     def route_batch(
-        self,
-        queries: Sequence[str | Query],
-        vectors: FloatArray,
-        exclude: Collection[str] = (),
-        joined: FloatArray | None = None,
+        self, queries: Sequence[Query], turns: EncodedTurns, choice: Choice | None = None
     ) -> list[AgentOutcome]:
-        """Return the outcomes for independent queries, vectors of shape (n, d).
+        """Return the outcomes for n independent queries.
 
-        Each query starts a conversation of its own: the states it enters restrict its agents. Of
-        the m follow-ups (by their history), ``joined`` holds the vectors as in `route`, (m, d).
+        Each query starts a conversation of its own: the states it enters restrict its agents.
+
+        Args:
+            queries: Length n.
+            turns: What they say, with their vectors.
+            choice: Who may be chosen this time, and how many candidates are wanted.
         """
-        snapshot, trained, categories = self._up_to_date()
-        asked = [Query.of(query) for query in queries]
-        readings = [self.states.read(query, _FRESH) for query in asked]
-        leaning = [i for i, reading in enumerate(readings) if reading.joined is not None]
-        place = {i: row for row, i in enumerate(leaning)}
+        choice = choice or Choice()
+        current = self._up_to_date()
         by_state: dict[tuple[str, ...], list[int]] = {}
-        for i, (query, vector) in enumerate(zip(asked, vectors, strict=True)):
-            by_state.setdefault(self.states.next(_FRESH, query, vector).active, []).append(i)
+        for i, (query, reading) in enumerate(zip(queries, turns.readings, strict=True)):
+            entered = self.states.next(_FRESH, query, turns.alone[i], reading).active
+            by_state.setdefault(entered, []).append(i)
         outcomes: dict[int, AgentOutcome] = {}
         for active, members in by_state.items():
-            allowed = self._eligible(snapshot, RoutingState(active), exclude)
-            rows = allowed.rows
-            if rows.size == 0:
+            allowed = self._eligible(current[0], RoutingState(active), choice)
+            if allowed.rows.size == 0:
                 outcomes |= dict.fromkeys(members, Deferred(allowed.why_nobody))
                 continue
-            size = _BATCH if categories.retrieval is None else 1  # then each has rows of its own
+            size = _BATCH if current[2].retrieval is None else 1  # then each has rows of its own
             for start in range(0, len(members), size):
                 chunk = members[start : start + size]
-                chosen = [readings[i] for i in chunk]
-                rows = allowed.rows
-                if not chosen[0].follows:
-                    rows = categories.narrowed(vectors[chunk[0]], rows)
-                also = None if joined is None else joined[[place[i] for i in chunk if i in place]]
-                part = Asked(chosen, vectors[chunk], also)
-                found = rank(part, rows, snapshot, trained, self.decider)
+                found = self._rank_chunk(turns.rows(chunk), allowed.rows, current, choice.k)
                 outcomes |= dict(zip(chunk, found, strict=True))
-        return [outcomes[i] for i in range(len(asked))]
+        return [outcomes[i] for i in range(len(queries))]
 
-    def _eligible(
-        self, snapshot: Snapshot, state: RoutingState, exclude: Collection[str]
-    ) -> Eligible:
-        return eligible_agents(snapshot, self.states, state, self.health.unhealthy(), exclude)
+    def _rank_chunk(
+        self,
+        turns: EncodedTurns,
+        rows: npt.NDArray[np.intp],
+        current: tuple[Snapshot, Trained, Categories],
+        k: int,
+    ) -> list[AgentOutcome]:
+        snapshot, trained, categories = current
+        if not turns.readings[0].follows:
+            rows = categories.narrowed(turns.alone[0], rows)
+        return rank(RankRequest(turns, k=k), rows, snapshot, trained, self.decider)
+
+    def _eligible(self, snapshot: Snapshot, state: RoutingState, choice: Choice) -> Eligible:
+        failing = self.health.unhealthy()
+        return eligible_agents(snapshot, self.states, state, failing, choice.exclude, choice.among)
 
     def _up_to_date(self) -> tuple[Snapshot, Trained, Categories]:
         current, snapshot = self._current, self.catalog.snapshot

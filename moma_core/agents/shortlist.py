@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Shortlist",
     "closeness",
-    "closer_look",
+    "cold_start_features",
+    "downweight_ngrams",
     "exemplars",
-    "lean_names",
     "shortlist",
 ]
 
 _LENGTH = 16
 _LEAST = -50.0  # stands for the logit of nobody
-_SHARPNESS = 20.0  # how much the nearest examples outweigh the mean one
+_GAMMA = 20.0  # how much the nearest examples outweigh the mean one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,9 +70,9 @@ class Shortlist:
         total = np.maximum(self.total(weight), _LEAST)
         return Signals(top, np.minimum(top - total, 0.0), scope)
 
-    def without(self, owners: npt.NDArray[np.intp]) -> Shortlist:
+    def without(self, y: npt.NDArray[np.intp]) -> Shortlist:
         """Return the list as if each query's owner (n,) were not eligible."""
-        gone = np.where(self.agents == owners[:, None], np.float32(-np.inf), self.logits)
+        gone = np.where(self.agents == y[:, None], np.float32(-np.inf), self.logits)
         return Shortlist(self.agents, gone, self.closeness, self.rest)
 
 
@@ -80,6 +80,7 @@ def shortlist(
     logits: FloatArray,
     vectors: FloatArray,
     exemplars_of: Callable[[int], FloatArray] | None,
+    length: int = _LENGTH,
 ) -> Shortlist:
     """Return the best agents of each query with their closeness.
 
@@ -88,9 +89,10 @@ def shortlist(
         vectors: The queries' unit vectors, shape (n, d).
         exemplars_of: Column -> the agent's exemplars, shape (m, d); None where closeness has no
             say: it is 0 then.
+        length: Agents to keep, where more than usual are wanted.
     """
     n, c = logits.shape
-    k = min(_LENGTH, c)
+    k = min(max(length, _LENGTH), c)
     agents = np.argpartition(-logits, k - 1, axis=1)[:, :k]
     chosen = np.take_along_axis(logits, agents, axis=1)
     others = np.full(n, -np.inf, dtype=np.float32)
@@ -114,8 +116,8 @@ def closeness(exemplars: FloatArray, vector: FloatArray) -> float:
         >>> bool(closeness(np.eye(2, dtype=np.float32), np.array([1.0, 0.0])) > 0.9)
         True
     """
-    weights = np.exp(_SHARPNESS * (exemplars @ vector))
-    return math.log(float(np.add.reduce(weights)) / len(weights)) / _SHARPNESS
+    weights = np.exp(_GAMMA * (exemplars @ vector))
+    return math.log(float(np.add.reduce(weights)) / len(weights)) / _GAMMA
 
 
 def exemplars(record: AgentRecord) -> FloatArray:
@@ -129,7 +131,7 @@ _NAMES_LEXICAL = 0.7  # share of the n-grams' weight that bare names keep; bench
 _NOBODY = np.float32(0.5)  # logit that somebody reaches for any query: no lead over less
 
 
-def lean_names(columns: Columns, snapshot: Snapshot) -> Columns:
+def downweight_ngrams(columns: Columns, snapshot: Snapshot) -> Columns:
     """Return columns of agents without examples, n-grams weighing less among bare names.
 
     A name is two or three words, so one of them in a query makes up half its n-gram vector, whether
@@ -145,14 +147,14 @@ def lean_names(columns: Columns, snapshot: Snapshot) -> Columns:
     return Columns(columns.dense, lexical, columns.bias)
 
 
-def closer_look(
+def cold_start_features(
     best: Shortlist,
     weight: float,
     vectors: FloatArray,
     rows: npt.NDArray[np.intp],
     snapshot: Snapshot,
 ) -> FloatArray:
-    """Return what `Signals.closer` holds of n queries, shape (n, 2).
+    """Return what `Signals.cold` holds of n queries, shape (n, 2).
 
     Args:
         best: Their shortlists.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from moma_core.agents.conversation import Phrases, Reading
+from moma_core.agents.conversation import EncodedTurns, Phrases, Reading
 from moma_core.errors import InvalidStatesError
 from moma_core.protocols import Encoder
 from moma_core.types import FloatArray, Query, RoutingState
@@ -294,13 +294,31 @@ class StateMachine:
         """Return how to read a turn: alone, after the query it leans on, or as a change of mind."""
         return self.phrases.read(query, previous)
 
+    def encode(
+        self, queries: Sequence[Query], encoder: Encoder, previous: RoutingState | None = None
+    ) -> EncodedTurns:
+        """Read turns, each after ``previous`` or else as the first one, and encode them at once."""
+        before = previous or RoutingState()
+        return EncodedTurns.encode([self.read(query, before) for query in queries], encoder)
+
     def next(
-        self, previous: RoutingState, query: Query, vector: FloatArray | None = None
+        self,
+        previous: RoutingState,
+        query: Query,
+        vector: FloatArray | None = None,
+        reading: Reading | None = None,
     ) -> RoutingState:
-        """Return the state after ``query``; its sentence vector (d,) serves semantic states."""
+        """Return the state after ``query``.
+
+        Args:
+            previous: The state before it.
+            query: The turn.
+            vector: Its sentence vector, shape (d,); semantic states need it.
+            reading: What `read` made of the turn, where that is known already.
+        """
         if not self.states:
             return RoutingState((), 0, previous.last_target, previous.topic)
-        reading = self.read(query, previous)
+        reading = reading or self.read(query, previous)
         left = self._left(query)
         ages = {} if reading.cancels else _ages(previous)
         staying = self._staying(ages, reading.follows) - left

@@ -55,7 +55,7 @@ def read_toml(source: str | Path) -> Document:
             line where there is one.
 
     Example:
-        >>> read("[[states]]\nname = 'A'\nkeyword = ['x']")
+        >>> read_toml("[[states]]\nname = 'A'\nkeyword = ['x']")
         Traceback (most recent call last):
         moma_core.errors.InvalidStatesError: states, line 3, state 1: unknown field 'keyword'; ...
     """

@@ -41,9 +41,15 @@ from moma_core.agents.ranker import (
     stack_columns,
     stack_features,
 )
-from moma_core.agents.shortlist import Shortlist, closer_look, exemplars, lean_names, shortlist
+from moma_core.agents.shortlist import (
+    Shortlist,
+    cold_start_features,
+    downweight_ngrams,
+    exemplars,
+    shortlist,
+)
 from moma_core.errors import ArtifactError
-from moma_core.protocols import AgentRecord
+from moma_core.protocols import AgentRecord, Progress
 from moma_core.types import FloatArray
 
 if TYPE_CHECKING:
@@ -52,7 +58,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FOLDS",
     "CrossFitted",
-    "Progress",
     "RankedList",
     "Task",
     "Trained",
@@ -79,7 +84,7 @@ class Task:
 
     features: Features  # (n examples + k descriptions)
     vectors: FloatArray  # (n examples, d): unit vectors of the examples
-    owners: npt.NDArray[np.intp]  # row of `active` each text belongs to
+    y: npt.NDArray[np.intp]  # row of `active` each text belongs to
     n_examples: int
     active: npt.NDArray[np.intp]  # k agents with at least one example
     prior: Columns  # all agents
@@ -98,12 +103,12 @@ class Task:
         counts = np.array([len(r.card.examples) for r in snapshot.records])
         active = np.flatnonzero(counts)
         vectors = np.concatenate([r.example_vectors for r in snapshot.records])
-        shown = Features.of(examples, vectors, idf)
-        owners = np.repeat(np.arange(active.size), counts[active])
+        in_scope = Features.of(examples, vectors, idf)
+        y = np.repeat(np.arange(active.size), counts[active])
         return cls(
-            features=stack_features(shown, described.rows(active)),
+            features=stack_features(in_scope, described.rows(active)),
             vectors=vectors,
-            owners=np.concatenate([owners, np.arange(active.size)]),
+            y=np.concatenate([y, np.arange(active.size)]),
             n_examples=len(examples),
             active=active,
             prior=prior,
@@ -119,11 +124,11 @@ class Task:
         # One agent alone has nothing to be told apart from: there the idle ones are its rivals.
         alone = self.active.size == 1 and idle.size > 0
         frozen = logsumexp(self.prior.rows(idle).logits(features)) if alone else None
-        prior, owners = self.prior.rows(self.active), self.owners[rows]
+        prior, y = self.prior.rows(self.active), self.y[rows]
         if alone:
-            fitted = fit_columns(features, owners, prior, frozen, bias_l2=HELD)
+            fitted = fit_columns(features, y, prior, frozen, bias_l2=HELD)
         else:
-            fitted = fit_columns(features, owners, prior)
+            fitted = fit_columns(features, y, prior)
             # A softmax leaves the common level of its biases open: the idle ones sit at 0.
             fitted.bias[:] -= fitted.bias.mean()
         order = np.argsort(np.concatenate([self.active, idle]), kind="stable")
@@ -175,19 +180,19 @@ def cross_fit(
         if held.size:
             lists.append(_held_out(task, snapshot, fold, held))
             rows.append(held)
-    owners = [task.active[task.owners[held]] for held in rows]
-    wanted = np.concatenate(owners)
+    y = [task.active[task.y[held]] for held in rows]
+    wanted = np.concatenate(y)
     weight = _best_weight(lists, wanted)
     told = ranker.features(negatives.texts, negatives.vectors)
     scope, inside, outside = _scope(task, np.concatenate(rows), told, negatives.n_given)
-    foreign = shortlist(
+    out_of_scope = shortlist(
         ranker.scores(told), negatives.vectors, lambda agent: exemplars(snapshot.records[agent])
     )
     gate = fit_gate(
         _join([part.signals(weight) for part in lists], inside),
         _best(lists, weight) == wanted,
-        _join([p.without(o).signals(weight) for p, o in zip(lists, owners, strict=True)], inside),
-        foreign.signals(weight, outside),
+        _join([p.without(o).signals(weight) for p, o in zip(lists, y, strict=True)], inside),
+        out_of_scope.signals(weight, outside),
         n_given=negatives.n_given,
         max_wrong_agent_rate=max_wrong_agent_rate,
     )
@@ -208,23 +213,25 @@ def cold_gate(
     if max_wrong_agent_rate is not None:
         return Gate(threshold=1.0, coverage=0.0, max_wrong_agent_rate=max_wrong_agent_rate)
     vectors = [record.example_vectors for record in snapshot.records]
-    foreign = negatives.foreign_to(snapshot.descriptions, *vectors)
-    if not snapshot.records or not foreign.texts:
+    out_of_scope = negatives.foreign_to(snapshot.descriptions, *vectors)
+    if not snapshot.records or not out_of_scope.texts:
         return Gate()
-    best = shortlist(ranker.logits(foreign.texts, foreign.vectors), foreign.vectors, None)
+    best = shortlist(
+        ranker.logits(out_of_scope.texts, out_of_scope.vectors), out_of_scope.vectors, None
+    )
     seen = best.signals(0.0)
     if any(own.size for own in vectors):
-        chances = Gate().chances(seen)
-        return Gate(threshold=cold_threshold(chances, _SOME_EXAMPLES))
+        probabilities = Gate().probabilities(seen)
+        return Gate(threshold=cold_threshold(probabilities, _SOME_EXAMPLES))
     everybody = np.arange(len(snapshot.records))
-    look = closer_look(best, 0.0, foreign.vectors, everybody, snapshot)
-    chances = DESCRIPTIONS_CURVE.chances(replace(seen, closer=look))
-    return Gate(DESCRIPTIONS_CURVE, threshold=cold_threshold(chances))
+    look = cold_start_features(best, 0.0, out_of_scope.vectors, everybody, snapshot)
+    probabilities = DESCRIPTIONS_CURVE.probabilities(replace(seen, cold=look))
+    return Gate(DESCRIPTIONS_CURVE, threshold=cold_threshold(probabilities))
 
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """Which share of foreign queries to refuse, and between which chances that may be asked."""
+    """Which share of out-of-scope queries to refuse, between which thresholds."""
 
     caught: float
     least: float
@@ -237,18 +244,18 @@ _DESCRIPTIONS = _Bounds(0.9, 0.25, 0.4)
 _SOME_EXAMPLES = _Bounds(0.95, 0.15, 0.5)
 
 
-def cold_threshold(foreign: npt.NDArray[np.float64], bounds: _Bounds = _DESCRIPTIONS) -> float:
-    """Return the least probability to accept, from that of n foreign queries, shape (n,).
+def cold_threshold(out_of_scope: npt.NDArray[np.float64], bounds: _Bounds = _DESCRIPTIONS) -> float:
+    """Return the least probability to accept, from that of n out_of_scope queries, shape (n,).
 
     Some catalogs describe their agents in a word, others in sentences, and one curve cannot be
     calibrated for both; how near queries come that fit nobody tells them apart. Between bounds, a
-    catalog whose descriptions foreign queries never come near asks for less certainty.
+    catalog whose descriptions out_of_scope queries never come near asks for less certainty.
 
     Example:
         >>> cold_threshold(np.array([0.01, 0.02, 0.4])), cold_threshold(np.array([0.9, 0.95]))
         (0.324, 0.4)
     """
-    wanted = float(np.quantile(foreign, bounds.caught))
+    wanted = float(np.quantile(out_of_scope, bounds.caught))
     return round(min(max(wanted, bounds.least), bounds.most), 4)
 
 
@@ -289,9 +296,9 @@ def _scope(
         return None, None, None
     inside = task.features.rows(np.arange(task.n_examples))
     folds = np.arange(outside.dense.shape[0]) % FOLDS
-    shown, foreign = cross_fit_scope(inside, outside, task.folds, folds)
-    scope = replace(fit_scope(inside, outside), usual=float(np.median(shown)))
-    return scope, shown[order], foreign
+    in_scope, out_of_scope = cross_fit_scope(inside, outside, task.folds, folds)
+    scope = replace(fit_scope(inside, outside), usual=float(np.median(in_scope)))
+    return scope, in_scope[order], out_of_scope
 
 
 def _join(parts: Sequence[Signals], scope: FloatArray | None) -> Signals:
@@ -301,8 +308,6 @@ def _join(parts: Sequence[Signals], scope: FloatArray | None) -> Signals:
         scope,
     )
 
-
-Progress = Callable[[str, int, int], None]  # label, done, total
 
 _MIN_EXAMPLES_FOR_GATE = 10
 _NEAREST_NEGATIVES = 1_000  # examples of other agents that a new agent is told apart from
@@ -366,7 +371,7 @@ def train(
     prior = description_columns(described)
     sources = {name: fingerprint(r) for name, r in zip(names, records, strict=True)}
     if not examples:
-        cold = LinearRanker(names, lean_names(prior, snapshot), idf)
+        cold = LinearRanker(names, downweight_ngrams(prior, snapshot), idf)
         return Trained(cold, cold_gate(cold, snapshot, negatives, max_wrong_agent_rate), sources)
     task = Task.of(snapshot, examples, idf, described, prior)
     total = 1 + (FOLDS if _can_hold_out(records) else 0)
@@ -376,9 +381,9 @@ def train(
         return Trained(
             ranker, cold_gate(ranker, snapshot, negatives, max_wrong_agent_rate), sources
         )
-    shown = np.concatenate([record.example_vectors for record in records])
-    foreign = negatives.foreign_to(snapshot.descriptions, shown)
-    told = cross_fit(task, snapshot, ranker, foreign, tell, max_wrong_agent_rate)
+    in_scope = np.concatenate([record.example_vectors for record in records])
+    out_of_scope = negatives.foreign_to(snapshot.descriptions, in_scope)
+    told = cross_fit(task, snapshot, ranker, out_of_scope, tell, max_wrong_agent_rate)
     tell("fitted", total, total)
     return Trained(
         ranker, told.gate, sources, exemplar_weight=told.exemplar_weight, scope=told.scope
@@ -454,12 +459,12 @@ def _one_column(
     own = Features.of(own_texts, own_vectors, idf)
     prior = description_columns(own.rows(np.arange(1)))
     if not record.card.examples or not kept:
-        return lean_names(prior, snapshot)
+        return downweight_ngrams(prior, snapshot)
     texts, vectors = _near(snapshot, kept, record.description_vector)
     features = stack_features(own, Features.of(texts, vectors, idf)) if texts else own
-    owners = np.repeat(np.array([0, 1]), [len(own_texts), len(texts)])
+    y = np.repeat(np.array([0, 1]), [len(own_texts), len(texts)])
     parts = [logsumexp(part.logits(features)) for part in others]
-    return fit_columns(features, owners, prior, np.logaddexp.reduce(parts), bias_l2=HELD)
+    return fit_columns(features, y, prior, np.logaddexp.reduce(parts), bias_l2=HELD)
 
 
 def _near(
@@ -561,7 +566,7 @@ def held_out_lists(snapshot: Snapshot, most: int = 400, seed: int = 0) -> list[R
         best = shortlist(logits, task.vectors[held], None)
         log_shares = best.logits - best.total(0.0)[:, None]
         for example, agents, row in zip(held, best.agents, log_shares, strict=True):
-            wanted = snapshot.names[task.active[task.owners[example]]]
+            wanted = snapshot.names[task.active[task.y[example]]]
             lists.append(_listed(snapshot, examples[example], agents, row, wanted))
     return lists
 

@@ -125,6 +125,6 @@ def _explain(decision: RoutingDecision) -> None:
         cost = "" if candidate.cost is None else f"{candidate.cost:.6f}"
         candidates.add_row(escape(candidate.name), f"{candidate.score:.3f}", cost)
     steps = Table("step", "ms", "what came out", title="Steps")
-    for step in decision.steps:
+    for step in decision.trace:
         steps.add_row(step.name, f"{step.ms:.2f}", escape(step.detail))
     console.print(candidates, steps)

@@ -15,7 +15,7 @@ from rich.console import Console
 from moma_core.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from moma_core.agents.training import Progress
+    from moma_core.protocols import Progress
     from moma_core.router import MoMARouter
 
 __all__ = [

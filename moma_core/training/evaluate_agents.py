@@ -14,7 +14,7 @@ from moma_core.encoder import MiniLMEncoder
 from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.protocols import Encoder
 from moma_core.router import MoMARouter
-from moma_core.types import AgentCard, AgentOutcome, FloatArray, Handled, Query, RoutingState
+from moma_core.types import AgentCard, FloatArray, Ranking
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -73,28 +73,28 @@ _BINS = 10
 
 
 def reliability(
-    chances: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+    probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Return mean chance, share right and count of each non-empty tenth, shape (bins, 3).
+    """Return mean probability, share right and count of each non-empty tenth, shape (bins, 3).
 
     Args:
-        chances: The gate's probabilities, shape (n,).
+        probabilities: The gate's probabilities, shape (n,).
         right: Whether the best agent was a wanted one, shape (n,).
 
     Example:
         >>> reliability(np.array([0.1, 0.12, 0.9]), np.array([False, False, True])).shape
         (2, 3)
     """
-    bins = np.minimum((chances * _BINS).astype(int), _BINS - 1)
+    bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
     rows = [
-        (chances[bins == b].mean(), right[bins == b].mean(), (bins == b).sum())
+        (probabilities[bins == b].mean(), right[bins == b].mean(), (bins == b).sum())
         for b in np.unique(bins)
     ]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
 def calibration_error(table: npt.NDArray[np.float64]) -> float:
-    """Return the expected calibration error: mean distance of chance and share, by count."""
+    """Return the expected calibration error: mean distance of probability and share, by count."""
     return float(np.average(np.abs(table[:, 0] - table[:, 1]), weights=table[:, 2]))
 
 
@@ -113,8 +113,8 @@ def draw_reliability(table: npt.NDArray[np.float64], threshold: float, path: Pat
     axes.plot([0, 1], [0, 1], linestyle=":", color="0.5", label="perfect")
     axes.axvline(threshold, linestyle="--", color="0.3", label=f"threshold {threshold:.2f}")
     axes.plot(table[:, 0], table[:, 1], marker="o", color="black", label="measured")
-    for chance, share, count in table:
-        axes.annotate(f"{count:.0f}", (chance, share), (4, -11), textcoords="offset points")
+    for probability, share, count in table:
+        axes.annotate(f"{count:.0f}", (probability, share), (4, -11), textcoords="offset points")
     axes.set(
         xlabel="the gate's probability", ylabel="share that was right", xlim=(0, 1), ylim=(0, 1)
     )
@@ -176,31 +176,27 @@ def evaluate_agents(
         max_wrong_agent_rate=max_wrong_agent_rate,
     )
     router.fit(tell)
-    vectors = encoder.encode(test.texts)
-    outcomes = _routed(router, test.texts, vectors, tell)
+    rankings = _ranked(router, test.texts, tell)
     with_examples(cards, test)  # an unknown agent in the test file is an error, not a miss
     if diagram is not None:
-        _draw(test, outcomes, router.agent_router.trained.gate.threshold, diagram)
+        _draw(test, rankings, router.agent_router.trained.gate.threshold, diagram)
     report = {"n_agents": len(cards), "n_test": len(test)}
-    return {**report, **_quality(test, outcomes), **_times(router, encoder, test.texts, tell)}
+    return {**report, **_quality(test, rankings), **_times(router, encoder, test.texts, tell)}
 
 
-def _routed(
-    router: MoMARouter, texts: Sequence[str], vectors: FloatArray, tell: Progress
-) -> list[AgentOutcome]:
-    outcomes: list[AgentOutcome] = []
+def _ranked(router: MoMARouter, texts: Sequence[str], tell: Progress) -> list[Ranking]:
+    rankings: list[Ranking] = []
     for start in range(0, len(texts), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
-        outcomes += router.agent_router.route_batch(texts[some], vectors[some])
-        tell("routing", len(outcomes), len(texts))
-    return outcomes
+        rankings += router.rank(texts[start : start + AT_ONCE])
+        tell("routing", len(rankings), len(texts))
+    return rankings
 
 
-def _quality(test: LabelledQueries, outcomes: Sequence[AgentOutcome]) -> dict[str, float | None]:
-    best = [[c.name for c in outcome.candidates[:5]] for outcome in outcomes]
+def _quality(test: LabelledQueries, rankings: Sequence[Ranking]) -> dict[str, float | None]:
+    best = [ranking.names[:5] for ranking in rankings]
     wanted = [set(names) for names in test.agents]
-    accepted = np.array([isinstance(outcome, Handled) for outcome in outcomes])
-    chance = np.array([outcome.probability for outcome in outcomes])
+    accepted = np.array([ranking.fits for ranking in rankings])
+    probability = np.array([ranking.best_probability for ranking in rankings])
     inside = np.array([bool(names) for names in wanted])
     first = np.array([bool(b) and b[0] in w for b, w in zip(best, wanted, strict=True)])
     among = np.array([bool(w.intersection(b)) for b, w in zip(best, wanted, strict=True)])
@@ -211,34 +207,31 @@ def _quality(test: LabelledQueries, outcomes: Sequence[AgentOutcome]) -> dict[st
         "in_scope_top1": _mean(first[inside]),
         "top5": _mean(among[inside]),
         "recall_at_5": _mean(recall[inside]),
-        "oos_auroc": _auroc(chance, inside),
+        "oos_auroc": _auroc(probability, inside),
         "kept_in_scope_top1": _mean((first & accepted)[inside]),
         "oos_recall": _mean(~accepted[~inside]),
     }
 
 
-def _draw(
-    test: LabelledQueries, outcomes: Sequence[AgentOutcome], threshold: float, path: Path
-) -> None:
-
+def _draw(test: LabelledQueries, rankings: Sequence[Ranking], threshold: float, path: Path) -> None:
     right = [
-        bool(outcome.candidates) and outcome.candidates[0].name in wanted
-        for outcome, wanted in zip(outcomes, test.agents, strict=True)
+        bool(ranking) and ranking[0].name in wanted
+        for ranking, wanted in zip(rankings, test.agents, strict=True)
     ]
-    chances = np.array([outcome.probability for outcome in outcomes])
-    draw_reliability(reliability(chances, np.array(right)), threshold, path)
+    probabilities = np.array([ranking.best_probability for ranking in rankings])
+    draw_reliability(reliability(probabilities, np.array(right)), threshold, path)
 
 
 def _mean(values: Any) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _auroc(chance: Any, inside: Any) -> float | None:
+def _auroc(probability: Any, inside: Any) -> float | None:
     if inside.all() or not inside.any():
         return None
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(inside, chance))
+    return float(roc_auc_score(inside, probability))
 
 
 def _times(
@@ -253,8 +246,7 @@ def _times(
         start = time.perf_counter()
         encoder.encode([text])
         middle = time.perf_counter()
-        vector = encoder.encode([text])[0]
-        router.agent_router.route(Query(text), vector, RoutingState())
+        router.rank(text)
         encoded.append(middle - start)
         routed.append(time.perf_counter() - middle)
     return {

@@ -79,7 +79,7 @@ def test_off_by_default_and_a_team_where_it_is_worth_it(minilm, trained):
     assert single.llms == plain.targets
     assert decision.probability > single.quality
     assert "a team adds" in decision.reason
-    assert [step.name for step in decision.steps][-1] == "team"
+    assert [step.name for step in decision.trace][-1] == "team"
     assert router.route_batch([HARD, "will it rain?"], "performance")[0].team == decision.team
     assert router.route("will it rain?").kind == "agent"
 

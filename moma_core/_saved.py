@@ -1,0 +1,247 @@
+"""A router's directory: JSON, TOML, safetensors and Chroma; and the checks of its parts.
+
+Each file is written whole or not at all and checked when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from moma_core._store import write_whole
+from moma_core.agents.catalog import AgentCatalog
+from moma_core.agents.categories import Taxonomy
+from moma_core.agents.gate import Negatives
+from moma_core.agents.router import AgentRouter
+from moma_core.agents.states import StateMachine
+from moma_core.agents.training import read_trained, trained_exists, write_trained
+from moma_core.errors import ArtifactError, InvalidInputError
+from moma_core.llms.router import LLMRouter
+from moma_core.protocols import Encoder, FinalDecider, Registry
+from moma_core.registry.memory import MemoryRegistry
+from moma_core.teams.planner import TEAM_FILES
+from moma_core.teams.router import TeamRouter
+from moma_core.types import AgentCard
+
+__all__ = ["check_parts", "checked", "open_pool", "open_registry", "read_parts", "write_parts"]
+
+_FORMAT = 1
+_NO_CATEGORIES = Taxonomy().to_dict()
+_ROUTER, _STATES = "router.json", "states.toml"
+_REGISTRY, _LLMS, _TEAMS = "registry", "llms", "teams"
+
+
+def open_pool(llms: object) -> LLMRouter | None:
+    """Return a pool itself, the packaged one for its name, or None for none.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    pool: Any = LLMRouter.packaged() if llms == "packaged" else llms
+    return _checked_pool(pool)
+
+
+def _checked_pool(llms: Any) -> LLMRouter | None:
+    if llms is not None and not isinstance(llms, LLMRouter):
+        raise InvalidInputError(
+            f"llms is a pool of LLMs, 'packaged' or None, got {llms!r:.60}. Load a trained pool: "
+            "llms=LLMRouter.load('pool')."
+        )
+    return llms
+
+
+def checked(agents: Any, encoder: object, decider: object) -> tuple[AgentCard, ...]:
+    """Return the cards, refusing parts that could not be used once a query comes.
+
+    Raises:
+        InvalidInputError: ``agents`` is no list, ``encoder`` encodes nothing, or ``decider``
+            decides nothing.
+
+    Example:
+        >>> checked(AgentCard("weather", "Forecast for a place"), None, None)
+        Traceback (most recent call last):
+        moma_core.errors.InvalidInputError: agents are a list of cards, got AgentCard. ...
+    """
+    if isinstance(agents, str) or not isinstance(agents, Iterable):
+        raise InvalidInputError(
+            f"agents are a list of cards, got {type(agents).__name__}. Write "
+            "MoMARouter.from_cards([AgentCard(name, description)])."
+        )
+    for name in ("encode", "dimension", "fingerprint"):
+        if not hasattr(encoder, name):
+            raise InvalidInputError(
+                f"an encoder has encode, dimension and fingerprint, got {encoder!r:.60} without "
+                f"{name!r}. Leave it out for the packaged one."
+            )
+    if decider is not None and not isinstance(decider, FinalDecider):
+        raise InvalidInputError(
+            f"a decider has decide(query, cards, log_prior), got {decider!r:.60}. Write "
+            "decider=FusedDecider(...), or leave it out."
+        )
+    return tuple(agents)
+
+
+def check_parts(llms: object, teams: object) -> None:
+    """Refuse what a router cannot ask, when it is built rather than on its first query.
+
+    Raises:
+        InvalidInputError: One of them is something else than its kind or None.
+    """
+    _checked_pool(llms)
+    if teams is not None and not isinstance(teams, TeamRouter):
+        raise InvalidInputError(
+            f"teams is a TeamRouter or None, got {teams!r:.60}. Load a trained one: "
+            "teams=TeamRouter.load('teams', encoder, llms)."
+        )
+
+
+def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
+    """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
+
+    Raises:
+        RegistryError: Chroma does not answer or cannot write.
+    """
+    if path is None:
+        return MemoryRegistry()
+    from moma_core.registry.chroma import ChromaRegistry
+
+    location = str(path) if _is_url(path) else Path(path) / _REGISTRY
+    return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
+
+
+def write_parts(
+    folder: Path,
+    encoder: Encoder,
+    agents: AgentRouter,
+    llms: LLMRouter | None,
+    teams: TeamRouter | None,
+) -> None:
+    """Write a router's parts.
+
+    Raises:
+        ArtifactError: The directory cannot be written.
+        RegistryError: The agents cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
+    at = getattr(agents.catalog.registry, "location", None)
+    server = at if _is_url(at) else None
+    if server is None:
+        here = open_registry(folder, encoder)
+        if getattr(here, "location", "") != at:
+            # The router's own directory has every change already, perhaps other processes' too.
+            _copy_agents(agents.catalog, here)
+    write_trained(folder, agents.trained, agents.negatives, encoder.fingerprint)
+    if llms is not None:
+        llms.save(folder / _LLMS)
+    states = agents.states.to_toml().encode()
+    document = {
+        "format": _FORMAT,
+        "encoder": encoder.fingerprint,
+        "llms": llms is not None,
+        "states": hashlib.sha256(states).hexdigest(),
+        "server": server,
+        "categories": agents.taxonomy.to_dict(),
+    }
+    write_whole(folder / _STATES, states)
+    write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
+    if teams is not None:
+        teams.save(folder / _TEAMS)
+    else:
+        _remove_teams(folder)
+
+
+def read_parts(
+    folder: Path, encoder: Encoder
+) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
+    """Read what `write_parts` wrote; a router without LLMs has no teams.
+
+    Raises:
+        ArtifactError: A file is missing, truncated, changed, or of another encoder.
+        RegistryError: The agents cannot be read.
+    """
+    document = _document(folder)
+    if document["encoder"] != encoder.fingerprint:
+        raise ArtifactError(
+            f"{folder} was saved with encoder {document['encoder']!r}, not "
+            f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
+        )
+    server = document["server"]
+    if server is None and not (folder / _REGISTRY / "chroma.sqlite3").exists():
+        raise ArtifactError(
+            f"{folder} has lost its agents: {_REGISTRY}/chroma.sqlite3 is missing. Restore it "
+            "from a backup, or register them in a new directory."
+        )
+    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder))
+    if trained_exists(folder):
+        trained, negatives = read_trained(folder, encoder.fingerprint)
+    else:  # deleted after damage, as the error says: fitted again on the first route
+        trained, negatives = None, Negatives.of((), encoder)
+    states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
+    llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
+    taxonomy = document["categories"].encoded(encoder)
+    teams = None
+    if llms is not None and (folder / _TEAMS / TEAM_FILES[0]).exists():
+        teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
+    return AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy), llms, teams
+
+
+def _is_url(location: object) -> bool:
+    return str(location).startswith(("http://", "https://"))
+
+
+def _remove_teams(folder: Path) -> None:
+    try:
+        (folder / _TEAMS / TEAM_FILES[0]).unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot remove the teams in {folder} ({error}).") from error
+
+
+def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:
+    """Write the agents into a registry; those already there are left alone."""
+    kept = {record.card.name: record.card for record in registry.load()}
+    registry.put([r for r in catalog.snapshot.records if kept.get(r.card.name) != r.card])
+    registry.delete([name for name in kept if name not in catalog])
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
+        if document["format"] != _FORMAT:
+            raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
+        server = document.get("server")
+        if server is not None and not _is_url(server):
+            raise ValueError(f"server {server!r:.40} is no URL")
+        return {
+            "encoder": str(document["encoder"]),
+            "llms": bool(document["llms"]),
+            "states": str(document["states"]),
+            "server": server,
+            "categories": Taxonomy.from_dict(document.get("categories", _NO_CATEGORIES)),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{folder} is no router that this version can open: {error}. Write one with "
+            "router.save(dir), or restore it from a backup."
+        ) from error
+
+
+def _states(folder: Path, digest: str) -> str:
+    """Return the saved TOML; one cut short at the end of a line would still be valid TOML."""
+    try:
+        content = (folder / _STATES).read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} has no {_STATES} ({error}). Save the router again."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ArtifactError(
+            f"{folder / _STATES} is truncated or changed. Restore it, or build the router with the "
+            "changed states (MoMARouter.from_cards(..., states=...)) and save it."
+        )
+    return content.decode()
