@@ -21,6 +21,7 @@ from moma_core.agents.training import read_trained, trained_exists, write_traine
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llms.router import LLMRouter
 from moma_core.protocols import Encoder, FinalDecider, Registry
+from moma_core.registry.files import FileRegistry
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.teams.planner import TEAM_FILES
 from moma_core.teams.router import TeamRouter
@@ -32,6 +33,7 @@ _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
 _ROUTER, _STATES = "router.json", "states.toml"
 _REGISTRY, _LLMS, _TEAMS = "registry", "llms", "teams"
+_CHROMA = "chroma.sqlite3"
 
 
 def open_pool(llms: object) -> LLMRouter | None:
@@ -101,14 +103,18 @@ def check_parts(llms: object, teams: object) -> None:
 def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
     """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
 
+    A directory that a router in memory was saved to keeps its two files; others have Chroma.
+
     Raises:
         RegistryError: Chroma does not answer or cannot write.
     """
     if path is None:
         return MemoryRegistry()
+    location = str(path) if _is_url(path) else Path(path) / _REGISTRY
+    if isinstance(location, Path) and FileRegistry.is_at(location):
+        return FileRegistry(location, encoder.fingerprint)
     from moma_core.registry.chroma import ChromaRegistry
 
-    location = str(path) if _is_url(path) else Path(path) / _REGISTRY
     return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
 
 
@@ -129,13 +135,20 @@ def write_parts(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
-    at = getattr(agents.catalog.registry, "location", None)
+    registry = agents.catalog.registry
+    at = getattr(registry, "location", None)
     server = at if _is_url(at) else None
-    if server is None:
-        here = open_registry(folder, encoder)
-        if getattr(here, "location", "") != at:
-            # The router's own directory has every change already, perhaps other processes' too.
-            _copy_agents(agents.catalog, here)
+    if server is None and at not in (folder / _REGISTRY, str(folder / _REGISTRY)):
+        # The router's own directory has every change already, perhaps other processes' too.
+        kept_in_files = isinstance(registry, MemoryRegistry | FileRegistry)
+        in_chroma = not kept_in_files or (folder / _REGISTRY / _CHROMA).exists()
+        place = folder if in_chroma else folder / _REGISTRY
+        _copy_agents(
+            agents.catalog,
+            open_registry(place, encoder)
+            if in_chroma
+            else FileRegistry(place, encoder.fingerprint),
+        )
     write_trained(folder, agents.trained, agents.negatives, encoder.fingerprint)
     if llms is not None:
         llms.save(folder / _LLMS)
@@ -172,10 +185,11 @@ def read_parts(
             f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
         )
     server = document["server"]
-    if server is None and not (folder / _REGISTRY / "chroma.sqlite3").exists():
+    here = folder / _REGISTRY
+    if server is None and not ((here / _CHROMA).exists() or FileRegistry.is_at(here)):
         raise ArtifactError(
-            f"{folder} has lost its agents: {_REGISTRY}/chroma.sqlite3 is missing. Restore it "
-            "from a backup, or register them in a new directory."
+            f"{folder} has lost its agents: nothing is in {_REGISTRY}/. Restore it from a backup, "
+            "or register them in a new directory."
         )
     catalog = AgentCatalog(encoder, open_registry(server or folder, encoder))
     if trained_exists(folder):

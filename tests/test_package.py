@@ -42,6 +42,23 @@ def test_importing_the_parts_loads_no_chroma_and_no_torch(python):
     assert json.loads(done.stdout) == []
 
 
+def test_a_router_in_memory_routes_saves_and_loads_without_chroma(python, tmp_path):
+    done = python(
+        "import sys\n"
+        "from moma_core import AgentCard, MoMARouter\n"
+        "from moma_core.testing import HashEncoder\n"
+        "cards = [AgentCard('rain', 'rain and snow'), AgentCard('sums', 'adds numbers')]\n"
+        "router = MoMARouter.from_cards(cards, encoder=HashEncoder(), llms=None)\n"
+        "router.save(sys.argv[1])\n"
+        "router = MoMARouter.load(sys.argv[1], encoder=HashEncoder())\n"
+        "router.agents.disable('sums')\n"
+        "router = MoMARouter.load(sys.argv[1], encoder=HashEncoder())\n"
+        "print(router.rank('adds rain').names, 'chromadb' in sys.modules)",
+        str(tmp_path / "router"),
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "('rain',) False"), done.stderr
+
+
 def test_importing_is_quick(python):
     def best(code):
         times = []

@@ -12,6 +12,7 @@ import pytest
 from moma_core import AgentCard, ArtifactError, Registry, RegistryError
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.registry.chroma import ChromaRegistry
+from moma_core.registry.files import FileRegistry
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import REGISTRY_CHECKS, HashEncoder, records, registry_contract
 
@@ -23,10 +24,12 @@ def in_directory(path):
     return ChromaRegistry.open(path, ENCODER.fingerprint, ENCODER.dimension)
 
 
-@pytest.fixture(params=["memory", "directory", "server"])
+@pytest.fixture(params=["memory", "files", "directory", "server"])
 def registry(request, tmp_path):
     if request.param == "memory":
         return MemoryRegistry()
+    if request.param == "files":
+        return FileRegistry(tmp_path / "registry", ENCODER.fingerprint)
     if request.param == "directory":
         return in_directory(tmp_path / "registry")
     import chromadb
@@ -241,3 +244,19 @@ def test_a_full_disk_is_an_error(tmp_path, python):
     )
     assert done.stdout.strip() == "typed", done.stderr[-2_000:]
     assert [r.card.name for r in in_directory(tmp_path).load()] == ["kept"]
+
+
+def test_files_survive_a_restart_and_tell_of_damage(tmp_path):
+    stored = records(AgentCard("a", "does a", examples=("do a",)), AgentCard("b", "does b"))
+    FileRegistry(tmp_path, "mine").put(stored)
+    again = FileRegistry(tmp_path, "mine")
+    assert [record.card for record in again.load()] == [record.card for record in stored]
+    again.delete(["a"])
+    (left,) = FileRegistry(tmp_path, "mine").load()
+    assert left.card.name == "b"
+    assert left.example_vectors.shape == (0, left.description_vector.size)
+    with pytest.raises(RegistryError, match="another"):
+        FileRegistry(tmp_path, "another")
+    (tmp_path / "agents.json").write_bytes(b"{")
+    with pytest.raises(RegistryError, match="cut off"):
+        FileRegistry(tmp_path, "mine")
