@@ -121,7 +121,8 @@ def ask(name: str, sources: dict[str, Source], kind: str, encoder: Remembered, r
     foreign = [some(pool, len(own) // 3, rng) for pool in pools]
 
     def outcomes(texts: list[str]):
-        return router.route_batch(texts, encoder.encode(texts))
+        queries = [Query(text) for text in texts]
+        return router.route_batch(queries, router.states.encode(queries, encoder))
 
     found = outcomes([text for text, _ in own])
     return Asked(

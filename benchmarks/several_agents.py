@@ -47,7 +47,8 @@ def measure(router: MoMARouter, asked: LabelledQueries) -> dict[str, float]:
     for text in asked.texts:
         parts = split(text)
         texts = [text, *parts] if len(parts) > 1 else [text]
-        whole, *rest = router.agent_router.route_batch(texts, router.encoder.encode(texts))
+        queries, agents = [Query(each) for each in texts], router.agent_router
+        whole, *rest = agents.route_batch(queries, agents.states.encode(queries, router.encoder))
         outcome = join(whole, rest)
         # What the gate would refuse still has a best candidate: abstention is measured elsewhere.
         found.append(

@@ -319,7 +319,9 @@ def test_nothing_scored_says_why(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from moma_core.training import *
+from moma_core.training.calls import CallRules
+from moma_core.training.collect import CollectConfig, Questions, collect
+from moma_core.training.judge import Judge
 from moma_core.types import LLMCard
 folder = Path(sys.argv[1])
 def ask(prompt):
