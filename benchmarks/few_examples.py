@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import AgentCard, MiniLMEncoder
+from moma_core import AgentCard, MiniLMEncoder, Query
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Negatives

