@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
-from moma_core import AgentCard, MiniLMEncoder, MoMARouter
+from moma_core import AgentCard, MoMARouter, RoutingEncoder
 from moma_core.agents.data import LabelledQueries, read_agents, read_queries, with_examples
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
@@ -40,7 +40,7 @@ class Remembered:
     """The packaged encoder; texts seen before are looked up while ``looking_up``."""
 
     def __init__(self) -> None:
-        self.inner = MiniLMEncoder(threads=1)
+        self.inner = RoutingEncoder(threads=1)
         self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
         self.looking_up = True
         self.seen: dict[str, np.ndarray] = {}

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import AgentCard, MiniLMEncoder, Query
+from moma_core import AgentCard, Query, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Negatives
@@ -44,7 +44,7 @@ class Remembered:
     """The packaged encoder; each text is encoded once."""
 
     def __init__(self) -> None:
-        self.inner = MiniLMEncoder()
+        self.inner = RoutingEncoder()
         self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
         self.seen: dict[str, np.ndarray] = {}
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from moma_core import AgentCard, MiniLMEncoder, Query, RoutingState
+from moma_core import AgentCard, Query, RoutingEncoder, RoutingState
 from moma_core.agents.catalog import AgentCatalog, sentence, views
 from moma_core.agents.data import read_agents
 from moma_core.agents.router import AgentRouter
@@ -42,7 +42,7 @@ class KnownVectors:
     """The packaged encoder, with the vectors of the cards' texts given beforehand."""
 
     def __init__(self) -> None:
-        self.inner = MiniLMEncoder(threads=1)
+        self.inner = RoutingEncoder(threads=1)
         self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
         self.known: dict[str, np.ndarray] = {}
 
@@ -77,12 +77,12 @@ def queries(table: str) -> list[str]:
     return texts[:: max(len(texts) // TIMED, 1)][:TIMED]
 
 
-def routed_once(router: AgentRouter, text: str, encoder: MiniLMEncoder) -> None:
+def routed_once(router: AgentRouter, text: str, encoder: RoutingEncoder) -> None:
     query = Query(text)
     router.route(query, router.states.encode([query], encoder), RoutingState())
 
 
-def timed(router: AgentRouter, encoder: MiniLMEncoder, texts: list[str]) -> dict[str, float]:
+def timed(router: AgentRouter, encoder: RoutingEncoder, texts: list[str]) -> dict[str, float]:
     encoded, routed = [], []
     for text in texts:
         start = time.perf_counter()

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
-from moma_core import Candidate, Encoder, InvalidInputError, MiniLMEncoder, MoMARouter, Query
+from moma_core import Candidate, Encoder, InvalidInputError, MoMARouter, Query, RoutingEncoder
 from moma_core.types import Ranking
 
 __all__ = [
@@ -29,7 +29,7 @@ _NEAR = 0.5  # share of the best score from which on a rival may be wanted as we
 @cache
 def packaged_encoder() -> Encoder:
     """Return the packaged encoder: one for all selectors and retrievers of a process."""
-    return MiniLMEncoder()
+    return RoutingEncoder()
 
 
 @dataclass(frozen=True)

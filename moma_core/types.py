@@ -59,6 +59,7 @@ __all__ = [
     "ScoreTable",
     "TeamMember",
     "TeamPlan",
+    "Topsis",
     "Trace",
     "TraceStep",
     "Trial",
@@ -79,13 +80,37 @@ class Performance:
     """Prefer the best score; cost only breaks ties (5.2.3).
 
     Tied are scores whose difference per USD is noise on queries the head did not see
-    (`llm_routing.training.fit_thrift`; where that was not measured, equal scores).
+    (`llms.training.fit_min_gain`; where that was not measured, equal scores).
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """Balance score and cost by TOPSIS on the Pareto front (eq. 8-11).
+    """Balance score and cost: halving the cost is worth ``points`` of score.
+
+    The choice has the largest ``score - points * log2(cost)``, so an LLM that is not chosen changes
+    nothing, and no unit or range of costs matters.
+
+    Args:
+        points: Score, in [0, 1], that halving the cost is worth; None: what held-out queries of
+            the pool said, or 0.02.
+    """
+
+    points: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.points is not None and not (is_number(self.points) and 0.0 <= self.points <= 1.0):
+            raise InvalidPreferenceError(
+                f"points of score for half the cost lie in [0, 1], got {self.points!r}. Write "
+                "'auto:0.02', or 'auto'."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Topsis:
+    """Balance score and cost by TOPSIS on the Pareto front, as the paper does (eq. 8-11).
+
+    Its min-max over the front lets an LLM that is never chosen change who is (docs/llms.md).
 
     Args:
         w_score: Weight of the score, in [0, 1]; the cost weighs ``1 - w_score``.
@@ -116,7 +141,7 @@ class Cost:
             )
 
 
-Preference = Performance | Auto | Cost
+Preference = Performance | Auto | Cost | Topsis
 
 
 @dataclass(frozen=True, slots=True)
@@ -624,7 +649,7 @@ class RoutingDecision:
         targets: Names to invoke, in order; never empty. A team's are its LLMs, each once.
         probability: Agents: calibrated probability of being right. LLMs, teams: predicted quality.
         candidates: What was considered, best first.
-        preference: ``"performance"``, ``"auto"`` or ``"cost"``.
+        preference: ``"performance"``, ``"auto"``, ``"cost"`` or ``"topsis"``.
         reason: Why, in words.
         state: Conversation state to pass to the next ``route``.
         trace: Encode, categories, state, eligible, rank, gate, score, select with their times.

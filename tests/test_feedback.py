@@ -23,13 +23,12 @@ from moma_core.llms.feedback import (
     FeedbackRecord,
     Learning,
     LearningConfig,
-    parse_text,
     preference_text,
     safe_set,
 )
 from moma_core.llms.off_policy import estimate
-from moma_core.llms.selection import rank
-from moma_core.types import Auto, Cost, Performance, ScoreTable
+from moma_core.llms.selection import parse_preference, rank
+from moma_core.types import Auto, Cost, Performance, ScoreTable, Topsis
 
 VECTOR = np.zeros(4, np.float32)
 LLMS = (
@@ -95,7 +94,7 @@ def test_the_floor_holds_whatever_was_learnt(scores, costs, delta, dearest, rewa
 def test_nothing_changes_before_something_was_learnt():
     learning = Learning(LearningConfig(explore=0.0, apply=True))
     table = ScoreTable(tuple(c.name for c in LLMS), [c.score for c in LLMS], [c.cost for c in LLMS])
-    for preference in (Performance(), Auto(0.3), Cost(), Cost(0.0001)):
+    for preference in (Performance(), Auto(0.3), Topsis(0.3), Cost(), Cost(0.0001)):
         order = tuple(LLMS[i] for i in rank(table, preference, "dear"))
         decision = learning.instead(plain(order), VECTOR, preference, "dear")
         assert (decision.target, decision.trial.propensity) == (order[0].name, 1.0)
@@ -303,8 +302,16 @@ def test_estimates_need_exploration_and_lines():
 
 
 def test_preferences_travel_as_text():
-    for preference in (Performance(), Auto(), Auto(0.123), Cost(), Cost(1e-7)):
-        assert parse_text(preference_text(preference)) == preference
+    for preference in (
+        Performance(),
+        Auto(),
+        Auto(0.123),
+        Topsis(),
+        Topsis(0.25),
+        Cost(),
+        Cost(1e-7),
+    ):
+        assert parse_preference(preference_text(preference)) == preference
 
 
 def test_slips_in_the_configuration():

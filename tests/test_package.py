@@ -35,7 +35,7 @@ def test_importing_loads_nothing_heavy(python):
 def test_importing_the_parts_loads_no_chroma_and_no_torch(python):
     done = python(
         "import sys, json\n"
-        "from moma_core import MoMARouter, LLMRouter, MiniLMEncoder, StateMachine\n"
+        "from moma_core import MoMARouter, LLMRouter, RoutingEncoder, StateMachine\n"
         "print(json.dumps([n for n in ('torch', 'chromadb', 'transformers') if n in sys.modules]))"
     )
     assert done.returncode == 0, done.stderr

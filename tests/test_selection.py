@@ -23,7 +23,7 @@ from moma_core.llms.selection import (
     select,
     topsis,
 )
-from moma_core.types import Auto, Cost, Performance, ScoreTable
+from moma_core.types import Auto, Cost, Performance, ScoreTable, Topsis
 
 grid = st.integers(0, 20).map(lambda n: n / 20)
 pools = st.lists(st.tuples(grid, grid), min_size=1, max_size=9).map(
@@ -32,6 +32,7 @@ pools = st.lists(st.tuples(grid, grid), min_size=1, max_size=9).map(
 preferences = st.one_of(
     st.just(Performance()),
     st.floats(0, 1).map(Auto),
+    st.floats(0, 1).map(Topsis),
     st.one_of(st.none(), st.floats(0, 1.2)).map(Cost),
 )
 
@@ -71,8 +72,43 @@ def test_front_keeps_equal_candidates():
 def test_more_weight_on_cost_never_picks_a_dearer_llm(pool, weights):
     costs, scores = pool
     low, high = sorted(weights)
-    cheap, dear = (select(table(costs, scores), Auto(weight)) for weight in (low, high))
+    cheap, dear = (select(table(costs, scores), Topsis(weight)) for weight in (low, high))
     assert costs[cheap] <= costs[dear] or math.isclose(low, high, abs_tol=1e-9)
+
+
+@given(pools, st.lists(st.floats(0, 1), min_size=2, max_size=2))
+def test_more_points_for_half_the_cost_never_pick_a_dearer_llm(pool, points):
+    costs, scores = pool
+    low, high = sorted(points)
+    cheap, dear = (select(table(costs, scores), Auto(each)) for each in (high, low))
+    assert costs[cheap] <= costs[dear] or math.isclose(low, high, abs_tol=1e-9)
+
+
+@settings(max_examples=400)
+@given(pools, st.floats(0, 1), st.data())
+def test_an_llm_that_is_not_chosen_changes_nothing(pool, points, data):
+    costs, scores = pool
+    chosen = select(table(costs, scores), Auto(points))
+    left = data.draw(st.sets(st.integers(0, len(costs) - 1))) | {chosen}
+    kept = [i for i in range(len(costs)) if i in left]
+    assert kept[select(table(costs[kept], scores[kept]), Auto(points))] == chosen
+
+
+@given(pools)
+def test_cost_without_a_budget_is_never_dearer_than_auto(pool):
+    costs, scores = pool
+    frugal, auto = (select(table(costs, scores), each) for each in (Cost(), Auto()))
+    assert costs[frugal] <= costs[auto]
+
+
+def test_auto_does_not_give_half_the_quality_for_a_small_price():
+    scores, costs = (
+        np.array([0.11, 0.23, 0.33, 0.41, 0.80]),
+        np.array([5e-5, 1e-4, 4e-4, 8.5e-3, 2.75e-2]),
+    )
+    assert select(table(costs, scores), Auto()) == 4
+    assert select(table(costs, scores), Topsis()) != 4  # why it is no longer the default
+    assert select(table(np.array([0.0, 1e-3]), np.array([0.8, 0.9])), Auto(0.01)) == 0
 
 
 @given(pools, st.lists(st.floats(0, 1.2), min_size=2, max_size=2))
@@ -92,18 +128,18 @@ def test_a_higher_rate_never_picks_a_dearer_llm(pool, first, second):
 
 
 @given(pools, st.sampled_from([1e-6, 0.5, 3.0, 1e4]), grid)
-def test_auto_does_not_depend_on_the_unit_of_cost(pool, factor, weight):
+def test_topsis_does_not_depend_on_the_unit_of_cost(pool, factor, weight):
     costs, scores = pool
     if len(costs) == 2:  # what is as good as tied may fall to either side
         lead = closeness_of_two(costs[None], scores[None], 1 - weight, weight)[0]
         assume(abs(lead[0] - lead[1]) > 1e-9)
-    before = select(table(costs, scores), Auto(weight))
+    before = select(table(costs, scores), Topsis(weight))
     closeness = topsis(
         *(column[pareto_front(costs, scores)] for column in pool), 1 - weight, weight
     )
     top = np.sort(closeness)[-2:]
     assume(len(top) < 2 or top[1] - top[0] > 1e-9)
-    assert select(table(costs * factor, scores), Auto(weight)) == before
+    assert select(table(costs * factor, scores), Topsis(weight)) == before
 
 
 @given(pools, preferences, st.randoms(use_true_random=False))
@@ -142,48 +178,48 @@ def test_topsis_refuses_weights(weights):
 
 def test_ties_go_to_the_higher_score_then_the_lower_cost():
     costs, scores = np.array([1.0, 3.0]), np.array([0.2, 0.8])  # closeness .5 each
-    assert select(table(costs, scores), Auto(0.5)) == 1
+    assert select(table(costs, scores), Topsis(0.5)) == 1
     even = table(np.array([3.0, 4.0]), np.array([0.75, 0.8]))  # 1/16 of the score, 1/4 of the cost
-    assert select(even, Auto(0.5)) == 1
+    assert select(even, Topsis(0.5)) == 1
     assert select(table(np.array([2.0, 1.0]), np.array([0.5, 0.5])), Performance()) == 1
 
 
 def test_of_two_llms_the_dearer_one_must_be_worth_its_price():
     gaps = np.array([[0.812, 0.854], [0.30, 0.854], [0.812, 0.854], [0.80, 0.80]])
     prices = np.array([[1.0, 15.0], [1.0, 15.0], [1.0, 1.05], [1.0, 15.0]])
-    assert choose(prices, gaps, Auto()).tolist() == [0, 1, 1, 0]
-    assert choose(prices, gaps, Auto(1.0)).tolist() == [1, 1, 1, 0]
-    assert choose(prices, gaps, Auto(0.0)).tolist() == [0, 0, 0, 0]
+    assert choose(prices, gaps, Topsis()).tolist() == [0, 1, 1, 0]
+    assert choose(prices, gaps, Topsis(1.0)).tolist() == [1, 1, 1, 0]
+    assert choose(prices, gaps, Topsis(0.0)).tolist() == [0, 0, 0, 0]
     assert choose(prices, gaps, Performance()).tolist() == [1, 1, 1, 0]
 
 
 def test_two_llms_that_cost_or_score_nothing():
     free, failing = np.array([0.0, 2.0]), np.array([0.0, 0.0])
-    assert select(table(free, np.array([0.5, 0.9])), Auto()) == 1
-    assert select(table(free, np.array([0.8, 0.9])), Auto()) == 0
-    assert select(table(free, failing), Auto(1.0)) == 0  # not worse, and cheaper
-    assert select(table(np.zeros(2), np.array([0.5, 0.9])), Auto(0.0)) == 1
-    assert select(table(np.zeros(2), failing), Auto()) == 0
-    assert select(table(free, np.array([0.0, 0.1])), Auto()) == 1
+    assert select(table(free, np.array([0.5, 0.9])), Topsis()) == 1
+    assert select(table(free, np.array([0.8, 0.9])), Topsis()) == 0
+    assert select(table(free, failing), Topsis(1.0)) == 0  # not worse, and cheaper
+    assert select(table(np.zeros(2), np.array([0.5, 0.9])), Topsis(0.0)) == 1
+    assert select(table(np.zeros(2), failing), Topsis()) == 0
+    assert select(table(free, np.array([0.0, 0.1])), Topsis()) == 1
 
 
 def test_a_front_of_two_in_a_larger_pool_is_a_tie_at_equal_weights():
     costs, scores = np.array([1.0, 100.0, 101.0]), np.array([0.89, 0.90, 0.1])
-    assert select(table(costs, scores), Auto(0.5)) == 1  # eq. 8 sees only 0 and 1
-    assert select(table(costs, scores), Auto(0.49)) == 0
+    assert select(table(costs, scores), Topsis(0.5)) == 1  # eq. 8 sees only 0 and 1
+    assert select(table(costs, scores), Topsis(0.49)) == 0
 
 
 @given(st.tuples(grid, grid), st.tuples(grid, grid), st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_of_two_llms_more_weight_on_cost_never_picks_the_dearer(costs, scores, weights):
     pair = table(np.array(costs), np.array(scores))
-    cheap, dear = (select(pair, Auto(weight)) for weight in sorted(weights))
+    cheap, dear = (select(pair, Topsis(weight)) for weight in sorted(weights))
     assert costs[cheap] <= costs[dear]
 
 
 def test_extreme_weights_take_the_ends_of_the_front():
     costs, scores = np.array([1.0, 2.0, 4.0]), np.array([0.2, 0.7, 0.8])
-    assert select(table(costs, scores), Auto(0.0)) == 0
-    assert select(table(costs, scores), Auto(1.0)) == 2
+    assert select(table(costs, scores), Topsis(0.0)) == 0
+    assert select(table(costs, scores), Topsis(1.0)) == 2
 
 
 def test_cost_budget():
@@ -205,7 +241,10 @@ def test_cost_budget():
         ("cost", Cost()),
         ("cost:0.002", Cost(0.002)),
         ("cost: $0.5", Cost(0.5)),
-        (Auto(0.9), Auto(0.9)),
+        ("auto:0.03", Auto(0.03)),
+        ("topsis", Topsis()),
+        ("topsis:3,1", Topsis(0.75)),
+        (Topsis(0.9), Topsis(0.9)),
     ],
 )
 def test_parse_preference(text, expected):
@@ -213,7 +252,20 @@ def test_parse_preference(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "cheap", "cost:", "cost:-1", "cost:nan", "auto:3", 7, "cost:x"]
+    "text",
+    [
+        "",
+        "cheap",
+        "cost:",
+        "cost:-1",
+        "cost:nan",
+        "auto:3",
+        7,
+        "cost:x",
+        "topsis:1",
+        "topsis:0,0",
+        "topsis:1,inf",
+    ],
 )
 def test_unknown_preferences_list_the_choices(text):
     with pytest.raises(InvalidPreferenceError, match=r"performance.*auto.*cost"):
@@ -221,16 +273,17 @@ def test_unknown_preferences_list_the_choices(text):
 
 
 def test_preference_name():
-    assert [preference_name(p) for p in (Performance(), Auto(), Cost(1.0))] == [
+    assert [preference_name(p) for p in (Performance(), Auto(), Cost(1.0), Topsis())] == [
         "performance",
         "auto",
         "cost",
+        "topsis",
     ]
 
 
 def test_nothing_to_choose_from():
     with pytest.raises(NoTargetError, match="Enable or add"):
-        select(table(np.array([]), np.array([])), Auto())
+        select(table(np.array([]), np.array([])), Topsis())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -304,7 +357,9 @@ def test_a_limit_of_time_keeps_the_order_of_weights(pool, draw, weights):
     latencies = draw.draw(st.lists(seconds, min_size=len(costs), max_size=len(costs)))
     kept = in_time(latencies, 3.0)
     low, high = sorted(weights)
-    cheap, dear = (select(table(costs[kept], scores[kept]), Auto(weight)) for weight in (low, high))
+    cheap, dear = (
+        select(table(costs[kept], scores[kept]), Topsis(weight)) for weight in (low, high)
+    )
     assert costs[kept][cheap] <= costs[kept][dear] or math.isclose(low, high, abs_tol=1e-9)
 
 
@@ -319,13 +374,17 @@ def test_a_limit_of_time_is_seconds(limit):
 def test_more_thrift_never_picks_a_dearer_llm_and_stays_on_the_front(pool, first, second):
     low, high = sorted((first, second))
     costs, scores = pool
-    picks = [rank(table(*pool), Performance(), thrift=each)[0] for each in (low, high)]
+    picks = [rank(table(*pool), Performance(), min_gain_per_usd=each)[0] for each in (low, high)]
     assert costs[picks[1]] <= costs[picks[0]] + 1e-12
     assert all(front_mask(costs[None], scores[None])[0, pick] for pick in picks)
-    assert picks[0] == choose(costs[None], scores[None], Performance(), thrift=low)[0]
+    assert picks[0] == choose(costs[None], scores[None], Performance(), min_gain_per_usd=low)[0]
 
 
-def test_thrift_ties_what_differs_by_less():
+def test_min_gain_ties_what_differs_by_less():
     two = table(np.array([1.0, 2.0]), np.array([0.80, 0.81]))
-    assert [rank(two, Performance(), thrift=each)[0] for each in (0.0, 0.009, 0.011)] == [1, 1, 0]
-    assert rank(two, Auto(), thrift=9.0) == rank(two, Auto())
+    assert [rank(two, Performance(), min_gain_per_usd=each)[0] for each in (0.0, 0.009, 0.011)] == [
+        1,
+        1,
+        0,
+    ]
+    assert rank(two, Topsis(), min_gain_per_usd=9.0) == rank(two, Topsis())

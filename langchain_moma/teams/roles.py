@@ -19,11 +19,11 @@ from moma_core import (
     Encoder,
     InvalidInputError,
     LLMRouter,
-    MiniLMEncoder,
     MoMARouter,
     NoTargetError,
     Preference,
     RoutingDecision,
+    RoutingEncoder,
 )
 from moma_core.health import Health
 from moma_core.llms.selection import parse_preference, preference_name
@@ -321,7 +321,7 @@ def _moma(router: LLMRouter | HasLLMs, encoder: Encoder | None) -> MoMARouter:
     if isinstance(router, MoMARouter):
         return router
     if isinstance(router, LLMRouter):
-        return MoMARouter.from_cards(llms=router, encoder=encoder or MiniLMEncoder())
+        return MoMARouter.from_cards(llms=router, encoder=encoder or RoutingEncoder())
     return MoMARouter.from_cards(llms=router.llms, encoder=router.encoder)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.llms.selection import parse_preference, rank
+from moma_core.llms.selection import rank
 from moma_core.types import (
     Auto,
     Candidate,
@@ -29,6 +29,7 @@ from moma_core.types import (
     Preference,
     RoutingDecision,
     ScoreTable,
+    Topsis,
     Trial,
 )
 
@@ -43,7 +44,6 @@ __all__ = [
     "cautious",
     "corrected",
     "learnt_choice",
-    "parse_text",
     "preference_text",
     "safe_set",
 ]
@@ -365,29 +365,21 @@ def learnt_choice(
 
 
 def preference_text(preference: Preference) -> str:
-    """Return a preference as text that `parse_text` reads back.
+    """Return a preference as text that `parse_preference` reads back.
 
     Example:
-        >>> parse_text(preference_text(Auto(0.7)))
-        Auto(w_score=0.7)
+        >>> preference_text(Auto(0.03))
+        'auto:0.03'
     """
     match preference:
         case Performance():
             return "performance"
-        case Auto(w_score=weight):
-            return f"auto:{weight!r}"
+        case Auto(points=points):
+            return "auto" if points is None else f"auto:{points!r}"
+        case Topsis(w_score=weight):
+            return f"topsis:{weight!r},{1.0 - weight!r}"
         case Cost(budget=budget):
             return "cost" if budget is None else f"cost:{budget!r}"
-
-
-def parse_text(text: str) -> Preference:
-    """Return the preference that `preference_text` wrote.
-
-    Raises:
-        InvalidPreferenceError: It is none.
-    """
-    name, _, weight = text.partition(":")
-    return Auto(float(weight)) if name == "auto" and weight else parse_preference(text)
 
 
 _CLIP = 3.0

@@ -34,9 +34,9 @@ from moma_core.llms.features import FEATURES, QueryFeatures
 from moma_core.llms.heads import build_head
 from moma_core.llms.heads.adapted import SHARPNESS, AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.contract import Head
-from moma_core.llms.selection import check_latency, in_time, parse_preference, rank
+from moma_core.llms.selection import POINTS, check_latency, in_time, parse_preference, rank
 from moma_core.protocols import Encoder
-from moma_core.types import Candidate, FloatArray, LLMCard, Preference, ScoreTable
+from moma_core.types import Auto, Candidate, FloatArray, LLMCard, Preference, ScoreTable
 
 __all__ = [
     "MIN_SCORED",
@@ -63,7 +63,9 @@ class LLMRouter:
         dimension: Length of those vectors.
         best_single: The LLM that was best on the training data; sets the default cost budget.
         metadata: What it was trained on, JSON-like.
-        thrift: Score that one more USD must bring under `Performance`; see `selection.choose`.
+        min_gain_per_usd: Score that one more USD must bring under `Performance`; see
+            `selection.choose`.
+        points: Score that halving the cost is worth under `Auto`, where the user says nothing.
 
     Example:
         >>> router = LLMRouter.packaged()
@@ -80,7 +82,8 @@ class LLMRouter:
     dimension: int
     best_single: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    thrift: float = 0.0
+    min_gain_per_usd: float = 0.0
+    points: float = POINTS
 
     @property
     def cards(self) -> tuple[LLMCard, ...]:
@@ -142,7 +145,7 @@ class LLMRouter:
             InvalidPreferenceError: No such preference, or a latency that is no number.
             NoTargetError: No LLM is left.
         """
-        wanted = parse_preference(preference)
+        wanted = self.resolved(preference)
         limit = check_latency(max_latency)
         kept = [i for i, name in enumerate(table.names) if name not in exclude]
         if not kept:
@@ -157,9 +160,18 @@ class LLMRouter:
         )
         candidates = tuple(
             Candidate(left.names[i], float(left.scores[i]), float(left.costs[i]))
-            for i in rank(left, wanted, self.best_single, self.thrift)
+            for i in rank(left, wanted, self.best_single, self.min_gain_per_usd)
         )
         return candidates[0].name, candidates
+
+    def resolved(self, preference: str | Preference | None) -> Preference:
+        """Return a preference with what this pool's held-out queries said where it says nothing.
+
+        Raises:
+            InvalidPreferenceError: No such preference.
+        """
+        wanted = parse_preference(preference)
+        return Auto(self.points) if wanted == Auto() else wanted
 
     def latencies(self, names: Sequence[str]) -> list[float | None]:
         """Return the typical seconds of LLMs by their cards, None where not known."""
@@ -443,7 +455,8 @@ def write_llms(router: LLMRouter, directory: str | Path) -> None:
         "encoder": {"fingerprint": router.encoder_fingerprint, "dimension": router.dimension},
         "llms": [dataclasses.asdict(_plain(card)) for card in router.cards],
         "best_single": router.best_single,
-        "thrift": router.thrift,
+        "min_gain_per_usd": router.min_gain_per_usd,
+        "points": router.points,
         "head": {"kind": router.head.kind, **router.head.config()},
         "costs": {"kind": router.costs.kind, **router.costs.config()},
         "features": {"names": list(FEATURES), "weight": router.features.weight},
@@ -472,7 +485,8 @@ def read_llms(directory: str | Path) -> dict[str, Any]:
             "dimension": config["encoder"]["dimension"],
             "best_single": config["best_single"],
             "metadata": config["training"],
-            "thrift": _thrift(config.get("thrift", 0.0)),  # absent in older files
+            "min_gain_per_usd": _at_least_zero(config.get("min_gain_per_usd", 0.0)),
+            "points": _at_least_zero(config.get("points", POINTS)),
         }
         _probe(parts, config["features"]["names"], len(llms))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:
@@ -496,7 +510,7 @@ def _plain(card: LLMCard) -> LLMCard:
     return dataclasses.replace(card, metadata=dict(card.metadata))
 
 
-def _thrift(value: Any) -> float:
+def _at_least_zero(value: Any) -> float:
     if not 0.0 <= float(value) < np.inf:
-        raise ValueError(f"expected a thrift of zero or more, got {value!r}")
+        raise ValueError(f"expected zero or more, got {value!r}")
     return float(value)

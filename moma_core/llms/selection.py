@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError
-from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable
+from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable, Topsis
 
 __all__ = [
     "DEFAULT_BUDGET_SHARE",
+    "LEAST_USD",
+    "POINTS",
     "PREFERENCES",
     "WORTH",
     "StreamBudget",
@@ -178,11 +180,18 @@ def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _
     return scaled
 
 
-PREFERENCES = ("auto", "cost", "performance")
+PREFERENCES = ("auto", "cost", "performance", "topsis")
+POINTS = 0.02
+"""Score that halving the cost is worth under `Auto` where nothing says better."""
+LEAST_USD = 1e-7
+"""Below this, USD a query, a smaller cost counts for nothing under `Auto`: an LLM at home is free."""
 DEFAULT_BUDGET_SHARE = 0.25
 """``cost`` without a budget may spend this share of what the strongest LLM costs on the query."""
 
-_CHOICES = "Choose 'performance', 'auto', 'cost', or 'cost:0.002' for a budget in USD per query."
+_CHOICES = (
+    "Choose 'performance', 'auto', 'auto:0.03' (score that halving the cost is worth), 'cost', "
+    "'cost:0.002' (budget in USD per query), or 'topsis:0.7,0.3' (weights of score and cost)."
+)
 
 
 def parse_preference(preference: str | Preference | None) -> Preference:
@@ -201,31 +210,39 @@ def parse_preference(preference: str | Preference | None) -> Preference:
     """
     if preference is None:
         return Auto()
-    if isinstance(preference, Performance | Auto | Cost):
+    if isinstance(preference, Performance | Auto | Cost | Topsis):
         return preference
     if not isinstance(preference, str):
         raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
     name, separator, amount = preference.strip().lower().partition(":")
-    plain: dict[str, Preference] = {"performance": Performance(), "auto": Auto(), "cost": Cost()}
-    if name not in plain or (separator and name != "cost"):
+    plain: dict[str, Preference] = {
+        "performance": Performance(), "auto": Auto(), "cost": Cost(), "topsis": Topsis(),
+    }  # fmt: skip
+    if name not in plain or (separator and name == "performance"):
         raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
-    return Cost(_budget(amount, preference)) if separator else plain[name]
-
-
-def _budget(amount: str, preference: str) -> float:
+    if not separator:
+        return plain[name]
     try:
-        budget = float(amount.strip().removeprefix("$"))
-    except ValueError:
-        budget = math.nan
-    if not (math.isfinite(budget) and budget >= 0):
-        raise InvalidPreferenceError(
-            f"a budget is USD per query, zero or more, got {preference!r:.60}. {_CHOICES}"
-        )
-    return budget
+        numbers = [float(part.strip().removeprefix("$")) for part in amount.split(",")]
+        return _with_numbers(name, numbers)
+    except (ValueError, InvalidPreferenceError) as error:
+        raise InvalidPreferenceError(f"cannot read {preference!r:.60}. {_CHOICES}") from error
+
+
+def _with_numbers(name: str, numbers: list[float]) -> Preference:
+    if name == "topsis":
+        score, cost = numbers
+        if not (score >= 0.0 and cost >= 0.0 and 0.0 < score + cost < math.inf):
+            raise ValueError("weights are zero or more, not both zero")
+        return Topsis(score / (score + cost))
+    (number,) = numbers
+    if not (math.isfinite(number) and number >= 0.0):
+        raise ValueError("expected a number of zero or more")
+    return Cost(number) if name == "cost" else Auto(number)
 
 
 def preference_name(preference: Preference) -> str:
-    """Return ``"performance"``, ``"auto"`` or ``"cost"``."""
+    """Return ``"performance"``, ``"auto"``, ``"cost"`` or ``"topsis"``."""
     return type(preference).__name__.lower()
 
 
@@ -234,15 +251,17 @@ def choose(
     scores: _Array,
     preference: Preference,
     anchor: int | None = None,
-    thrift: float = 0.0,
+    min_gain_per_usd: float = 0.0,
 ) -> npt.NDArray[np.intp]:
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
-    - `Performance`: the best score, less ``thrift`` times the cost; ties: lower cost.
-    - `Auto`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost. Of
-      two LLMs in all, by `closeness_of_two`, because TOPSIS cannot tell two apart.
+    - `Performance`: the best score, less ``min_gain_per_usd`` times the cost; ties: lower cost.
+    - `Auto`: the largest ``score - points * log2(cost)``; ties: lower cost.
     - `Cost`: the best score among those within the budget; ties: lower cost. When none is within
-      it, the cheapest (ties: higher score).
+      it, the cheapest (ties: higher score). Without a budget of the user's it is never dearer than
+      `Auto`.
+    - `Topsis`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost. Of
+      two LLMs in all, by `closeness_of_two`, because TOPSIS cannot tell two apart.
 
     What is left tied after that goes to the first column. The choice is always on the front.
 
@@ -252,13 +271,13 @@ def choose(
         preference: What to optimise.
         anchor: Column of the LLM whose cost sets the default budget of `Cost`; None means the
             best-scoring one of each row.
-        thrift: Score that one more USD must bring under `Performance`: below it, predicted scores
-            count as tied (`training.fit_thrift`). Zero: only equal scores do.
+        min_gain_per_usd: Score that one more USD must bring under `Performance`: below it, predicted scores
+            count as tied (`training.fit_min_gain`). Zero: only equal scores do.
 
     Returns:
         Column indices, shape (n,).
     """
-    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor, thrift)[:, 0]
+    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor, min_gain_per_usd)[:, 0]
     return order
 
 
@@ -292,7 +311,10 @@ def select(table: ScoreTable, preference: Preference, anchor: str | None = None)
 
 
 def rank(
-    table: ScoreTable, preference: Preference, anchor: str | None = None, thrift: float = 0.0
+    table: ScoreTable,
+    preference: Preference,
+    anchor: str | None = None,
+    min_gain_per_usd: float = 0.0,
 ) -> tuple[int, ...]:
     """Return every index of ``table``, the chosen one first, then in order of preference.
 
@@ -303,7 +325,7 @@ def rank(
         table: Scores and costs of one query.
         preference: What to optimise.
         anchor: Name whose cost sets the default budget of `Cost`; see `choose`.
-        thrift: See `choose`.
+        min_gain_per_usd: See `choose`.
 
     Raises:
         NoTargetError: The table is empty.
@@ -311,17 +333,23 @@ def rank(
     if not table.names:
         raise NoTargetError("no LLM to choose from. Enable or add at least one.")
     column = table.names.index(anchor) if anchor in table.names else None
-    order = _order(table.costs[None], table.scores[None], preference, column, thrift)[0]
+    order = _order(table.costs[None], table.scores[None], preference, column, min_gain_per_usd)[0]
     return tuple(order.tolist())
 
 
 def _order(
-    costs: _Array, scores: _Array, preference: Preference, anchor: int | None, thrift: float
+    costs: _Array,
+    scores: _Array,
+    preference: Preference,
+    anchor: int | None,
+    min_gain_per_usd: float,
 ) -> npt.NDArray[np.intp]:
     match preference:
         case Performance():
-            return _sorted(scores - thrift * costs, -costs)
-        case Auto(w_score=weight):
+            return _sorted(scores - min_gain_per_usd * costs, -costs)
+        case Auto(points=points):
+            return _sorted(_net_of_cost(costs, scores, points), -costs, scores)
+        case Topsis(w_score=weight):
             front = front_mask(costs, scores)
             closeness = closeness_on_front(costs, scores, front, 1.0 - weight, weight)
             if costs.shape[1] == 2:
@@ -336,10 +364,19 @@ def _order(
 
 
 def _default_budget(costs: _Array, scores: _Array, anchor: int | None) -> _Array:
+    """Return a share of the anchor's cost, or the cost of what `Auto` chooses if that is less."""
     rows = np.arange(len(costs))
+    auto = costs[rows, _order(costs, scores, Auto(), None, 0.0)[:, 0]]
     strongest = _sorted(scores, -costs)[:, 0] if anchor is None else np.full(len(costs), anchor)
-    budget: _Array = DEFAULT_BUDGET_SHARE * costs[rows, strongest][:, None]
+    budget: _Array = np.minimum(DEFAULT_BUDGET_SHARE * costs[rows, strongest], auto)[:, None]
     return budget
+
+
+def _net_of_cost(costs: _Array, scores: _Array, points: float | None) -> _Array:
+    """Return what `Auto` maximises, shape (n, m)."""
+    worth = POINTS if points is None else points
+    net: _Array = scores - worth * np.log2(np.maximum(costs, LEAST_USD))
+    return net
 
 
 def _sorted(*keys: _Array) -> npt.NDArray[np.intp]:

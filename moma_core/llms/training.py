@@ -24,9 +24,9 @@ from moma_core.llms.heads import STACKED, fit_head, head_choices
 from moma_core.llms.heads.contract import Head
 from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.selection import choose_at_rate
+from moma_core.llms.selection import POINTS, choose, choose_at_rate
 from moma_core.protocols import Encoder
-from moma_core.types import FloatArray, LLMCard
+from moma_core.types import Auto, FloatArray, LLMCard
 
 __all__ = [
     "FOLDS",
@@ -39,7 +39,8 @@ __all__ = [
     "check_answers",
     "fill_costs",
     "fill_scores",
-    "fit_thrift",
+    "fit_min_gain",
+    "fit_points",
     "train",
     "train_cascade",
     "train_pool",
@@ -141,10 +142,12 @@ def _sigmoid(logits: _Array) -> _Array:
 
 FOLDS = 4
 MIN_QUERIES = 8
-_THRIFTS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
+_POINTS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04)
+_POINTS_QUERIES = 100
+_MIN_GAINS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
 """Score that must be gained for what the best single LLM costs on average; as `RATES` of cascades.
 """
-_THRIFT_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
+_MIN_GAIN_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``."""
 
@@ -231,7 +234,8 @@ def train_pool(
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
     costs, expected = FittedCosts.fit(inputs, spent), _expected(inputs, spent, seed)
     single = _best_single(llms, scores, spent)
-    thrift = fit_thrift(held_out, expected, data.scores, spent[:, data.llms.index(single)].mean())
+    column = data.llms.index(single)
+    unit = float(spent[:, column].mean())
     report("costs", total, total)
     router = LLMRouter(
         head=fitted,
@@ -240,13 +244,14 @@ def train_pool(
         encoder_fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         best_single=single,
-        thrift=thrift,
+        min_gain_per_usd=fit_min_gain(held_out, expected, data.scores, unit),
+        points=fit_points(held_out, expected, data.scores, column),
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
     return Trained(router, data, held_out, expected, spent)
 
 
-def fit_thrift(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:
+def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:
     """Return below what score a USD predicted differences are noise, for `Performance`.
 
     The largest of a ladder of rates whose choices, on queries that the head did not see, score not
@@ -261,16 +266,38 @@ def fit_thrift(predicted: _Array, expected: _Array, scores: _Array, unit: float)
         unit: USD that the ladder refers to: the mean cost of the best single LLM.
     """
     rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
-    if len(rows) < _THRIFT_QUERIES or unit <= 0:
+    if len(rows) < _MIN_GAIN_QUERIES or unit <= 0:
         return 0.0
     predicted, expected = predicted[rows], expected[rows]
     best = scores[rows, choose_at_rate(expected, predicted, 0.0)]
-    for rate in reversed(_THRIFTS):
+    for rate in reversed(_MIN_GAINS):
         change = scores[rows, choose_at_rate(expected, predicted, rate / unit)] - best
         noise = float(change.std()) / np.sqrt(len(rows))
         if noise <= _MEASURABLE and float(change.mean()) >= -_SIGNIFICANT * noise:
             return float(rate / unit)
     return 0.0
+
+
+def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int) -> float:
+    """Return the score that halving the cost is worth under `Auto`, by queries held out.
+
+    The largest of a ladder at which the choices score no less than the best single LLM, on queries
+    that the head did not see. With fewer than 100 queries scored by every LLM nothing tells: 0.02.
+
+    Args:
+        predicted: Quality predicted by heads that did not see the query, shape (n, m).
+        expected: USD, predicted likewise, shape (n, m).
+        scores: Measured quality, NaN where unknown, shape (n, m).
+        single: Column of the best single LLM.
+    """
+    rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    if len(rows) < _POINTS_QUERIES:
+        return POINTS
+    for points in reversed(_POINTS):
+        picks = choose(expected[rows], predicted[rows], Auto(points))
+        if float((scores[rows, picks] - scores[rows, single]).mean()) >= 0.0:
+            return points
+    return _POINTS[0]
 
 
 def _expected(inputs: FloatArray, spent: _Array, seed: int) -> _Array:

@@ -42,6 +42,7 @@ from moma_core.types import (
     Preference,
     RoutingDecision,
     TeamPlan,
+    Topsis,
 )
 
 __all__ = [
@@ -332,7 +333,7 @@ class TeamRouter:
         """Say whether a team is worth its cost beside one LLM's answer.
 
         - `Performance`: it is predicted to be better.
-        - `Auto`: the gain is at least `worth` for each `unit` of cost added.
+        - `Auto`, `Topsis`: the gain is at least `worth` for each `unit` of cost added.
         - `Cost`: it is predicted to be better, and within the budget; without a budget, no dearer.
 
         Args:
@@ -345,7 +346,7 @@ class TeamRouter:
         match parse_preference(preference):
             case Performance():
                 return gain > 0.0
-            case Auto():
+            case Auto() | Topsis():
                 return gain > 0.0 and gain >= self.worth * added / self.parts.policy.unit
             case Cost(budget=budget):
                 return gain > 0.0 and (added <= 0.0 if budget is None else plan.cost <= budget)
