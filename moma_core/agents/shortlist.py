@@ -79,7 +79,7 @@ class Shortlist:
 def shortlist(
     logits: FloatArray,
     vectors: FloatArray,
-    exemplars_of: Callable[[int], FloatArray] | None,
+    exemplars_of: Callable[[int], FloatArray | None] | None,
     length: int = _LENGTH,
 ) -> Shortlist:
     """Return the best agents of each query with their closeness.
@@ -87,8 +87,8 @@ def shortlist(
     Args:
         logits: Shape (n, c), c at least 1.
         vectors: The queries' unit vectors, shape (n, d).
-        exemplars_of: Column -> the agent's exemplars, shape (m, d); None where closeness has no
-            say: it is 0 then.
+        exemplars_of: Column -> the agent's exemplars, shape (m, d), or None where it has none: it
+            is taken to be as close as the closest agent. None where closeness has no say: it is 0.
         length: Agents to keep, where more than usual are wanted.
     """
     n, c = logits.shape
@@ -102,11 +102,19 @@ def shortlist(
         others = logsumexp(remaining)
     if exemplars_of is None:
         return Shortlist(agents, chosen, np.zeros((n, k), dtype=np.float32), others)
-    close = [
-        [closeness(exemplars_of(int(agent)), vector) for agent in row]
-        for row, vector in zip(agents, vectors, strict=True)
-    ]
-    return Shortlist(agents, chosen, np.array(close, dtype=np.float32).reshape(n, k), others)
+    close = np.array(
+        [
+            [_closeness_or_nan(exemplars_of(int(agent)), vector) for agent in row]
+            for row, vector in zip(agents, vectors, strict=True)
+        ],
+        dtype=np.float32,
+    ).reshape(n, k)
+    nearest = np.where(np.isnan(close), -1.0, close).max(axis=1, keepdims=True)
+    return Shortlist(agents, chosen, np.where(np.isnan(close), nearest, close), others)
+
+
+def _closeness_or_nan(exemplars: FloatArray | None, vector: FloatArray) -> float:
+    return math.nan if exemplars is None else closeness(exemplars, vector)
 
 
 def closeness(exemplars: FloatArray, vector: FloatArray) -> float:
@@ -120,11 +128,9 @@ def closeness(exemplars: FloatArray, vector: FloatArray) -> float:
     return math.log(float(np.add.reduce(weights)) / len(weights)) / _GAMMA
 
 
-def exemplars(record: AgentRecord) -> FloatArray:
-    """Return an agent's example vectors (m, d), or its description's where it has none."""
-    if len(record.example_vectors):
-        return record.example_vectors
-    return record.description_vector[None]
+def exemplars(record: AgentRecord) -> FloatArray | None:
+    """Return an agent's example vectors (m, d); None where it has none."""
+    return record.example_vectors if len(record.example_vectors) else None
 
 
 _NAMES_LEXICAL = 0.7  # share of the n-grams' weight that bare names keep; benchmarks/LOG.md
