@@ -26,8 +26,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 
 from llamaindex_moma.cards import nearest
-from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, scores_of, tell
-from llamaindex_moma.ranking import packaged_encoder
+from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, send
 from moma_core import (
     InvalidInputError,
     LLMRouter,
@@ -96,7 +95,7 @@ class Delegates:
         """Check names and preference once, so that a slip shows before the first call."""
         if not llms:
             raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
-        router = router or MoMARouter.from_cards(encoder=packaged_encoder())
+        router = router or MoMARouter.from_cards()
         known = _pool(router).names
         for name in llms:
             if name not in known:
@@ -256,7 +255,7 @@ class Call:
     def _failed(self, i: int, error: Exception) -> None:
         """Tell the dispatcher; raise the error when nobody is left."""
         following = self.llms[i + 1][0] if i + 1 < len(self.llms) else None
-        tell(MoMALLMFailureEvent(llm=self.llms[i][0], error=repr(error), following=following))
+        send(MoMALLMFailureEvent(llm=self.llms[i][0], error=repr(error), following=following))
         if following is None:
             raise error
 
@@ -283,21 +282,23 @@ def _tagged(response: Any, name: str) -> Any:
     return response
 
 
-def _heard_by(manager: CallbackManager | None, llm: LLM) -> LLM:
-    """Return the LLM with its events sent to a manager; the caller's own object stays as it is."""
-    return llm if manager is None else llm.model_copy(update={"callback_manager": manager})
-
-
-def _announce(text: str, decision: RoutingDecision, start: float) -> None:
-    tell(
+def _announce(
+    text: str,
+    candidates: Sequence[Candidate],
+    preference: str | Preference | None,
+    start: float,
+) -> None:
+    best = candidates[0]
+    label = preference if isinstance(preference, str) else type(preference or "").__name__.lower()
+    send(
         MoMARouteEvent(
             kind="llm",
             query=text,
-            targets=list(decision.targets),
-            reason=decision.reason,
-            scores=scores_of(decision.candidates),
-            cost=decision.cost,
-            preference=decision.preference,
+            targets=[best.name],
+            reason=f"{best.name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}",
+            scores={c.name: c.score for c in candidates},
+            cost=best.cost,
+            preference="auto" if preference is None else label,
             ms=(time.perf_counter() - start) * 1e3,
             decision=decision.to_dict(),
         )

@@ -75,7 +75,7 @@ class Recorder(BaseEventHandler):
 async def test_one_event_a_selection_inside_its_span() -> None:
     recorder, root = Recorder(), get_dispatcher()
     root.add_event_handler(recorder)
-    selector = MoMASelector(encoder=ENCODER)
+    selector = MoMASelector(encoder=ENCODER, strict=True)
     try:
         await selector.aselect(CHOICES, "help with my computer")
         with pytest.raises(NoTargetError):
