@@ -180,7 +180,9 @@ def with_tools(behind: str) -> AgentWorkflow:
         if behind == "LlamaIndex":
             index = ObjectIndex.from_objects(tools, embed_model=MockEmbedding(embed_dim=4))
             given = {"tool_retriever": index.as_retriever(similarity_top_k=2)}
-        agents.append(FunctionAgent(name=name, description=about, llm=llm, streaming=False, **given))
+        agents.append(
+            FunctionAgent(name=name, description=about, llm=llm, streaming=False, **given)
+        )
     return AgentWorkflow(agents, root_agent="house")
 
 
