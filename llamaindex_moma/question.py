@@ -141,7 +141,10 @@ def _pattern(template: str) -> re.Pattern[str] | None:
     places = list(_PLACE.finditer(template))
     found = [i for i, place in enumerate(places) if {place[1], place[2]}.intersection(_VARIABLES)]
     starts, ends = [0, *(p.end() for p in places)], [*(p.start() for p in places), len(template)]
-    words = [r"\s+".join(map(re.escape, template[a:b].split())) for a, b in zip(starts, ends, strict=True)]
+    words = [
+        r"\s+".join(map(re.escape, template[a:b].split()))
+        for a, b in zip(starts, ends, strict=True)
+    ]
     if len(found) != 1 or len(places) == 1 or not words[0]:
         return None
     [question] = found
