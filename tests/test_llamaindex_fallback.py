@@ -32,7 +32,7 @@ CHEAP, MIDDLE, DEAR = "gpt-4o-mini-2024-07-18", "gemini-1.5-flash", "claude-3-5-
 ASK = [ChatMessage("hello")]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """What a provider's SDK raises, with a status."""
 
     def __init__(self, status: int, words: str = "") -> None:
@@ -124,23 +124,23 @@ async def every_way(llm: MoMALLM, **options: Any) -> list[str]:
     return [author(response) for response in found]
 
 
-@pytest.mark.parametrize("error", [Refused(400, "no such role"), Refused(400, "content_policy")])
+@pytest.mark.parametrize("error", [RefusedError(400, "no such role"), RefusedError(400, "content_policy")])
 async def test_what_the_caller_did_wrong_is_raised_at_once(
-    llms: dict[str, Provider], router: MoMARouter, error: Refused
+    llms: dict[str, Provider], router: MoMARouter, error: RefusedError
 ) -> None:
     for llm in llms.values():
         llm._error = error
     chat = MoMALLM(llms, router, preference="cost")
     for _ in range(4):
-        with pytest.raises(Refused, match=str(error)):
+        with pytest.raises(RefusedError, match=str(error)):
             chat.chat(ASK)
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedError):
             await chat.astream_chat(ASK)
     assert sum(llm._asked for llm in llms.values()) == llms[CHEAP]._asked == 8
     assert not chat.health.is_open(CHEAP)
 
 
-@pytest.mark.parametrize("error", [TimeoutError("slow"), Refused(529), Refused(503), Refused(429)])
+@pytest.mark.parametrize("error", [TimeoutError("slow"), RefusedError(529), RefusedError(503), RefusedError(429)])
 async def test_what_the_provider_did_wrong_goes_to_the_next(
     llms: dict[str, Provider], router: MoMARouter, error: Exception
 ) -> None:
@@ -209,9 +209,9 @@ async def test_windows_are_respected(llms: dict[str, Provider], router: MoMARout
     # What fits nowhere goes to the widest; its own error tells the caller.
     assert author(chat.complete("word " * 250_000)) == DEAR
     # An overflow that was not foreseen goes to wider ones only.
-    llms[MIDDLE]._error = Refused(400, "maximum context length is 4000 tokens")
+    llms[MIDDLE]._error = RefusedError(400, "maximum context length is 4000 tokens")
     llms[DEAR].window = 4_000
-    with pytest.raises(Refused, match="maximum context"):
+    with pytest.raises(RefusedError, match="maximum context"):
         chat.complete("word " * 2_000)
     llms[DEAR].window = 5_000
     assert author(chat.complete("word " * 2_000)) == DEAR
@@ -219,13 +219,13 @@ async def test_windows_are_respected(llms: dict[str, Provider], router: MoMARout
 
 
 def test_fallback_on_is_the_callers_word(llms: dict[str, Provider], router: MoMARouter) -> None:
-    llms[CHEAP]._error = Refused(400, "flaky gateway")
+    llms[CHEAP]._error = RefusedError(400, "flaky gateway")
     eager = MoMALLM(
         llms, router, preference="cost", fallback_on=lambda error: "flaky" in str(error)
     )
     assert author(eager.chat(ASK)) == MIDDLE
     careful = MoMALLM(llms, router, preference="cost", fallback_on=(TimeoutError,))
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         careful.chat(ASK)
     with pytest.raises(InvalidInputError, match="fallback_on"):
         MoMALLM(llms, router, fallback_on="TimeoutError")  # type: ignore[arg-type]
