@@ -267,7 +267,7 @@ class MoMASelector(BaseSelector):
         send(event)
         if not selections:
             raise NoTargetError(
-                f"none of the {len(choices)} choices fits this query: {judged.reason}. Set "
+                f"none of the {len(choices)} choices fits this query: {ranking.reason}. Set "
                 "MoMASelector(fallback=...) to a choice that takes such queries, give examples of "
                 "what each choice should take, or lower min_probability; 0 always selects."
             )

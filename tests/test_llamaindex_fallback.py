@@ -124,7 +124,9 @@ async def every_way(llm: MoMALLM, **options: Any) -> list[str]:
     return [author(response) for response in found]
 
 
-@pytest.mark.parametrize("error", [RefusedError(400, "no such role"), RefusedError(400, "content_policy")])
+@pytest.mark.parametrize(
+    "error", [RefusedError(400, "no such role"), RefusedError(400, "content_policy")]
+)
 async def test_what_the_caller_did_wrong_is_raised_at_once(
     llms: dict[str, Provider], router: MoMARouter, error: RefusedError
 ) -> None:
@@ -140,7 +142,9 @@ async def test_what_the_caller_did_wrong_is_raised_at_once(
     assert not chat.health.is_open(CHEAP)
 
 
-@pytest.mark.parametrize("error", [TimeoutError("slow"), RefusedError(529), RefusedError(503), RefusedError(429)])
+@pytest.mark.parametrize(
+    "error", [TimeoutError("slow"), RefusedError(529), RefusedError(503), RefusedError(429)]
+)
 async def test_what_the_provider_did_wrong_goes_to_the_next(
     llms: dict[str, Provider], router: MoMARouter, error: Exception
 ) -> None:
