@@ -255,16 +255,7 @@ class MoMASelector(BaseSelector):
         if fallback is not None and known.names[fallback] in left_out:
             fallback = None
         selections = self._selections(known, ranking, fallback)
-        event = MoMARouteEvent.of_ranking(
-            "selection",
-            text,
-            ranking,
-            [selection.name for selection in selections],
-            reason=selections[0].reason if selections else ranking.reason,
-            fallback=any(selection.fallback for selection in selections),
-            ms=(time.perf_counter() - start) * 1e3,
-        )
-        send(event)
+        _announce(text, ranking, selections, start)
         if not selections:
             raise NoTargetError(
                 f"none of the {len(choices)} choices fits this query: {ranking.reason}. Set "
@@ -353,6 +344,22 @@ class MoMASelector(BaseSelector):
             f"the fallback {fallback!r} is none of the {count} choices. Give a position from 0 to "
             f"{count - 1}, or one of {known.names!r:.500}."
         )
+
+
+def _announce(
+    text: str, ranking: Ranking, selections: Sequence[ScoredSelection], start: float
+) -> None:
+    send(
+        MoMARouteEvent.of_ranking(
+            "selection",
+            text,
+            ranking,
+            [selection.name for selection in selections],
+            reason=selections[0].reason if selections else ranking.reason,
+            fallback=any(selection.fallback for selection in selections),
+            ms=(time.perf_counter() - start) * 1e3,
+        )
+    )
 
 
 def _selection(known: KnownChoices, name: str, ranking: Ranking, reason: str) -> ScoredSelection:
