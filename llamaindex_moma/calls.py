@@ -340,7 +340,13 @@ class ChatCalls:
 def started(pieces: Generator[_Piece, None, None]) -> Generator[_Piece, None, None]:
     """Return the pieces of a stream whose first one was waited for, so that it fails at once."""
     first = next(pieces, _END)
-    return (piece for part in ((first,), pieces) for piece in part if piece is not _END)
+
+    def all_of_them() -> Generator[_Piece, None, None]:
+        if first is not _END:
+            yield first
+            yield from pieces
+
+    return all_of_them()
 
 
 async def astarted(pieces: AsyncGenerator[_Piece, None]) -> AsyncGenerator[_Piece, None]:
@@ -348,10 +354,13 @@ async def astarted(pieces: AsyncGenerator[_Piece, None]) -> AsyncGenerator[_Piec
     first = await anext(pieces, _END)
 
     async def all_of_them() -> AsyncGenerator[_Piece, None]:
-        if first is not _END:
-            yield first
-            async for piece in pieces:
-                yield piece
+        try:
+            if first is not _END:
+                yield first
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await pieces.aclose()
 
     return all_of_them()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.base.base_selector import SelectorResult, SingleSelection
+from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.llms import LLM
@@ -36,8 +36,8 @@ class MoMARouterQueryEngine(RouterQueryEngine):
     is left alone for half a minute. With several selections, those that answer are joined.
 
     Args:
+        selector: Selects.
         query_engine_tools: The engines.
-        selector: Selects; by default a `MoMASelector` with the tools' own descriptions.
         llm: Joins several answers; LlamaIndex's default otherwise.
         summarizer: Joins several answers in your own way.
         fallback_on: Errors after which the next engine is asked.
@@ -56,27 +56,48 @@ class MoMARouterQueryEngine(RouterQueryEngine):
         ...     QueryEngineTool.from_defaults(Says(words=name), name=name, description=about)
         ...     for name, about in (("soup", "Cooking recipes"), ("rain", "Weather records"))
         ... ]
-        >>> str(MoMARouterQueryEngine(tools, llm=MockLLM()).query("a recipe for lentil soup"))
+        >>> engine = MoMARouterQueryEngine.from_defaults(tools, llm=MockLLM())
+        >>> str(engine.query("a recipe for lentil soup"))
         'soup'
     """
 
     def __init__(
         self,
+        selector: MoMASelector,
         query_engine_tools: Sequence[QueryEngineTool],
-        selector: MoMASelector | None = None,
-        *,
         llm: LLM | None = None,
+        *,
         summarizer: TreeSummarize | None = None,
         fallback_on: tuple[type[Exception], ...] = (Exception,),
     ) -> None:
-        if not isinstance(selector, MoMASelector | None):
+        if not isinstance(selector, MoMASelector):
             raise InvalidInputError(
                 f"the selector is a MoMASelector, got {type(selector).__name__}. With another one, "
                 "take LlamaIndex's RouterQueryEngine."
             )
-        self._moma = selector or MoMASelector.from_defaults(query_engine_tools)
+        self._moma = selector
         self._fallback_on = fallback_on
-        super().__init__(self._moma, query_engine_tools, llm=llm, summarizer=summarizer)
+        super().__init__(selector, query_engine_tools, llm=llm, summarizer=summarizer)
+
+    @classmethod
+    def from_defaults(
+        cls,
+        query_engine_tools: Sequence[QueryEngineTool],
+        llm: LLM | None = None,
+        selector: BaseSelector | None = None,
+        summarizer: TreeSummarize | None = None,
+        select_multi: bool = False,
+        **kwargs: Any,
+    ) -> MoMARouterQueryEngine:
+        """Return an engine whose selector, if none is given, goes by the tools' descriptions."""
+        selector = selector or MoMASelector.from_defaults(query_engine_tools, several=select_multi)
+        return cls(
+            cast("MoMASelector", selector),
+            query_engine_tools,
+            llm=llm,
+            summarizer=summarizer,
+            **kwargs,
+        )
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}

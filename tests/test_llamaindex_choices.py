@@ -104,7 +104,7 @@ ALL = MoMASelector(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(_choices, min_size=1, max_size=12))
 def test_every_choice_has_a_name_of_its_own(choices: list[ToolMetadata]) -> None:
     found = ALL.select(choices, "papers").selections

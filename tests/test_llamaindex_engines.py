@@ -59,7 +59,7 @@ def engines(tools: Sequence[QueryEngineTool]) -> dict[str, Any]:
 
 def built(tools: Sequence[QueryEngineTool], **options: Any) -> MoMARouterQueryEngine:
     selector = MoMASelector.from_defaults(tools, encoder=ENCODER, **options)
-    return MoMARouterQueryEngine(tools, selector, llm=MockLLM())
+    return MoMARouterQueryEngine(selector, tools, llm=MockLLM())
 
 
 class Heard(BaseEventHandler):
@@ -129,7 +129,7 @@ def test_strict_asks_no_engine_that_does_not_fit() -> None:
 def test_other_errors_are_the_callers() -> None:
     tools = tools_of()
     selector = MoMASelector.from_defaults(tools, encoder=ENCODER)
-    engine = MoMARouterQueryEngine(tools, selector, llm=MockLLM(), fallback_on=(ConnectionError,))
+    engine = MoMARouterQueryEngine(selector, tools, llm=MockLLM(), fallback_on=(ConnectionError,))
     engines(tools)["recipes"].error = KeyError("a slip in the engine")
     with pytest.raises(KeyError, match="slip"):
         engine.query(ASK)
@@ -161,7 +161,7 @@ def test_a_shared_router_shares_its_breaker() -> None:
     assert selector.health is router.health
     for _ in range(3):
         router.health.report_failure("recipes")  # told by another program's adapter
-    assert str(MoMARouterQueryEngine(tools, selector, llm=MockLLM()).query(ASK)) == "from baking"
+    assert str(MoMARouterQueryEngine(selector, tools, llm=MockLLM()).query(ASK)) == "from baking"
     register_cards(router, agent_cards_from_query_engine_tools(tools))
     assert router.agents.get("recipes").examples == (ASK,)
 
@@ -189,16 +189,16 @@ def test_from_defaults_shows_slips_at_once() -> None:
     with pytest.raises(InvalidInputError, match="list of LlamaIndex tools"):
         MoMASelector.from_defaults({"recipes": tools[0]})  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="MoMASelector, got LLMSingleSelector"):
-        MoMARouterQueryEngine(
-            tools,
-            LLMSingleSelector.from_defaults(llm=MockLLM()),  # type: ignore[arg-type]
-            llm=MockLLM(),
+        MoMARouterQueryEngine.from_defaults(
+            tools, llm=MockLLM(), selector=LLMSingleSelector.from_defaults(llm=MockLLM())
         )
 
 
 def test_by_default_a_first_run_is_no_exception() -> None:
     tools = tools_of()
-    response = MoMARouterQueryEngine(tools, llm=MockLLM()).query("who won the chess final?")
+    response = MoMARouterQueryEngine.from_defaults(tools, llm=MockLLM()).query(
+        "who won the chess final?"
+    )
     assert response.metadata is not None
     [selection] = response.metadata["selector_result"].selections
     assert selection.fallback
