@@ -13,7 +13,7 @@ from llama_index.core.agent.workflow import AgentWorkflow, BaseWorkflowAgent
 from llama_index.core.objects import ObjectRetriever
 from llama_index.core.tools import BaseTool, FunctionTool, ToolMetadata
 
-from moma_core import AgentCard, Encoder, InvalidInputError, MiniLMEncoder, MoMARouter
+from moma_core import AgentCard, Encoder, InvalidInputError, MoMARouter, RoutingEncoder
 from moma_core.types import MAX_DESCRIPTION_CHARS, Words, check_names, joined
 
 __all__ = [
@@ -189,7 +189,7 @@ def router_of(
 
 @cache
 def _packaged_encoder() -> Encoder:
-    return MiniLMEncoder()  # a session takes 130 MB, so a process has one
+    return RoutingEncoder()  # a session takes 130 MB, so a process has one
 
 
 def tools_in(tools: Iterable[BaseTool | Callable[..., Any]]) -> list[BaseTool]:

@@ -20,9 +20,9 @@ from llamaindex_moma import (
     agent_cards_from_query_engine_tools,
     register_cards,
 )
-from moma_core import InvalidInputError, MiniLMEncoder, MoMARouter, UnknownNameError
+from moma_core import InvalidInputError, MoMARouter, RoutingEncoder, UnknownNameError
 
-ENCODER = MiniLMEncoder()
+ENCODER = RoutingEncoder()
 ABOUT = {
     "recipes": "Cooking recipes with their ingredients",
     "baking": "Baking bread and cakes, with recipes for dough",

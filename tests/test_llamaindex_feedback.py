@@ -14,9 +14,9 @@ from llamaindex_moma import MoMARouteEvent, MoMASelector
 from moma_core import (
     AgentCard,
     InvalidInputError,
-    MiniLMEncoder,
     MoMARouter,
     NoTargetError,
+    RoutingEncoder,
     UnknownNameError,
 )
 from moma_core.errors import DuplicateNameError, InvalidQueryError

@@ -21,7 +21,7 @@ from llamaindex_moma import (
     MoMAWorkflowRouter,
     agent_cards_from_workflow,
 )
-from moma_core import InvalidInputError, MiniLMEncoder, NoTargetError, UnknownNameError
+from moma_core import InvalidInputError, NoTargetError, RoutingEncoder, UnknownNameError
 from moma_core.errors import InvalidQueryError
 
 pytestmark = [  # LlamaIndex looks at deprecated attributes of its own agents
