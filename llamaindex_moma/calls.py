@@ -51,7 +51,7 @@ TAG = "moma_llm"
 """Key of an answer's ``additional_kwargs`` that names the LLM that wrote it."""
 
 DECISION = "moma_decision"
-"""Key of an answer's ``additional_kwargs`` with the decision, as a dict."""
+"""Key of an answer's ``additional_kwargs``, while the router learns: `RoutingDecision.to_dict`."""
 
 _NO_WORDS = "(no text)"
 _END: Any = object()
@@ -96,7 +96,7 @@ class ChatCall:
         messages: What the LLM will read, or the prompt.
         tools: Whether tools are to be called.
         bound: Name of the LLM that the call was prepared for.
-        decisions: How each LLM was chosen, by name; filled while LLMs are asked.
+        decisions: The LLMs that were chosen so far and, while the router learns, how.
     """
 
     owner: LLM
@@ -108,7 +108,7 @@ class ChatCall:
     messages: Sequence[ChatMessage] | str
     tools: bool = False
     bound: str | None = None
-    decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decisions: dict[str, dict[str, Any] | None] = field(default_factory=dict)
 
     def ask(self, llm: LLM) -> Any:
         """Return what the method of an LLM returns."""
@@ -144,8 +144,8 @@ class ChatCall:
     def tagged(self, response: Any, name: str) -> Any:
         """Say in a response who wrote it and how that LLM was chosen."""
         tags: dict[str, Any] = {TAG: name}
-        if name in self.decisions:
-            tags[DECISION] = self.decisions[name]
+        if (decision := self.decisions.get(name)) is not None:
+            tags[DECISION] = decision
         if isinstance(response, dict):  # what was prepared for an LLM stays bound to it
             return {**response, **tags}
         response.additional_kwargs = {**(response.additional_kwargs or {}), **tags}
@@ -318,7 +318,8 @@ class ChatCalls:
                 if call.decisions:  # the others are excluded
                     return
                 raise
-            call.decisions[decision.target] = decision.to_dict()
+            learns = self.router.learning is not None
+            call.decisions[decision.target] = decision.to_dict() if learns else None
             ms = (time.perf_counter() - start) * 1e3
             send(MoMARouteEvent.of_decision(call.query, decision, ms))
             left.remove(decision.target)

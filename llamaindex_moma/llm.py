@@ -153,8 +153,8 @@ class MoMALLM(FunctionCallingLLM):
             found = (getattr(answer, "additional_kwargs", None) or {}).get(DECISION)
         if found is None:
             raise InvalidInputError(
-                f"there is no decision in this {type(answer).__name__}. Give what chat() or "
-                "complete() of MoMALLM returned, or its MoMARouteEvent."
+                f"there is no decision in this {type(answer).__name__}. Give what MoMALLM returned "
+                "while learning was on: llm.router.learn(Learning(...)), from moma_core."
             )
         return self.router.feedback(RoutingDecision.from_dict(found), reward)
 

@@ -325,6 +325,14 @@ async def test_feedback_has_what_it_needs(
         chat.feedback(CompletionResponse(text="not ours"), 1.0)
 
 
+def test_without_learning_answers_stay_lean(llms: dict[str, Provider], router: MoMARouter) -> None:
+    chat = MoMALLM(llms, router)
+    response = chat.chat(ASK)
+    assert list(response.additional_kwargs) == ["moma_llm"]
+    with pytest.raises(InvalidInputError, match=r"llm\.router\.learn"):
+        chat.feedback(response, 1.0)
+
+
 def test_feedback_is_credited_to_the_llm_that_answered(
     llms: dict[str, Provider], router: MoMARouter, learning: Path
 ) -> None:
