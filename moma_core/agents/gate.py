@@ -275,7 +275,7 @@ class Signals:
         top: The best logit.
         log_share: Log share of the softmax that it holds.
         scope: Logit of being in scope; None where nothing was fitted to tell.
-        cold: What `moma_core.agents.shortlist.cold_start_features` saw, shape (n, 2): lead over
+        cold: What `moma_core.agents.reranker.cold_start_features` saw, shape (n, 2): lead over
             the next agent, cosine; None where the curve does not ask for it.
     """
 
@@ -569,7 +569,7 @@ def cold_probabilities(
 
 
 def blended(
-    cold: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64], share: FloatArray
+    cold: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64], share: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Return probabilities whose log-odds lie between two, ``share`` of them the cold one's, (n,).
 

@@ -19,15 +19,22 @@ from moma_core.agents.conversation import EncodedTurns, in_context
 from moma_core.agents.gate import (
     COLD_THRESHOLD,
     Evidence,
-    Gate,
     Negatives,
     blended,
     check_rate,
     cold_probabilities,
 )
 from moma_core.agents.ranker import Features, LinearRanker, logsumexp
-from moma_core.agents.reranker import Reranker
-from moma_core.agents.shortlist import Shortlist, cold_start_features, exemplars, shortlist
+from moma_core.agents.reranker import (
+    LOUDEST,
+    Read,
+    Reranker,
+    Shortlist,
+    cold_start_features,
+    exemplars,
+    rerank,
+    shortlist,
+)
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import Trained, extend, sources_of, train
 from moma_core.errors import ScoreError
@@ -53,11 +60,9 @@ __all__ = [
     "Eligible",
     "Fitted",
     "RankRequest",
-    "Read",
     "apply_decider",
     "eligible_agents",
     "rank",
-    "rerank",
 ]
 
 
@@ -240,7 +245,11 @@ def rank(
     thresholds = np.full(len(texts), trained.gate.threshold)
     if read is not None and trained.gate.max_wrong_agent_rate is None:
         evidence = _evidence(best, read, vectors, rows, catalog)
-        gated, some, thresholds = _with_evidence(evidence, read.share, gated, some, trained.gate)
+        n = int(snapshot.n_examples.sum()) if trained.gate.coverage is not None else 0
+        trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
+        right, fits = cold_probabilities(evidence)
+        gated, some = blended(right, gated, trust), blended(fits, some, trust)
+        thresholds = trust * COLD_THRESHOLD + (1.0 - trust) * trained.gate.threshold
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
     names = snapshot.names
@@ -277,65 +286,7 @@ class Fitted:
         return float(nearest.mean())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Read:
-    """What the reranker said of n shortlists of k agents.
-
-    Args:
-        logits: Shape (n, k); -inf where it was not asked.
-        share: How much it, and what holds for all catalogs, counts beside examples, shape (n,).
-    """
-
-    logits: FloatArray
-    share: FloatArray
-
-
-_READ = 10  # agents that the reranker is asked about
-_READ_WEIGHT = 0.15  # of its logit beside the ranker's, where no examples are known
-_FEW_EXAMPLES = 3.0  # examples an agent at which the reranker counts half
-_LEAST_SHARE = 0.25  # below it the reranker is not asked: ten examples an agent tell more
-_CLIP = 9.0
-
-
-def rerank(
-    best: Shortlist,
-    texts: Sequence[str],
-    rows: npt.NDArray[np.intp],
-    snapshot: Snapshot,
-    weight: float,
-    reranker: Reranker,
-) -> tuple[Shortlist, Read | None]:
-    """Return the lists with the reranker's say, and what it said; it counts less among examples.
-
-    With m examples an agent among the best three it counts ``1 / (1 + m / 3)``. The order within a
-    list changes, not how much of the whole probability the list holds.
-
-    Args:
-        best: The ranker's, k agents a query.
-        texts: The queries, length n.
-        rows: Of the snapshot, what the list's agents are columns of.
-        snapshot: All agents.
-        weight: Of the examples one by one, as in `Shortlist.refined`.
-        reranker: Reads a query and cards.
-    """
-    refined = best.refined(weight)
-    order = np.argsort(-refined, axis=1, kind="stable")
-    leading = np.take_along_axis(best.agents, order[:, :3], axis=1)
-    known = snapshot.n_examples[rows[leading]].mean(axis=1)
-    share = (1.0 / (1.0 + known / _FEW_EXAMPLES)).astype(np.float32)
-    asked = np.flatnonzero(share >= _LEAST_SHARE)
-    if not asked.size:
-        return best, None
-    said = np.full(refined.shape, -np.inf, dtype=np.float32)
-    moved = best.logits.copy()
-    for i in asked:
-        places = order[i, :_READ]
-        cards = [snapshot.records[rows[agent]].card for agent in best.agents[i, places]]
-        said[i, places] = np.clip(reranker.logits(texts[int(i)], cards), -_CLIP, _CLIP)
-        moved[i, places] += _READ_WEIGHT * share[i] * said[i, places]
-        moved[i] += logsumexp(refined[i]) - logsumexp(moved[i] + weight * best.closeness[i])
-    share[share < _LEAST_SHARE] = 0.0
-    return replace(best, logits=moved), Read(said, share)
+_MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 
 
 def _evidence(
@@ -362,7 +313,7 @@ def _evidence(
     negative = np.full(len(chosen), -1.0, dtype=np.float32)
     if len(catalog.negatives.vectors):
         negative = (vectors @ catalog.negatives.vectors.T).max(axis=1)
-    said = np.where(np.isfinite(read.logits), read.logits, -_CLIP)
+    said = np.where(np.isfinite(read.logits), read.logits, -LOUDEST)
     return Evidence(
         lead=np.minimum(ranked[:, -1] - rival, 3.0),
         nearest=cosines.max(axis=1),
@@ -384,21 +335,6 @@ def _cosine(record: AgentRecord, vector: FloatArray) -> float:
     if len(record.example_vectors):
         told = max(told, float((record.example_vectors @ vector).max()))
     return told
-
-
-def _with_evidence(
-    evidence: Evidence,
-    share: FloatArray,
-    gated: npt.NDArray[np.float64],
-    some: npt.NDArray[np.float64],
-    gate: Gate,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return both probabilities and the threshold, between all catalogs' and this one's own."""
-    right, fits = cold_probabilities(evidence)
-    own = gate.coverage is not None  # fitted to examples held out
-    trust = share if own else np.where(share > 0, 1.0, 0.0).astype(np.float32)
-    thresholds = trust * COLD_THRESHOLD + (1.0 - trust) * gate.threshold
-    return blended(right, gated, trust), blended(fits, some, trust), thresholds
 
 
 def _scores(
