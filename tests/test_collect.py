@@ -319,8 +319,9 @@ def test_nothing_scored_says_why(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from moma_core.training import *
-from moma_core.types import LLMCard
+from moma_core import Judge, LLMCard, collect
+from moma_core.training.calls import CallRules
+from moma_core.training.collect import CollectConfig, Questions
 folder = Path(sys.argv[1])
 def ask(prompt):
     with open(folder / "asked.txt", "a") as log:

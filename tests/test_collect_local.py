@@ -16,7 +16,7 @@ from moma_core.training.judge import Judge
 from moma_core.types import LLMCard
 
 pytestmark = pytest.mark.skipif(
-    not is_ready(folder_of("smollm2")), reason="type: moma llm install smollm2"
+    not is_ready(folder_of("smollm2")), reason="type: moma local-llm install smollm2"
 )
 QUERIES = [{"query": "What is the capital of France?", "reference": "Paris"}]
 PRICES = dict.fromkeys(("short", "long", "scripted"), (1.0, 2.0))

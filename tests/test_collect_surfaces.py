@@ -19,7 +19,7 @@ from moma_core.training.judge import exact_match
 
 SUMS = [{"query": f"{n} + 1?", "reference": str(n + 1)} for n in range(4)]
 OWN_LLMS = """
-from moma_core.training import Reply
+from moma_core.training.calls import Reply
 asked = []
 def adds(prompt):
     asked.append(prompt)

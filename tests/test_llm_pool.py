@@ -164,7 +164,7 @@ def test_a_new_llm_may_be_good_at_what_no_other_is():
 def test_pools_of_an_older_version_are_read(router, tmp_path):
     grown = add_llm(router, LLMCard("twin", 4.0, 4.0))
     grown.save(tmp_path)
-    config, arrays = read_pair(tmp_path, ("head.json", "head.safetensors"))
+    config, arrays = read_pair(tmp_path, ("head.json", "head.safetensors"), "Train it anew.")
     del config["head"]["sharpness"], config["format"], config["weights"]
     old = {name: each for name, each in arrays.items() if name not in ("head.points", "head.pull")}
     write_pair(tmp_path, ("head.json", "head.safetensors"), config, old)

@@ -95,7 +95,7 @@ import os, sys
 import numpy as np
 sys.path.insert(0, sys.argv[4])
 from test_pairs_accelerated import PRICES, QUICK
-from moma_core.training import train_pairs
+from moma_core.training.pairs import train_pairs
 from moma_core.testing import HashEncoder
 train, vectors, out = sys.argv[1:4]
 router = train_pairs(train, HashEncoder(), seed=1, prices=PRICES, folder=vectors,

