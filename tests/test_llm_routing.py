@@ -21,7 +21,7 @@ from moma_core.llms.data import LLMDataset
 from moma_core.llms.heads import HEADS, fit_head, head_choices
 from moma_core.llms.heads.stack import fit_weights
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.training import fit_thrift, train
+from moma_core.llms.training import fit_min_gain, train
 from moma_core.protocols import QualityHead
 from moma_core.training.evaluate_llms import cost_of_score, evaluate_llms, score_at_cost, upper_hull
 from moma_core.types import Auto, LLMCard
@@ -325,8 +325,8 @@ def test_stack_ignores_a_member_of_noise():
     scores = (rng.random(chance.shape) < chance).astype(float)
     predictions = np.stack([chance, rng.uniform(0, 1, chance.shape)])
     weights = fit_weights(predictions, scores, np.ones(scores.shape, bool))
-    assert weights.spread[0] > 0.7
-    assert weights.spread[1] < 0.15
+    assert weights.spread_weights[0] > 0.7
+    assert weights.spread_weights[1] < 0.15
     blended = weights.blend(predictions * 3 - 1)
     assert blended.min() > 0
     assert blended.max() < 1
@@ -356,14 +356,14 @@ def test_importing_is_light():
     assert ran.stdout.strip() == "[]"
 
 
-def test_thrift_gives_away_what_is_noise_and_no_more():
+def test_min_gain_gives_away_what_is_noise_and_no_more():
     rng = np.random.default_rng(0)
     n, costs = 2000, np.tile([1.0, 2.0], (2000, 1))
     scores = (rng.random((n, 2)) < 0.7).astype(float)  # alike; the dear one looks a bit better
     predicted = np.tile([0.70, 0.701], (n, 1))
     alike = np.repeat(scores[:, :1], 2, axis=1)
-    assert fit_thrift(predicted, costs, alike, 2.0) == 0.05 / 2.0
+    assert fit_min_gain(predicted, costs, alike, 2.0) == 0.05 / 2.0
     worse = alike * [1.0, 1.0]
     worse[:100, 0] = 0.0  # the cheap one loses 3.5 points that nobody foresaw
-    assert fit_thrift(predicted, costs, worse, 2.0) == 0.0
-    assert fit_thrift(predicted[:100], costs[:100], alike[:100], 2.0) == 0.0
+    assert fit_min_gain(predicted, costs, worse, 2.0) == 0.0
+    assert fit_min_gain(predicted[:100], costs[:100], alike[:100], 2.0) == 0.0

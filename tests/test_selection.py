@@ -316,16 +316,20 @@ def test_a_limit_of_time_is_seconds(limit):
 
 
 @given(pools, st.floats(0, 5), st.floats(0, 5))
-def test_more_thrift_never_picks_a_dearer_llm_and_stays_on_the_front(pool, first, second):
+def test_a_larger_min_gain_never_picks_a_dearer_llm_and_stays_on_the_front(pool, first, second):
     low, high = sorted((first, second))
     costs, scores = pool
-    picks = [rank(table(*pool), Performance(), thrift=each)[0] for each in (low, high)]
+    picks = [rank(table(*pool), Performance(), min_gain_per_usd=each)[0] for each in (low, high)]
     assert costs[picks[1]] <= costs[picks[0]] + 1e-12
     assert all(front_mask(costs[None], scores[None])[0, pick] for pick in picks)
-    assert picks[0] == choose(costs[None], scores[None], Performance(), thrift=low)[0]
+    assert picks[0] == choose(costs[None], scores[None], Performance(), min_gain_per_usd=low)[0]
 
 
-def test_thrift_ties_what_differs_by_less():
+def test_min_gain_ties_what_differs_by_less():
     two = table(np.array([1.0, 2.0]), np.array([0.80, 0.81]))
-    assert [rank(two, Performance(), thrift=each)[0] for each in (0.0, 0.009, 0.011)] == [1, 1, 0]
-    assert rank(two, Auto(), thrift=9.0) == rank(two, Auto())
+    assert [rank(two, Performance(), min_gain_per_usd=each)[0] for each in (0.0, 0.009, 0.011)] == [
+        1,
+        1,
+        0,
+    ]
+    assert rank(two, Auto(), min_gain_per_usd=9.0) == rank(two, Auto())

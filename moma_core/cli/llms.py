@@ -281,7 +281,7 @@ class Strategy(StrEnum):
 
 
 @train_app.callback()
-def _train_group() -> None:
+def train() -> None:
     """Fit routers to your own data."""
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError, UnknownNameError
+from moma_core.protocols import Progress
 
 __all__ = [
     "PACKAGED",
     "PACKAGED_ADAPTERS",
     "LocalLLM",
     "PackagedLLM",
-    "Progress",
     "cache_folder",
     "check_packaged",
     "convert_gguf",
@@ -105,9 +105,6 @@ def quiet() -> Iterator[None]:
         if shown:
             logging.enable_progress_bar()
 
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, steps done, and steps in all."""
 
 _NOTE = "moma.json"
 _FORMAT = 1

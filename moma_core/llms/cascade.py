@@ -552,7 +552,7 @@ class CascadeRouter:
         levels = build_lattice(len(names), self.depth, watched, bins)
         usd_rates = np.array(rates) / max(self.unit, 1e-12)
         kept = self.difficulty.only(columns)
-        chances = kept.chances(quality[:, columns])
+        probabilities = kept.probabilities(quality[:, columns])
         spending = kept.spending(costs[:, columns])
         mistake = self.difficulty.popular_mistake(quality)
         seconds = np.array([each or 0.0 for each in self.base.latencies(names)])
@@ -560,7 +560,7 @@ class CascadeRouter:
         for start in range(0, len(quality), _CHUNK):
             rows = slice(start, start + _CHUNK)
             outlook = Outlook(
-                chances[rows],
+                probabilities[rows],
                 spending[rows],
                 kept.unreadable,
                 mistake[rows],
@@ -573,7 +573,10 @@ class CascadeRouter:
         policy = _joined(parts)
         best = self.base.best_single
         anchor = names.index(best) if best in names else len(names) - 1
-        alone = (chances[:, anchor] @ WEIGHTS)[:, None], (spending[:, anchor] @ WEIGHTS)[:, None]
+        alone = (
+            (probabilities[:, anchor] @ WEIGHTS)[:, None],
+            (spending[:, anchor] @ WEIGHTS)[:, None],
+        )
         return Planned(
             names,
             names[anchor],

@@ -75,8 +75,8 @@ class FittedCosts:
         weights, bias = ridge(inputs.astype(np.float64), np.log(costs + _FLOOR), penalty)
         highest = costs.max(axis=0)
         plain = cls(weights.astype(np.float32), bias, np.ones(costs.shape[1]), highest)
-        level = plain.predict((), inputs).mean(axis=0)
-        scale = np.divide(costs.mean(axis=0), level, out=np.zeros_like(level), where=level > 0)
+        mean = plain.predict((), inputs).mean(axis=0)
+        scale = np.divide(costs.mean(axis=0), mean, out=np.zeros_like(mean), where=mean > 0)
         return cls(plain.weights, bias, scale, highest)
 
     def predict(self, texts: Sequence[str], inputs: FloatArray) -> _Array:

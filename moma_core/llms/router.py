@@ -1,4 +1,4 @@
-"""Chooses an LLM for a query (4.1): head -> score table -> preference; add, remove, reprice, save."""
+"""Chooses an LLM for a query (4.1): head, score table, preference; add, remove, reprice, save."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from moma_core.llms.costs import (
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import FEATURES, QueryFeatures
 from moma_core.llms.heads import build_head
-from moma_core.llms.heads.adapted import SHARPNESS, AdaptedHead, Blend, fit_blend
+from moma_core.llms.heads.adapted import GAMMA, AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.contract import Head
 from moma_core.llms.selection import check_latency, in_time, parse_preference, rank
 from moma_core.protocols import Encoder
@@ -63,7 +63,8 @@ class LLMRouter:
         dimension: Length of those vectors.
         best_single: The LLM that was best on the training data; sets the default cost budget.
         metadata: What it was trained on, JSON-like.
-        thrift: Score that one more USD must bring under `Performance`; see `selection.choose`.
+        min_gain_per_usd: Score that one more USD must bring under `Performance`; see
+            `selection.choose`.
 
     Example:
         >>> router = LLMRouter.packaged()
@@ -80,7 +81,7 @@ class LLMRouter:
     dimension: int
     best_single: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    thrift: float = 0.0
+    min_gain_per_usd: float = 0.0
 
     @property
     def cards(self) -> tuple[LLMCard, ...]:
@@ -157,7 +158,7 @@ class LLMRouter:
         )
         candidates = tuple(
             Candidate(left.names[i], float(left.scores[i]), float(left.costs[i]))
-            for i in rank(left, wanted, self.best_single, self.thrift)
+            for i in rank(left, wanted, self.best_single, self.min_gain_per_usd)
         )
         return candidates[0].name, candidates
 
@@ -288,8 +289,8 @@ def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
         raise NoTargetError(f"{name!r} is the last LLM of the pool. Add another one first.")
     head, costs = _adapted(router)
     kept = [column for column, each in enumerate(router.names) if each != name]
-    pull = head.pull[:, kept]
-    used = pull.any(axis=1)
+    kernel_weights = head.kernel_weights[:, kept]
+    used = kernel_weights.any(axis=1)
     changed = replace(
         router,
         head=replace(
@@ -298,7 +299,7 @@ def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
             weights=head.weights[:, kept],
             bias=head.bias[kept],
             points=head.points[used],
-            pull=pull[used],
+            kernel_weights=kernel_weights[used],
         ),
         costs=AdaptedCosts(costs.base, costs.weights[:, kept], costs.bias[kept]),
     )
@@ -358,17 +359,17 @@ def _adapted(router: LLMRouter) -> tuple[AdaptedHead, AdaptedCosts]:
 def _with_column(head: AdaptedHead, cards: tuple[LLMCard, ...], blend: Blend) -> AdaptedHead:
     """Return the head with one LLM more, a little below what the blend expects of it."""
     old, new = len(head.points), len(blend.points)
-    pull = np.zeros((old + new, len(cards)))
-    pull[:old, :-1] = head.pull
-    pull[old:, -1] = blend.pull
+    kernel_weights = np.zeros((old + new, len(cards)))
+    kernel_weights[:old, :-1] = head.kernel_weights
+    kernel_weights[old:, -1] = blend.kernel_weights
     return AdaptedHead(
         cards,
         head.base,
         np.column_stack([head.weights, blend.weights]),
         np.append(head.bias, blend.bias - _DOUBT * blend.error),
         np.concatenate([head.points, blend.points]) if old else blend.points,
-        pull,
-        SHARPNESS,
+        kernel_weights,
+        GAMMA,
     )
 
 
@@ -410,7 +411,7 @@ def _from_card(
     gaps = [abs(np.log(_price(card)) - np.log(_price(other))) for other in router.cards]
     like = int(np.argmin(gaps))
     cost_bias = costs.bias[like] + np.log(_price(card)) - np.log(_price(router.cards[like]))
-    like_it = head.pull[:, like]
+    like_it = head.kernel_weights[:, like]
     weights, bias = head.weights[:, like], float(head.bias[like])
     published = card.metadata.get("quality")
     if published is not None:
@@ -443,7 +444,7 @@ def write_llms(router: LLMRouter, directory: str | Path) -> None:
         "encoder": {"fingerprint": router.encoder_fingerprint, "dimension": router.dimension},
         "llms": [dataclasses.asdict(_plain(card)) for card in router.cards],
         "best_single": router.best_single,
-        "thrift": router.thrift,
+        "min_gain_per_usd": router.min_gain_per_usd,
         "head": {"kind": router.head.kind, **router.head.config()},
         "costs": {"kind": router.costs.kind, **router.costs.config()},
         "features": {"names": list(FEATURES), "weight": router.features.weight},
@@ -472,7 +473,7 @@ def read_llms(directory: str | Path) -> dict[str, Any]:
             "dimension": config["encoder"]["dimension"],
             "best_single": config["best_single"],
             "metadata": config["training"],
-            "thrift": _thrift(config.get("thrift", 0.0)),  # absent in older files
+            "min_gain_per_usd": _min_gain(config["min_gain_per_usd"]),
         }
         _probe(parts, config["features"]["names"], len(llms))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:
@@ -496,7 +497,7 @@ def _plain(card: LLMCard) -> LLMCard:
     return dataclasses.replace(card, metadata=dict(card.metadata))
 
 
-def _thrift(value: Any) -> float:
+def _min_gain(value: Any) -> float:
     if not 0.0 <= float(value) < np.inf:
-        raise ValueError(f"expected a thrift of zero or more, got {value!r}")
+        raise ValueError(f"expected min_gain_per_usd of zero or more, got {value!r}")
     return float(value)

@@ -234,11 +234,11 @@ def choose(
     scores: _Array,
     preference: Preference,
     anchor: int | None = None,
-    thrift: float = 0.0,
+    min_gain_per_usd: float = 0.0,
 ) -> npt.NDArray[np.intp]:
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
-    - `Performance`: the best score, less ``thrift`` times the cost; ties: lower cost.
+    - `Performance`: the best score, less ``min_gain_per_usd`` times the cost; ties: lower cost.
     - `Auto`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost. Of
       two LLMs in all, by `closeness_of_two`, because TOPSIS cannot tell two apart.
     - `Cost`: the best score among those within the budget; ties: lower cost. When none is within
@@ -252,13 +252,13 @@ def choose(
         preference: What to optimise.
         anchor: Column of the LLM whose cost sets the default budget of `Cost`; None means the
             best-scoring one of each row.
-        thrift: Score that one more USD must bring under `Performance`: below it, predicted scores
-            count as tied (`training.fit_thrift`). Zero: only equal scores do.
+        min_gain_per_usd: Score that one more USD must bring under `Performance`: below it,
+            predicted scores count as tied (`training.fit_min_gain`). Zero: only equal scores do.
 
     Returns:
         Column indices, shape (n,).
     """
-    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor, thrift)[:, 0]
+    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor, min_gain_per_usd)[:, 0]
     return order
 
 
@@ -292,7 +292,10 @@ def select(table: ScoreTable, preference: Preference, anchor: str | None = None)
 
 
 def rank(
-    table: ScoreTable, preference: Preference, anchor: str | None = None, thrift: float = 0.0
+    table: ScoreTable,
+    preference: Preference,
+    anchor: str | None = None,
+    min_gain_per_usd: float = 0.0,
 ) -> tuple[int, ...]:
     """Return every index of ``table``, the chosen one first, then in order of preference.
 
@@ -303,7 +306,7 @@ def rank(
         table: Scores and costs of one query.
         preference: What to optimise.
         anchor: Name whose cost sets the default budget of `Cost`; see `choose`.
-        thrift: See `choose`.
+        min_gain_per_usd: See `choose`.
 
     Raises:
         NoTargetError: The table is empty.
@@ -311,16 +314,20 @@ def rank(
     if not table.names:
         raise NoTargetError("no LLM to choose from. Enable or add at least one.")
     column = table.names.index(anchor) if anchor in table.names else None
-    order = _order(table.costs[None], table.scores[None], preference, column, thrift)[0]
+    order = _order(table.costs[None], table.scores[None], preference, column, min_gain_per_usd)[0]
     return tuple(order.tolist())
 
 
 def _order(
-    costs: _Array, scores: _Array, preference: Preference, anchor: int | None, thrift: float
+    costs: _Array,
+    scores: _Array,
+    preference: Preference,
+    anchor: int | None,
+    min_gain_per_usd: float,
 ) -> npt.NDArray[np.intp]:
     match preference:
         case Performance():
-            return _sorted(scores - thrift * costs, -costs)
+            return _sorted(scores - min_gain_per_usd * costs, -costs)
         case Auto(w_score=weight):
             front = front_mask(costs, scores)
             closeness = closeness_on_front(costs, scores, front, 1.0 - weight, weight)

@@ -6,14 +6,14 @@ Fits the heads, learns their blend, fits the costs; for a cascade also the hidde
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._numerics import find_centres, nearest
+from moma_core._numerics import find_centres, nearest, sigmoid
 from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llms.cascade import RATES, CascadeRouter, replay
 from moma_core.llms.cascade_planner import SharedDifficulty
@@ -25,7 +25,7 @@ from moma_core.llms.heads.contract import Head
 from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import choose_at_rate
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.types import FloatArray, LLMCard
 
 __all__ = [
@@ -33,13 +33,12 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_SHORTLIST",
     "MIN_QUERIES",
-    "Progress",
     "Trained",
     "abilities",
     "check_answers",
     "fill_costs",
     "fill_scores",
-    "fit_thrift",
+    "fit_min_gain",
     "train",
     "train_cascade",
     "train_pool",
@@ -66,14 +65,14 @@ def abilities(scores: _Array, rounds: int = 40) -> tuple[_Array, _Array]:
     ease, ability = np.zeros(len(scores)), np.zeros(scores.shape[1])
     for _ in range(rounds):
         for axis in (1, 0):
-            chance = _sigmoid(ease[:, None] + ability)
-            slope = ((target - chance) * known).sum(axis=axis)
-            curve = (chance * (1.0 - chance) * known).sum(axis=axis)
+            probability = sigmoid(ease[:, None] + ability)
+            grad = ((target - probability) * known).sum(axis=axis)
+            curve = (probability * (1.0 - probability) * known).sum(axis=axis)
             if axis:
-                ease += np.clip((slope - _EASE_PRIOR * ease) / (curve + _EASE_PRIOR), -2.0, 2.0)
+                ease += np.clip((grad - _EASE_PRIOR * ease) / (curve + _EASE_PRIOR), -2.0, 2.0)
             else:
-                pull = _ABILITY_PRIOR * (ability - ability.mean())
-                ability += np.clip((slope - pull) / (curve + _ABILITY_PRIOR), -2.0, 2.0)
+                residual = _ABILITY_PRIOR * (ability - ability.mean())
+                ability += np.clip((grad - residual) / (curve + _ABILITY_PRIOR), -2.0, 2.0)
     return ease, ability
 
 
@@ -90,7 +89,7 @@ def fill_scores(scores: _Array, inputs: FloatArray, seed: int = 0, regions: int 
     if known.all():
         return scores
     ease, ability = abilities(scores)
-    expected = _sigmoid(ease[:, None] + ability)
+    expected = sigmoid(ease[:, None] + ability)
     points = inputs.astype(np.float64)
     centres = find_centres(
         points, max(1, min(regions, len(points) // 20)), np.random.default_rng(seed)
@@ -135,18 +134,12 @@ def _masked_mean(values: _Array, known: npt.NDArray[np.bool_], axis: int) -> _Ar
     return mean
 
 
-def _sigmoid(logits: _Array) -> _Array:
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))
-
-
 FOLDS = 4
 MIN_QUERIES = 8
-_THRIFTS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
+_MIN_GAINS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
 """Score that must be gained for what the best single LLM costs on average; as `RATES` of cascades.
 """
-_THRIFT_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)``."""
+_MIN_GAIN_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,7 +224,9 @@ def train_pool(
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
     costs, expected = FittedCosts.fit(inputs, spent), _expected(inputs, spent, seed)
     single = _best_single(llms, scores, spent)
-    thrift = fit_thrift(held_out, expected, data.scores, spent[:, data.llms.index(single)].mean())
+    min_gain_per_usd = fit_min_gain(
+        held_out, expected, data.scores, spent[:, data.llms.index(single)].mean()
+    )
     report("costs", total, total)
     router = LLMRouter(
         head=fitted,
@@ -240,13 +235,13 @@ def train_pool(
         encoder_fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         best_single=single,
-        thrift=thrift,
+        min_gain_per_usd=min_gain_per_usd,
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
     return Trained(router, data, held_out, expected, spent)
 
 
-def fit_thrift(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:
+def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:
     """Return below what score a USD predicted differences are noise, for `Performance`.
 
     The largest of a ladder of rates whose choices, on queries that the head did not see, score not
@@ -261,11 +256,11 @@ def fit_thrift(predicted: _Array, expected: _Array, scores: _Array, unit: float)
         unit: USD that the ladder refers to: the mean cost of the best single LLM.
     """
     rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
-    if len(rows) < _THRIFT_QUERIES or unit <= 0:
+    if len(rows) < _MIN_GAIN_QUERIES or unit <= 0:
         return 0.0
     predicted, expected = predicted[rows], expected[rows]
     best = scores[rows, choose_at_rate(expected, predicted, 0.0)]
-    for rate in reversed(_THRIFTS):
+    for rate in reversed(_MIN_GAINS):
         change = scores[rows, choose_at_rate(expected, predicted, rate / unit)] - best
         noise = float(change.std()) / np.sqrt(len(rows))
         if noise <= _MEASURABLE and float(change.mean()) >= -_SIGNIFICANT * noise:

@@ -1,4 +1,4 @@
-"""Plans a team for a query (MasRouter, sect. 4): one plan a rate -> predicted front -> preference."""
+"""Plans a team for a query (MasRouter, sect. 4): a plan a rate, predicted front, preference."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ MARK = "escalated from"
 
 
 def doubted(quality: float, doubt: float) -> float:
-    """Return the chance that an answer is right after a sign of trouble.
+    """Return the probability that an answer is right after a sign of trouble.
 
     Args:
-        quality: The chance before.
+        quality: The probability before.
         doubt: What the sign does to the odds; see `Signal.doubt`.
 
     Example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from moma_core.errors import (
     InvalidInputError,
     NoTargetError,
 )
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.training.calls import (
     AskLLM,
     Call,
@@ -536,8 +536,6 @@ def _write(path: Path, columns: Mapping[str, list[Any]]) -> None:
 
 JOURNAL_FILE = "journal.jsonl"
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class CollectConfig:
@@ -632,7 +630,7 @@ def collect(
     tell = progress or (lambda *_: None)
     names = tuple(llms)
     pairs = None if judge is None else _pairs(len(questions), len(names), config)
-    replies: _CollectorReplies = {}
+    replies: dict[tuple[int, int], Mapping[str, Any]] = {}
     verdicts = np.full((0 if pairs is None else len(pairs), 2), -1, np.intp)
     answered, judged = CallsDone(), CallsDone()
     with Journal(Path(out) / JOURNAL_FILE) as journal:
@@ -649,9 +647,6 @@ def collect(
     return write_tables(
         Path(out), questions, names, replies, pairs, verdicts, scorer, (answered, judged), spent
     )
-
-
-_CollectorReplies = dict[tuple[int, int], Mapping[str, Any]]
 
 
 def _check(
@@ -736,7 +731,7 @@ def _answer_calls(
 
 def _verdict_calls(
     questions: Questions,
-    replies: _CollectorReplies,
+    replies: _Replies,
     pairs: npt.NDArray[np.intp],
     rows: range,
     judge: Judge,

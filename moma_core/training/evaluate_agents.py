@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from moma_core.agents.data import LabelledQueries, with_examples
 from moma_core.encoder import MiniLMEncoder
 from moma_core.errors import ArtifactError, InvalidDataError
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.router import MoMARouter
 from moma_core.types import AgentCard, FloatArray, Ranking
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AT_ONCE",
-    "Progress",
     "ToldEncoder",
     "calibration_error",
     "draw_reliability",
@@ -29,8 +28,6 @@ __all__ = [
     "reliability",
 ]
 
-Progress = Callable[[str, int, int], None]
-"""Called with a label, what is done, and what is to be done in all."""
 
 AT_ONCE = 512
 """Queries between two moves of the bar."""

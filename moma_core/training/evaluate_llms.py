@@ -133,15 +133,15 @@ def evaluate_llms(
     vectors = encoder.encode(data.queries) if vectors is None else vectors[complete]
     scores, costs = router.predict(data.queries, vectors)
     single = router.names.index(router.best_single)
-    return _report(scores, costs, data, single, router.thrift)
+    return _report(scores, costs, data, single, router.min_gain_per_usd)
 
 
 def _report(
-    scores: _Array, costs: _Array, data: LLMDataset, single: int, thrift: float
+    scores: _Array, costs: _Array, data: LLMDataset, single: int, min_gain_per_usd: float
 ) -> dict[str, Any]:
     rows = np.arange(len(data))
     chosen = {
-        name: choose(costs, scores, preference, single, thrift)
+        name: choose(costs, scores, preference, single, min_gain_per_usd)
         for name, preference in _PREFERENCES.items()
     }
     curve = trade_off_curve(scores, costs, data.scores, data.costs, single)
@@ -198,11 +198,6 @@ def _usage(picks: npt.NDArray[np.intp], llms: tuple[str, ...]) -> dict[str, floa
     return dict(zip(llms, counts.tolist(), strict=True))
 
 
-_CASCADES_PREFERENCES: dict[str, Preference] = {
-    "performance": Performance(),
-    "auto": Auto(),
-    "cost": Cost(),
-}
 _Played = tuple[_Array, _Array, npt.NDArray[np.float64]]
 
 
@@ -249,7 +244,7 @@ def _cascades_report(router: CascadeRouter, planned: Planned, data: LLMDataset) 
     best_score, best_cost = data.scores[:, single].mean(), data.costs[:, single].mean()
     chosen = {
         name: _play(planned, data, planned.choose(preference))
-        for name, preference in _CASCADES_PREFERENCES.items()
+        for name, preference in _PREFERENCES.items()
     }
     swept = [_play(planned, data, np.full(len(data), c)) for c in range(len(RATES) + 1)]
     curve = np.array([[cost.mean(), score.mean()] for score, cost, _ in swept])

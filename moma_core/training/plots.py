@@ -188,7 +188,7 @@ def _write(figure: Figure, path: str | Path) -> None:
         raise ArtifactError(f"cannot write {target} ({error}). Choose another --out.") from error
 
 
-_TEAM_PLOTS_MARKS = ("^", "s", "v", "o", "D", "P", "X", "*")
+_MODE_MARKS = ("^", "s", "v", "o", "D", "P", "X", "*")
 
 
 def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
@@ -224,7 +224,7 @@ def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
         width = 2.0 if number == 0 else 1.0
         axes.plot(*zip(*ordered, strict=True), style, color="black", lw=width, label=name)
     for number, (name, each) in enumerate(points.items()):
-        mark = _TEAM_PLOTS_MARKS[number % len(_TEAM_PLOTS_MARKS)]
+        mark = _MODE_MARKS[number % len(_MARKS)]
         axes.plot(each["cost"], each["quality"], mark, mfc="white", mec="black", label=name)
     axes.set(xlabel="USD a query (simulated)", ylabel="quality (simulated)", xscale="log",
              title="Simulated outcomes: no team was run")  # fmt: skip

@@ -19,7 +19,7 @@ UNIT = 2e-3
 
 
 def candidates(costs, quality):
-    """Only the prices matter for a walk along the front."""
+    """Only the prices matter for a rollout along the front."""
     return Candidates(None, np.array(quality), np.array(costs))
 
 

@@ -243,7 +243,7 @@ def test_what_is_neither_mode_nor_role_is_not_added(router):
 def test_a_directory_that_cannot_be_written(router, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(ArtifactError, match="cannot write .*what was saved before is intact"):
+    with pytest.raises(ArtifactError, match=r"cannot write .*what was saved before is intact"):
         router.save(blocked / "inside")
 
 

@@ -42,9 +42,9 @@ class OnlyReflection:
     def run(self, rows, plans, rng):
         modes = np.array([mode.name for mode in self.tables.options.modes])
         duty = np.array([role.duty for role in self.tables.options.roles])
-        chance = np.where(modes[plans.mode] == "reflection", 0.6, 0.2)
-        chance = chance + 0.3 * (duty[plans.roles[:, 1]] == "check") * (plans.size > 1)
-        right = (rng.random(len(plans)) < chance).astype(float)
+        probability = np.where(modes[plans.mode] == "reflection", 0.6, 0.2)
+        probability = probability + 0.3 * (duty[plans.roles[:, 1]] == "check") * (plans.size > 1)
+        right = (rng.random(len(plans)) < probability).astype(float)
         return Result(right, plans.cost(self.inputs.costs[rows]))
 
 
@@ -73,7 +73,7 @@ def test_reinforce_finds_the_mode_and_the_role_that_pay(world):
         np.random.default_rng(1),
     )
     assert np.mean(history[-25:]) > np.mean(history[:25]) + 0.1
-    plans = policy.walk(tables, inputs, np.full(len(inputs), 0.003)).plans
+    plans = policy.rollout(tables, inputs, np.full(len(inputs), 0.003)).plans
     names = np.array([mode.name for mode in tables.options.modes])
     duty = np.array([role.duty for role in tables.options.roles])
     assert (names[plans.mode] == "reflection").mean() > 0.95
@@ -96,7 +96,9 @@ def test_training_repeats_by_seed_and_beats_the_start(world, build):
     utility = []
     for policy in (Policy.start(inputs.vectors.shape[1], UNIT, np.random.default_rng(3)),
                    fitted[0].policy):  # fmt: skip
-        plans = policy.walk(Tables.of(options, policy.projection), unseen, np.full(240, rate)).plans
+        plans = policy.rollout(
+            Tables.of(options, policy.projection), unseen, np.full(240, rate)
+        ).plans
         rng = np.random.default_rng(0)
         runs = [judge.run(rows, plans, rng) for _ in range(20)]
         utility.append(np.mean([(r.right - rate * r.cost / UNIT).mean() for r in runs]))
@@ -109,7 +111,7 @@ def test_predicted_quality_is_calibrated_on_fresh_plans(world, build):
     value = fit_value(policy, tables, inputs, simulator, np.random.default_rng(0), 6000)
     _, _, unseen, judge, _ = build(240, seed=9)
     rng, rows = np.random.default_rng(1), np.arange(240).repeat(10)
-    plans = policy.walk(tables, unseen.take(rows), np.full(2400, 0.05), sampled(rng)).plans
+    plans = policy.rollout(tables, unseen.take(rows), np.full(2400, 0.05), sampled(rng)).plans
     right = judge.run(rows, plans, rng).right
     predicted = value.predict(tables, unseen.take(rows), plans)
     assert predicted.mean() == pytest.approx(right.mean(), abs=0.06)
@@ -120,10 +122,10 @@ def test_predicted_quality_is_calibrated_on_fresh_plans(world, build):
 def drawn(policy, tables, inputs, environment, n=4000, rate=0.05):
     rng = np.random.default_rng(5)
     rows = rng.integers(len(inputs), size=n)
-    walk = policy.walk(tables, inputs.take(rows), np.full(n, rate), sampled(rng))
-    result = environment.run(rows, walk.plans, rng)
+    rollout = policy.rollout(tables, inputs.take(rows), np.full(n, rate), sampled(rng))
+    result = environment.run(rows, rollout.plans, rng)
     logged = LoggedPlans(
-        walk.plans, np.full(n, rate), result.right, result.cost, walk.log_probability
+        rollout.plans, np.full(n, rate), result.right, result.cost, rollout.log_probability
     )
     return rows, logged
 
@@ -141,8 +143,8 @@ def test_imitation_learns_from_a_log_what_paid(world):
     share = []
     for each in (start, policy):
         rng = np.random.default_rng(0)
-        walk = each.walk(tables, inputs, np.full(len(inputs), 0.05), sampled(rng))
-        share.append((walk.plans.mode == number).mean())
+        rollout = each.rollout(tables, inputs, np.full(len(inputs), 0.05), sampled(rng))
+        share.append((rollout.plans.mode == number).mean())
     assert share[1] > share[0] + 0.1
 
 
@@ -167,8 +169,8 @@ def test_off_policy_estimates_come_near_the_truth(world):
     value = fit_value(start, tables, inputs, simulator, rng, 6000)
     other = fresh(start)
     other.params["mode.n"][1] += 0.7  # likes single members more
-    walk = other.walk(tables, inputs.take(rows), logged.rates, sampled(rng))
-    true = simulator.run(rows, walk.plans, rng)
+    rollout = other.rollout(tables, inputs.take(rows), logged.rates, sampled(rng))
+    true = simulator.run(rows, rollout.plans, rng)
     truth = (true.right - 0.05 * true.cost / UNIT).mean()
     logged_mean = logged.utility(UNIT).mean()
     found = estimate(other, tables, inputs.take(rows), logged, value, rng)
@@ -196,10 +198,10 @@ def test_named_plans_become_positions_and_back(world):
         "debate", (TeamMember("coder", "small"), TeamMember("reviewer", "large")), rounds=2
     )
     plans = index_plans(tables, ("small", "medium", "large"), [plan])
-    walk = start.walk(tables, inputs.take([0]), np.array([0.05]), forced(plans, tables.sizes))
+    rollout = start.rollout(tables, inputs.take([0]), np.array([0.05]), forced(plans, tables.sizes))
     assert tables.options.domains[plans.domain[0]] == "code"
     assert plans.calls[0].tolist() == [3, 4, 0, 0, 0]
-    assert np.isfinite(walk.log_probability).all()
+    assert np.isfinite(rollout.log_probability).all()
 
 
 @pytest.mark.parametrize(
