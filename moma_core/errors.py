@@ -22,6 +22,8 @@ Each message says what was expected, what was found, and what to type next.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 __all__ = [
     "ArtifactError",
     "DuplicateNameError",
@@ -37,6 +39,7 @@ __all__ = [
     "RegistryError",
     "ScoreError",
     "UnknownNameError",
+    "require",
 ]
 
 
@@ -94,3 +97,19 @@ class RegistryError(MoMAError, OSError):
 
 class MissingExtraError(MoMAError, ImportError):
     """An optional dependency is not installed."""
+
+
+def require(package: str, extra: str) -> None:
+    """Say what to install where a package of an extra is absent; called before its import.
+
+    Raises:
+        MissingExtraError: It is not installed.
+
+    Example:
+        >>> require("numpy", "train")
+    """
+    if find_spec(package) is None:
+        raise MissingExtraError(
+            f"this needs {package}, which is not installed. Type: pip install "
+            f'"moma-router[{extra}]"'
+        )

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, MissingExtraError
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import FEATURES, QueryFeatures, text_features
 from moma_core.llms.training import abilities, fill_costs, fill_scores
@@ -146,3 +146,9 @@ def test_join_survives_odd_text():
     assert joined.shape == (2, 3 + len(FEATURES))
     assert np.isfinite(joined).all()
     assert np.abs(joined).max() <= 4 * features.weight + 1e-6
+
+
+def test_parquet_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("moma_core.errors.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r'pip install "moma-router\[train\]"'):
+        LLMDataset.read(tmp_path / "scored.parquet")

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._store import write_whole
 from moma_core.decoding.evidence import ChoiceLikelihood, Evidence, NoisyChannel, choice_prompt
 from moma_core.decoding.generate import ordered_names
 from moma_core.decoding.local_llm import PACKAGED_ADAPTERS, LocalLLM, merge_adapter
@@ -85,10 +86,7 @@ class FusionWeights:
             ArtifactError: The file cannot be written.
         """
         document = {"format": _FORMAT, **dataclasses.asdict(self)}
-        try:
-            Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ArtifactError(f"cannot write {path} ({error}). Save elsewhere.") from error
+        write_whole(Path(path), (json.dumps(document, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> FusionWeights:

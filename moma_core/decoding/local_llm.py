@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError, UnknownNameError
 from moma_core.protocols import Progress
 
@@ -352,7 +353,7 @@ def _note(known: PackagedLLM, folder: Path) -> None:
         "gguf_sha256": known.sha256,
         "weights_sha256": sha256(folder / "model.safetensors"),
     }
-    (folder / _NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / _NOTE, (json.dumps(note, indent=1) + "\n").encode())
 
 
 def _move(made: Path, target: Path) -> None:

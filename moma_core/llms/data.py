@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, require
 from moma_core.llms.answers import Normaliser, answer_ids, normalise_answer
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class LLMDataset:
         Raises:
             InvalidDataError: The file cannot be read, lacks a column, or holds a bad value.
         """
+        require("pyarrow", "train")
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._numerics import find_centres, squared_distances
+from moma_core._store import write_whole
 from moma_core.errors import (
-    ArtifactError,
     InvalidCardError,
     InvalidDataError,
     InvalidInputError,
     NoTargetError,
+    require,
 )
 from moma_core.protocols import Encoder, Progress
 from moma_core.training.calls import (
@@ -254,6 +254,7 @@ class Questions:
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    require("pyarrow", "train")
     import pyarrow.parquet as pq
 
     columns = set(pq.read_schema(path).names)
@@ -517,6 +518,7 @@ def _plain(value: float) -> float | None:
 
 
 def _write(path: Path, columns: Mapping[str, list[Any]]) -> None:
+    require("pyarrow", "train")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -526,12 +528,9 @@ def _write(path: Path, columns: Mapping[str, list[Any]]) -> None:
         text = name in texts or name.startswith(("answer|", "reply|"))
         kind = pa.int8() if name == "outcome" else pa.string() if text else pa.float64()
         fields.append((name, kind))
-    part = path.with_suffix(".parquet.part")
-    try:
-        pq.write_table(pa.table(dict(columns), schema=pa.schema(fields)), part)
-        os.replace(part, path)  # noqa: PTH105 - whole or not at all
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path} ({error}). Make room and run again.") from error
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(dict(columns), schema=pa.schema(fields)), buffer)
+    write_whole(path, buffer.getvalue().to_pybytes())
 
 
 JOURNAL_FILE = "journal.jsonl"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._numerics import sigmoid
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, require
 
 __all__ = [
     "PAIRS",
@@ -230,6 +230,7 @@ class Judgements:
         Raises:
             InvalidDataError: A row does not fit it.
         """
+        require("pyarrow", "train")
         import pyarrow as pa
 
         names = [*_REQUIRED, *(name for name in _COSTS if any(row.get(name) for row in rows))]
@@ -246,6 +247,7 @@ class Judgements:
         Raises:
             InvalidDataError: It does not fit it.
         """
+        require("pyarrow", "train")
         import pyarrow as pa
 
         for name in _REQUIRED:
@@ -303,6 +305,7 @@ def holds_pairs(path: str | Path) -> bool:
     """Say whether a file holds judged pairs rather than scored queries, by its columns."""
     if Path(path).suffix == ".jsonl":
         return True
+    require("pyarrow", "train")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -332,6 +335,7 @@ def read_judgements(path: str | Path, rows: int = 32_768) -> Iterator[Judgements
 
 
 def _read_parquet(path: str | Path, rows: int) -> Iterator[Judgements]:
+    require("pyarrow", "train")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.llms.costs import CHARS_PER_TOKEN, TYPICAL_OUTPUT_TOKENS
 from moma_core.llms.features import FEATURES, QueryFeatures, text_features
@@ -129,7 +130,7 @@ class QueryStore:
     def _check_encoder(self) -> None:
         path, wanted = self._folder / _META, {"format": 1, "encoder": self._encoder.fingerprint}
         if not path.exists():
-            path.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+            write_whole(path, (json.dumps(wanted) + "\n").encode())
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -253,9 +254,9 @@ class PairStore:
         try:
             for name in _ARRAYS:
                 np.save(target / f"{name}.npy", getattr(self, name), allow_pickle=False)
-            (target / _STORE).write_text(json.dumps(meta) + "\n", encoding="utf-8")
         except OSError as error:
             raise ArtifactError(f"cannot write {folder} ({error}). Choose another.") from error
+        write_whole(target / _STORE, (json.dumps(meta) + "\n").encode())
 
     @classmethod
     def open(cls, folder: str | Path) -> PairStore:
