@@ -61,7 +61,7 @@ def prepare(
     options = TeamOptions.embed(encoder)
     held = np.array(data.splits) == "val"
     train, llms = simulate_training(
-        data.take(~held), encoder, DOMAINS[pool], options, seed, vectors=vectors[~held]
+        data.take(~held), encoder, DOMAINS[pool], options, seed=seed, vectors=vectors[~held]
     )
     test = simulate_testing(llms, data.take(held), encoder, DOMAINS[pool], options, vectors[held])
     fifth = np.random.default_rng(seed).permutation(len(train.inputs)) % 5 == 0
@@ -75,8 +75,8 @@ def prepare(
 def fit(setting: Setting, allowed: Allowed | None = None) -> TeamParts:
     simulator = setting.fit.simulator
     return fit_teams(
-        setting.options, setting.fit.inputs, simulator, simulator.domains, setting.unit,
-        TrainConfig(steps=setting.steps), setting.seed, allowed,
+        setting.options, setting.fit.inputs, simulator, simulator.domains, unit=setting.unit,
+        config=TrainConfig(steps=setting.steps), seed=setting.seed, allowed=allowed,
     )  # fmt: skip
 
 

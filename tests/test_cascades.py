@@ -237,7 +237,7 @@ def test_a_tree_with_lengths_does_what_the_replay_does():
     scores, costs = rng.random((30, 3)), rng.random((30, 3))
     watch = Watch(0, np.full((30, 1), 0.5))
     zero = np.zeros(30, np.intp)
-    _, spent, _ = replay(levels, policy, zero, answers, scores, costs, watch)
+    _, spent, _ = replay(levels, policy, zero, answers, scores, costs, watch=watch)
     weighed = 0
     for row in range(30):
         plan = CascadePlan(build_plan(levels, names, policy, row, 0, watch), 0.5, 0.1)

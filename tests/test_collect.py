@@ -526,7 +526,7 @@ def test_training_reads_what_was_collected(tmp_path, hashing):
         Questions.of(SUMS), llms, cards(*llms), tmp_path,
         judge=Judge(verdict_for("Answer: 1"), FREE),
     )  # fmt: skip
-    router = train(LLMDataset.read(done.scored), hashing, "linear")
+    router = train(LLMDataset.read(done.scored), hashing, head="linear")
     assert router.best_single == "good"
 
 

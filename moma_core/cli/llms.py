@@ -346,8 +346,8 @@ def _train_on_scores(
         router = fit(
             scored,
             MiniLMEncoder(),
-            head,
-            seed,
+            head=head,
+            seed=seed,
             prices=read_prices(prices),
             progress=tell,
         )
@@ -387,7 +387,16 @@ def _train_on_pairs(
         )
     listed, kept = read_prices(prices), out / "vectors"
     with progress_bar() if is_main() else nullcontext() as tell:
-        router = train_pairs(data, MiniLMEncoder(), head, seed, listed, tell, kept, devices=devices)
+        router = train_pairs(
+            data,
+            MiniLMEncoder(),
+            head=head,
+            seed=seed,
+            prices=listed,
+            progress=tell,
+            folder=kept,
+            devices=devices,
+        )
     if not is_main():
         return
     router.save(out)

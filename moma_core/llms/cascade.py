@@ -317,6 +317,7 @@ def replay(
     answers: npt.NDArray[np.int32],
     scores: _Array,
     costs: _Array,
+    *,
     watch: Watch | None = None,
 ) -> tuple[_Array, _Array, npt.NDArray[np.bool_]]:
     """Return measured score and USD of the plan of each query, and who was asked.

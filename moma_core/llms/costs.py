@@ -1,7 +1,7 @@
 """What one query would cost on each LLM, before asking it: expected USD.
 
 Output length differs by LLM and task, so where costs were measured they are learnt from the query;
-where only prices are known, a typical answer length stands in. Knows nothing of quality.
+where only prices are known, a typical answer length stands in.
 """
 
 from __future__ import annotations

@@ -164,6 +164,7 @@ class Trained:
 def train(
     dataset: LLMDataset,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
@@ -195,12 +196,22 @@ def train(
         InvalidInputError: No such head.
         InvalidDataError: Too few queries, or vectors of another length.
     """
-    return train_pool(dataset, encoder, head, seed, prices, progress, vectors, notes).router
+    return train_pool(
+        dataset,
+        encoder,
+        head=head,
+        seed=seed,
+        prices=prices,
+        progress=progress,
+        vectors=vectors,
+        notes=notes,
+    ).router
 
 
 def train_pool(
     dataset: LLMDataset,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
@@ -392,6 +403,7 @@ _REPLAYED_RATES = range(1, 11)
 def train_cascade(
     dataset: LLMDataset,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
@@ -423,7 +435,9 @@ def train_cascade(
     if not 1 <= depth <= MAX_DEPTH:
         raise InvalidInputError(f"a cascade asks 1 to {MAX_DEPTH} LLMs, got depth={depth!r}.")
     check_answers(dataset)
-    trained = train_pool(dataset, encoder, head, seed, prices, progress, vectors)
+    trained = train_pool(
+        dataset, encoder, head=head, seed=seed, prices=prices, progress=progress, vectors=vectors
+    )
     answers = trained.data.answers
     assert answers is not None  # noqa: S101 - checked above
     difficulty = SharedDifficulty.fit(
@@ -520,7 +534,7 @@ def _earned(router: CascadeRouter, trained: Trained) -> _Array:
     for column, rate in enumerate(kept):
         plan = np.full(len(scores), column)
         score, cost, _ = replay(
-            planned.levels, planned.policy, plan, known, scores, spent, planned.watch
+            planned.levels, planned.policy, plan, known, scores, spent, watch=planned.watch
         )
         earned += (score - rate / max(router.unit, 1e-12) * cost) / len(kept)
     return earned

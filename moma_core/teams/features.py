@@ -1,7 +1,7 @@
 """What each stage of the cascade sees: numbers of a query, of an option, of the seats so far.
 
 Texts enter by one fixed random projection of their vectors, so that an option added later is seen
-like the others. Knows no parameter.
+like the others.
 """
 
 from __future__ import annotations

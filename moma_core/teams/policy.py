@@ -387,6 +387,7 @@ class Cascade:
         tables: Tables,
         inputs: TeamInputs,
         rates: _Array,
+        *,
         choose: Choose,
         allowed: Allowed,
         hidden: _Array,
@@ -560,7 +561,14 @@ class Policy:
         """
         hidden = np.tanh(inputs.vectors @ self.params["W"] + self.params["b"])
         cascade = Cascade(
-            self.params, self.unit, tables, inputs, rates, choose, allowed or Allowed(), hidden
+            self.params,
+            self.unit,
+            tables,
+            inputs,
+            rates,
+            choose=choose,
+            allowed=allowed or Allowed(),
+            hidden=hidden,
         )
         cascade.run()
         return Rollout(cascade.plans(), tuple(cascade.steps), hidden, inputs.vectors)

@@ -105,6 +105,7 @@ def reinforce(
     domains: _Index,
     config: TrainConfig,
     rng: np.random.Generator,
+    *,
     allowed: Allowed | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -306,6 +307,7 @@ def imitate(
     logged: LoggedPlans,
     domains: _Index,
     rng: np.random.Generator,
+    *,
     steps: int = 200,
     step_size: float = 0.01,
     inverse_temperature: float = 2.0,
@@ -388,6 +390,7 @@ def fit_teams(
     inputs: TeamInputs,
     environment: Environment,
     domains: Sequence[str],
+    *,
     unit: float,
     config: TrainConfig | None = None,
     seed: int = 0,
@@ -421,8 +424,10 @@ def fit_teams(
     rng = np.random.default_rng(seed)
     policy = Policy.start(inputs.vectors.shape[1], unit, rng)
     tables = Tables.of(options, policy.projection)
-    history = reinforce(policy, tables, inputs, environment, labels, config, rng, allowed, progress)
-    value = fit_value(policy, tables, inputs, environment, rng, config.priced, allowed)
+    history = reinforce(
+        policy, tables, inputs, environment, labels, config, rng, allowed=allowed, progress=progress
+    )
+    value = fit_value(policy, tables, inputs, environment, rng, runs=config.priced, allowed=allowed)
     last = history[-max(len(history) // 10, 1) :]
     facts = {
         "seed": seed,
@@ -455,6 +460,7 @@ def fit_value(
     inputs: TeamInputs,
     environment: Environment,
     rng: np.random.Generator,
+    *,
     runs: int = 24_000,
     allowed: Allowed | None = None,
 ) -> TeamValue:
@@ -522,6 +528,7 @@ def estimate(
     logged: LoggedPlans,
     value: TeamValue,
     rng: np.random.Generator,
+    *,
     samples: int = 8,
     most: float = 50.0,
 ) -> OffPolicy:

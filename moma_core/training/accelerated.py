@@ -3,7 +3,7 @@
 Each process takes its share of each batch from its own part of the queries on disk; gradients are
 averaged by accelerate. Net, losses, dropout and steps are those of the numpy path, so one process
 gives what `fitting.fit_pairs` gives, to rounding. The losses themselves stay numpy (1 us a pair):
-what is dear is the net, and only the net is on the device. Knows no file format and no card.
+what is dear is the net, and only the net is on the device.
 """
 
 from __future__ import annotations

@@ -355,6 +355,7 @@ def write_tables(
     names: Sequence[str],
     replies: _Replies,
     pairs: _Codes | None,
+    *,
     verdicts: _Codes,
     scorer: Scorer | None,
     calls: tuple[CallsDone, CallsDone],
@@ -644,7 +645,15 @@ def collect(
                 _keep_verdicts(calls, journal, verdicts)
         spent = journal.spent
     return write_tables(
-        Path(out), questions, names, replies, pairs, verdicts, scorer, (answered, judged), spent
+        Path(out),
+        questions,
+        names,
+        replies,
+        pairs,
+        verdicts=verdicts,
+        scorer=scorer,
+        calls=(answered, judged),
+        spent=spent,
     )
 
 

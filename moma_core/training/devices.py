@@ -1,7 +1,7 @@
 """Which processes train on judged pairs: those of ``accelerate launch``, or some started here.
 
 Both ways share the store on disk and end with the same net; imports torch and accelerate only when
-they are used. Knows no loss and no net.
+they are used.
 """
 
 from __future__ import annotations

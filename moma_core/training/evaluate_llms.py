@@ -284,7 +284,7 @@ def _play(planned: Planned, data: LLMDataset, column: npt.NDArray[np.intp]) -> _
         data.answers[:, columns],
         data.scores[:, columns],
         data.costs[:, columns],
-        planned.watch,
+        watch=planned.watch,
     )
     asked = np.zeros(data.scores.shape)
     asked[:, columns] = among

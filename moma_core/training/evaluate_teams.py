@@ -202,7 +202,7 @@ def train_teams(
         InvalidDataError: Too few queries, or a domain without a role.
     """
     options = TeamOptions.embed(encoder)
-    pool, llms = simulate_training(dataset, encoder, domains, options, seed, progress)
+    pool, llms = simulate_training(dataset, encoder, domains, options, seed=seed, progress=progress)
     unit = float(pool.simulator.costs[:, pool.best_single].mean())
     notes = {"simulated": True, "llms": list(pool.llms), "data_sha256": dataset.fingerprint()}
     parts = fit_teams(
@@ -210,9 +210,9 @@ def train_teams(
         pool.inputs,
         pool.simulator,
         pool.simulator.domains,
-        max(unit, 1e-9),
-        config,
-        seed,
+        unit=max(unit, 1e-9),
+        config=config,
+        seed=seed,
         progress=progress,
         notes=notes,
     )
@@ -224,6 +224,7 @@ def simulate_training(
     encoder: Encoder,
     domains: Mapping[str, str] | None,
     options: TeamOptions,
+    *,
     seed: int = 0,
     progress: Progress | None = None,
     vectors: FloatArray | None = None,

@@ -92,7 +92,7 @@ def fit_pairs(
         llms,
         task.config.net,
         np.random.default_rng(seed),
-        (mean, spread),
+        moments=(mean, spread),
     )
     return task.head(net, store)
 
@@ -264,6 +264,7 @@ def _logistic_slope(gap: _Array, points: _Array) -> float:
 def train_pairs(
     path: str | Path,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
@@ -301,7 +302,17 @@ def train_pairs(
                 "the processes of accelerate launch share their vectors: give the folder for them."
             )
         with tempfile.TemporaryDirectory(prefix="moma-pairs-") as own:
-            return train_pairs(path, encoder, head, seed, prices, progress, own, config, devices)
+            return train_pairs(
+                path,
+                encoder,
+                head=head,
+                seed=seed,
+                prices=prices,
+                progress=progress,
+                folder=own,
+                config=config,
+                devices=devices,
+            )
     kind, place = "preference" if head == "auto" else head, Path(folder)
 
     def build() -> PairStore:

@@ -56,7 +56,13 @@ def test_repair_on_a_failing_check_beats_repair_at_random(pool):
     simulator = pool.simulator
     config = TrainConfig(steps=40, queries=16, samples=6, repeats=2, priced=3000)
     parts = fit_teams(
-        simulator.options, pool.inputs, simulator, simulator.domains, UNIT, config, seed=1
+        simulator.options,
+        pool.inputs,
+        simulator,
+        simulator.domains,
+        unit=UNIT,
+        config=config,
+        seed=1,
     )
     found = measure_repair(parts, pool, RATES.index(0.05))
     checked, drawn = found["failing check"], found["failing check, at random"]

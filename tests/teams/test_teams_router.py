@@ -31,7 +31,7 @@ UNIT = 2e-3
 def parts(build):
     _, options, inputs, simulator, domains = build()
     config = TrainConfig(steps=60, queries=24, samples=6, repeats=2, priced=3000)
-    return fit_teams(options, inputs, simulator, domains, UNIT, config, seed=1)
+    return fit_teams(options, inputs, simulator, domains, unit=UNIT, config=config, seed=1)
 
 
 @pytest.fixture(scope="module")

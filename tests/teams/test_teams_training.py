@@ -86,7 +86,8 @@ def test_training_repeats_by_seed_and_beats_the_start(world, build):
     options = tables.options
     config = TrainConfig(steps=60, queries=16, samples=6, repeats=2, priced=300)
     fitted = [
-        fit_teams(options, inputs, simulator, domains, UNIT, config, seed) for seed in (3, 3, 4)
+        fit_teams(options, inputs, simulator, domains, unit=UNIT, config=config, seed=seed)
+        for seed in (3, 3, 4)
     ]
     same, other = (fitted[i].policy.params["W"] for i in (1, 2))
     np.testing.assert_array_equal(fitted[0].policy.params["W"], same)
@@ -108,7 +109,7 @@ def test_training_repeats_by_seed_and_beats_the_start(world, build):
 def test_predicted_quality_is_calibrated_on_fresh_plans(world, build):
     _, tables, inputs, simulator, _ = world
     policy = fresh(world[0])
-    value = fit_value(policy, tables, inputs, simulator, np.random.default_rng(0), 6000)
+    value = fit_value(policy, tables, inputs, simulator, np.random.default_rng(0), runs=6000)
     _, _, unseen, judge, _ = build(240, seed=9)
     rng, rows = np.random.default_rng(1), np.arange(240).repeat(10)
     plans = policy.rollout(tables, unseen.take(rows), np.full(2400, 0.05), sampled(rng)).plans
@@ -136,7 +137,7 @@ def test_imitation_learns_from_a_log_what_paid(world):
     rows, logged = drawn(start, tables, inputs, OnlyReflection(tables, inputs))
     policy = fresh(start)
     history = imitate(
-        policy, tables, inputs.take(rows), logged, labels[rows], np.random.default_rng(0), 150
+        policy, tables, inputs.take(rows), logged, labels[rows], np.random.default_rng(0), steps=150
     )
     assert np.mean(history[-10:]) > np.mean(history[:10])
     number = [mode.name for mode in tables.options.modes].index("reflection")
@@ -158,7 +159,7 @@ def test_a_logged_role_of_another_domain_teaches_nothing_and_breaks_nothing(worl
     logged = LoggedPlans(plans, 0.05 * ones, ones, 1e-3 * ones, 0 * ones)
     policy = fresh(start)
     labels, rng = np.zeros(4, np.intp), np.random.default_rng(0)
-    imitate(policy, tables, inputs.take(range(4)), logged, labels, rng, 5)
+    imitate(policy, tables, inputs.take(range(4)), logged, labels, rng, steps=5)
     assert all(np.isfinite(values).all() for values in policy.params.values())
 
 
@@ -166,7 +167,7 @@ def test_off_policy_estimates_come_near_the_truth(world):
     start, tables, inputs, simulator, _ = world
     rows, logged = drawn(start, tables, inputs, simulator)
     rng = np.random.default_rng(0)
-    value = fit_value(start, tables, inputs, simulator, rng, 6000)
+    value = fit_value(start, tables, inputs, simulator, rng, runs=6000)
     other = fresh(start)
     other.params["mode.n"][1] += 0.7  # likes single members more
     rollout = other.rollout(tables, inputs.take(rows), logged.rates, sampled(rng))
@@ -184,7 +185,7 @@ def test_doubly_robust_survives_a_wrong_value_model(world):
     start, tables, inputs, simulator, _ = world
     rows, logged = drawn(start, tables, inputs, simulator)
     rng = np.random.default_rng(0)
-    value = fit_value(start, tables, inputs, simulator, rng, 6000)
+    value = fit_value(start, tables, inputs, simulator, rng, runs=6000)
     value.weights[0] += 2.0  # far too hopeful
     found = estimate(start, tables, inputs.take(rows), logged, value, rng)
     truth = logged.utility(UNIT).mean()
@@ -222,11 +223,11 @@ def test_plans_of_unknown_names_are_refused(world, plan, error):
 def test_bad_training_data_is_refused(world):
     _, tables, inputs, simulator, domains = world
     with pytest.raises(InvalidDataError, match="no role has the domain 'law'"):
-        fit_teams(tables.options, inputs, simulator, ["law"] * len(inputs), UNIT, QUICK)
+        fit_teams(tables.options, inputs, simulator, ["law"] * len(inputs), unit=UNIT, config=QUICK)
     with pytest.raises(InvalidDataError, match="unit is the mean cost"):
-        fit_teams(tables.options, inputs, simulator, domains, 0.0, QUICK)
+        fit_teams(tables.options, inputs, simulator, domains, unit=0.0, config=QUICK)
     with pytest.raises(InvalidDataError, match="queries and a domain for each"):
-        fit_teams(tables.options, inputs, simulator, domains[:-1], UNIT, QUICK)
+        fit_teams(tables.options, inputs, simulator, domains[:-1], unit=UNIT, config=QUICK)
     plans = index_plans(tables, ("small",), [TeamPlan("io", (TeamMember("solver", "small"),))])
     one, bad = np.ones(1), np.full(1, np.nan)
     with pytest.raises(InvalidDataError, match="not finite"):
@@ -237,7 +238,7 @@ def test_bad_training_data_is_refused(world):
 
 def test_parts_are_rounded_as_a_file_keeps_them(world):
     _, tables, inputs, simulator, domains = world
-    parts = fit_teams(tables.options, inputs, simulator, domains, UNIT, QUICK)
+    parts = fit_teams(tables.options, inputs, simulator, domains, unit=UNIT, config=QUICK)
     assert isinstance(parts, TeamParts)
     for values in (*parts.policy.params.values(), parts.value.weights):
         np.testing.assert_array_equal(values, values.astype(np.float32))

@@ -123,6 +123,7 @@ def train_mixture(
     llms: tuple[LLMCard, ...],
     config: MoEConfig,
     rng: np.random.Generator,
+    *,
     moments: tuple[_Floats, _Floats] | None = None,
 ) -> MoEHead:
     """Return a mixture trained by Adam on whatever loss ``grad`` is the gradient of.
