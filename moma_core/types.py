@@ -59,6 +59,7 @@ __all__ = [
     "ScoreTable",
     "TeamMember",
     "TeamPlan",
+    "Topsis",
     "Trace",
     "TraceStep",
     "Trial",
@@ -79,12 +80,30 @@ class Performance:
     """Prefer the best score; cost only breaks ties (5.2.3).
 
     Tied are scores whose difference per USD is noise on queries the head did not see
-    (`llm_routing.training.fit_thrift`; where that was not measured, equal scores).
+    (`LLMRouter.min_gain_per_usd`; where that was not measured, equal scores).
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
+    """Balance score and cost: halving the cost is worth some score.
+
+    Args:
+        worth: That score, zero or more, such as 0.02; None: what the router learnt in training.
+    """
+
+    worth: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.worth is not None and not (is_number(self.worth) and self.worth >= 0.0):
+            raise InvalidPreferenceError(
+                f"worth is the score that halving the cost is worth, zero or more, got "
+                f"{self.worth!r}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Topsis:
     """Balance score and cost by TOPSIS on the Pareto front (eq. 8-11).
 
     Args:
@@ -116,7 +135,7 @@ class Cost:
             )
 
 
-Preference = Performance | Auto | Cost
+Preference = Performance | Auto | Cost | Topsis
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +316,7 @@ class Trial:
         baseline: What would have been chosen without learning.
         safe: The LLMs among which was chosen.
         context: What the correction of an LLM is linear in, shape (k,).
-        preference: ``"performance"``, ``"auto:0.5"``, ``"cost"`` or ``"cost:0.002"``.
+        preference: ``"performance"``, ``"auto:0.02"``, ``"cost"`` or ``"cost:0.002"``.
         anchor: The LLM whose cost sets the default budget.
 
     Example:
@@ -624,7 +643,7 @@ class RoutingDecision:
         targets: Names to invoke, in order; never empty. A team's are its LLMs, each once.
         probability: Agents: calibrated probability of being right. LLMs, teams: predicted quality.
         candidates: What was considered, best first.
-        preference: ``"performance"``, ``"auto"`` or ``"cost"``.
+        preference: ``"performance"``, ``"auto"``, ``"cost"`` or ``"topsis"``.
         reason: Why, in words.
         state: Conversation state to pass to the next ``route``.
         trace: Encode, categories, state, eligible, rank, gate, score, select with their times.

@@ -23,12 +23,10 @@ from moma_core.llms.feedback import (
     FeedbackRecord,
     Learning,
     LearningConfig,
-    parse_text,
-    preference_text,
     safe_set,
 )
 from moma_core.llms.off_policy import estimate
-from moma_core.llms.selection import rank
+from moma_core.llms.selection import parse_preference, preference_text, rank
 from moma_core.types import Auto, Cost, Performance, ScoreTable
 
 VECTOR = np.zeros(4, np.float32)
@@ -304,7 +302,7 @@ def test_estimates_need_exploration_and_lines():
 
 def test_preferences_travel_as_text():
     for preference in (Performance(), Auto(), Auto(0.123), Cost(), Cost(1e-7)):
-        assert parse_text(preference_text(preference)) == preference
+        assert parse_preference(preference_text(preference)) == preference
 
 
 def test_slips_in_the_configuration():

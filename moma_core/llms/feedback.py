@@ -19,13 +19,11 @@ import numpy.typing as npt
 
 from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.llms.selection import parse_preference, rank
+from moma_core.llms.selection import preference_text, rank
 from moma_core.types import (
-    Auto,
     Candidate,
     Cost,
     FloatArray,
-    Performance,
     Preference,
     RoutingDecision,
     ScoreTable,
@@ -43,8 +41,6 @@ __all__ = [
     "cautious",
     "corrected",
     "learnt_choice",
-    "parse_text",
-    "preference_text",
     "safe_set",
 ]
 
@@ -362,32 +358,6 @@ def learnt_choice(
         np.array([each.cost or 0.0 for each in candidates]),
     )
     return next(table.names[i] for i in rank(table, preference, anchor) if table.names[i] in safe)
-
-
-def preference_text(preference: Preference) -> str:
-    """Return a preference as text that `parse_text` reads back.
-
-    Example:
-        >>> parse_text(preference_text(Auto(0.7)))
-        Auto(w_score=0.7)
-    """
-    match preference:
-        case Performance():
-            return "performance"
-        case Auto(w_score=weight):
-            return f"auto:{weight!r}"
-        case Cost(budget=budget):
-            return "cost" if budget is None else f"cost:{budget!r}"
-
-
-def parse_text(text: str) -> Preference:
-    """Return the preference that `preference_text` wrote.
-
-    Raises:
-        InvalidPreferenceError: It is none.
-    """
-    name, _, weight = text.partition(":")
-    return Auto(float(weight)) if name == "auto" and weight else parse_preference(text)
 
 
 _CLIP = 3.0

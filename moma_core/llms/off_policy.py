@@ -20,8 +20,8 @@ from moma_core.llms.feedback import (
     cautious,
     corrected,
     learnt_choice,
-    parse_text,
 )
+from moma_core.llms.selection import parse_preference
 
 __all__ = [
     "LEAST",
@@ -162,7 +162,7 @@ class _Expected:
     def learnt_choice(self, line: int) -> str:
         """Return what the learnt corrections choose on a line."""
         trial = self._records[line].trial
-        preference = parse_text(trial.preference)
+        preference = parse_preference(trial.preference)
         return learnt_choice(self._ranked[line], trial.safe, preference, trial.anchor)
 
     def of(self, policy: Callable[[int], str]) -> tuple[Estimate, _Array]:

@@ -34,9 +34,16 @@ from moma_core.llms.features import FEATURES, QueryFeatures
 from moma_core.llms.heads import build_head
 from moma_core.llms.heads.adapted import GAMMA, AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.contract import Head
-from moma_core.llms.selection import check_latency, in_time, parse_preference, rank
+from moma_core.llms.selection import (
+    DEFAULT_WORTH,
+    check_latency,
+    in_time,
+    parse_preference,
+    preference_name,
+    rank,
+)
 from moma_core.protocols import Encoder
-from moma_core.types import Candidate, FloatArray, LLMCard, Preference, ScoreTable
+from moma_core.types import Auto, Candidate, Cost, FloatArray, LLMCard, Preference, ScoreTable
 
 __all__ = [
     "MIN_SCORED",
@@ -65,6 +72,8 @@ class LLMRouter:
         metadata: What it was trained on, JSON-like.
         min_gain_per_usd: Score that one more USD must bring under `Performance`; see
             `selection.choose`.
+        worth: Score that halving the cost is worth under ``auto``, learnt from held-out rows where
+            there were any.
 
     Example:
         >>> router = LLMRouter.packaged()
@@ -82,6 +91,7 @@ class LLMRouter:
     best_single: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     min_gain_per_usd: float = 0.0
+    worth: float = DEFAULT_WORTH
 
     @property
     def cards(self) -> tuple[LLMCard, ...]:
@@ -143,7 +153,7 @@ class LLMRouter:
             InvalidPreferenceError: No such preference, or a latency that is no number.
             NoTargetError: No LLM is left.
         """
-        wanted = parse_preference(preference)
+        wanted = self.resolve(preference)
         limit = check_latency(max_latency)
         kept = [i for i, name in enumerate(table.names) if name not in exclude]
         if not kept:
@@ -158,9 +168,45 @@ class LLMRouter:
         )
         candidates = tuple(
             Candidate(left.names[i], float(left.scores[i]), float(left.costs[i]))
-            for i in rank(left, wanted, self.best_single, self.min_gain_per_usd)
+            for i in rank(
+                left,
+                wanted,
+                self.best_single,
+                min_gain_per_usd=self.min_gain_per_usd,
+                worth=self.worth,
+            )
         )
         return candidates[0].name, candidates
+
+    def resolve(self, preference: str | Preference | None) -> Preference:
+        """Return the preference with what this router learnt filled in: what halving is worth.
+
+        Raises:
+            InvalidPreferenceError: No such preference.
+        """
+        wanted = parse_preference(preference)
+        return Auto(self.worth) if wanted == Auto() else wanted
+
+    def reason(self, chosen: Candidate, preference: str | Preference | None) -> str:
+        """Return in words why a preference picks an LLM.
+
+        Example:
+            >>> router = LLMRouter.packaged()
+            >>> router.reason(Candidate("small", 0.8, 0.001), "auto:0.03")
+            "auto picks 'small': score 0.80 at $0.001000; halving the cost is worth 0.03 of score"
+        """
+        wanted, cost = self.resolve(preference), chosen.cost or 0.0
+        said = f"{preference_name(wanted)} picks {chosen.name!r}: score {chosen.score:.2f} at "
+        said += f"${cost:.6f}"
+        match wanted:
+            case Auto(worth=worth):
+                return f"{said}; halving the cost is worth {worth:.3g} of score"
+            case Cost(budget=float() | int() as budget) if cost > budget:
+                return (
+                    f"{said}; no LLM is within the budget of ${budget:.3g}, so the cheapest is "
+                    "taken"
+                )
+        return said
 
     def latencies(self, names: Sequence[str]) -> list[float | None]:
         """Return the typical seconds of LLMs by their cards, None where not known."""
@@ -445,6 +491,7 @@ def write_llms(router: LLMRouter, directory: str | Path) -> None:
         "llms": [dataclasses.asdict(_plain(card)) for card in router.cards],
         "best_single": router.best_single,
         "min_gain_per_usd": router.min_gain_per_usd,
+        "worth": router.worth,
         "head": {"kind": router.head.kind, **router.head.config()},
         "costs": {"kind": router.costs.kind, **router.costs.config()},
         "features": {"names": list(FEATURES), "weight": router.features.weight},
@@ -473,7 +520,8 @@ def read_llms(directory: str | Path) -> dict[str, Any]:
             "dimension": config["encoder"]["dimension"],
             "best_single": config["best_single"],
             "metadata": config["training"],
-            "min_gain_per_usd": _min_gain(config["min_gain_per_usd"]),
+            "min_gain_per_usd": _not_negative("min_gain_per_usd", config),
+            "worth": _not_negative("worth", config),
         }
         _probe(parts, config["features"]["names"], len(llms))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:
@@ -497,7 +545,8 @@ def _plain(card: LLMCard) -> LLMCard:
     return dataclasses.replace(card, metadata=dict(card.metadata))
 
 
-def _min_gain(value: Any) -> float:
-    if not 0.0 <= float(value) < np.inf:
-        raise ValueError(f"expected min_gain_per_usd of zero or more, got {value!r}")
-    return float(value)
+def _not_negative(name: str, config: Mapping[str, Any]) -> float:
+    value = float(config[name])
+    if not 0.0 <= value < np.inf:
+        raise ValueError(f"expected {name} of zero or more, got {value!r}")
+    return value

@@ -1,4 +1,4 @@
-"""Chooses among scored LLMs: Pareto front, preference, latency, budget (eq. 7-11, 5.2.3)."""
+"""Chooses among scored LLMs by a preference: score against cost, latency and budget (5.2.3)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError
-from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable
+from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable, Topsis
 
 __all__ = [
     "DEFAULT_BUDGET_SHARE",
+    "DEFAULT_WORTH",
+    "LEAST_COST",
     "PREFERENCES",
-    "WORTH",
     "StreamBudget",
     "check_latency",
     "choose",
     "choose_at_rate",
-    "closeness_of_two",
     "closeness_on_front",
     "front_mask",
     "in_time",
     "pareto_front",
     "parse_preference",
     "preference_name",
+    "preference_text",
     "rank",
     "select",
     "topsis",
+    "value",
 ]
 
 
@@ -76,10 +78,12 @@ def pareto_front(
     return front[np.argsort(costs[front], kind="stable")]
 
 
-WORTH = 0.25
-"""Of two LLMs at equal weights, the dearer one's whole price is worth this share of its score. At 1
-the cheaper one of most pairs of real LLMs would answer everything: prices differ by factors, scores
-by a tenth."""
+DEFAULT_WORTH = 0.02
+"""Score that halving the cost is worth under `Auto` where neither the user nor training says."""
+
+LEAST_COST = 1e-6
+"""USD: what costs less, or nothing, counts as costing this much, so that a free LLM does not win
+whatever it scores. A short call to the cheapest LLMs on offer costs ten times as much."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -136,37 +140,23 @@ def closeness_on_front(
     return np.where(front, closeness, -np.inf)
 
 
-def closeness_of_two(costs: _Array, scores: _Array, w_cost: float, w_score: float) -> _Array:
-    """Return what speaks for each of two candidates, neither of which beats the other on both.
+def value(costs: _Array, scores: _Array, worth: float) -> _Array:
+    """Return ``score - worth * log2(cost)``: each halving of the cost adds ``worth``.
 
-    For the dearer one its lead in score, as a share of its score, times ``w_score``; for the
-    cheaper one what it saves, as a share of the other's cost, times ``w_cost * WORTH``. More weight
-    on cost takes from the one and gives to the other, so it never picks the dearer one.
+    It says of two candidates which one is better whatever else there is to choose from, and it
+    needs no unit of cost. Whoever maximises it never pays more as ``worth`` grows.
 
     Args:
-        costs: USD, shape (n, 2).
-        scores: Quality, shape (n, 2).
-        w_cost: Weight of the cost, zero or more.
-        w_score: Weight of the score, zero or more.
-
-    Returns:
-        The larger, the better, shape (n, 2).
+        costs: USD, zero or more; below `LEAST_COST` counts as that much.
+        scores: Quality, of the same shape.
+        worth: Score, zero or more.
 
     Example:
-        >>> costs, scores = np.array([[1.0, 15.0]] * 2), np.array([[0.81, 0.85], [0.50, 0.85]])
-        >>> closeness_of_two(costs, scores, 0.5, 0.5).argmax(axis=1).tolist()
-        [0, 1]
+        >>> value(np.array([1e-3, 2e-3]), np.array([0.80, 0.82]), 0.02).round(4).tolist()
+        [0.9993, 0.9993]
     """
-    lead, saved = _share(scores - scores[:, ::-1], scores), _share(costs[:, ::-1] - costs, costs)
-    speaks: _Array = w_score * np.maximum(lead, 0.0) + w_cost * WORTH * np.maximum(saved, 0.0)
-    return speaks
-
-
-def _share(gaps: _Array, values: _Array) -> _Array:
-    largest = np.broadcast_to(values.max(axis=1, keepdims=True), values.shape)
-    shares = gaps.copy()
-    np.divide(gaps, largest, out=shares, where=largest > 0)
-    return shares
+    earned: _Array = scores - worth * np.log2(np.maximum(costs, LEAST_COST))
+    return earned
 
 
 def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _Array:
@@ -178,55 +168,92 @@ def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _
     return scaled
 
 
-PREFERENCES = ("auto", "cost", "performance")
+PREFERENCES = ("auto", "cost", "performance", "topsis")
 DEFAULT_BUDGET_SHARE = 0.25
 """``cost`` without a budget may spend this share of what the strongest LLM costs on the query."""
 
-_CHOICES = "Choose 'performance', 'auto', 'cost', or 'cost:0.002' for a budget in USD per query."
+_CHOICES = (
+    "Choose 'performance', 'auto', 'auto:0.03' (halving the cost is worth 0.03 of score), 'cost', "
+    "'cost:0.002' (a budget in USD per query), or 'topsis:0.7,0.3' (weights of score and cost)."
+)
 
 
 def parse_preference(preference: str | Preference | None) -> Preference:
     """Return a `Preference` from what a user typed; None means auto.
 
     Args:
-        preference: ``"performance"``, ``"auto"``, ``"cost"``, ``"cost:0.002"`` (USD per query),
-            a `Preference`, or None.
+        preference: ``"performance"``, ``"auto"``, ``"auto:0.03"`` (score that halving the cost is
+            worth), ``"cost"``, ``"cost:0.002"`` (USD per query), ``"topsis"``,
+            ``"topsis:0.7,0.3"`` (weights of score and cost), a `Preference`, or None.
 
     Raises:
         InvalidPreferenceError: Anything else; the message lists the choices.
 
     Example:
-        >>> parse_preference("cost:0.002")
-        Cost(budget=0.002)
+        >>> parse_preference("cost:0.002"), parse_preference("auto:0.03")
+        (Cost(budget=0.002), Auto(worth=0.03))
     """
     if preference is None:
         return Auto()
-    if isinstance(preference, Performance | Auto | Cost):
+    if isinstance(preference, Performance | Auto | Cost | Topsis):
         return preference
     if not isinstance(preference, str):
         raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
     name, separator, amount = preference.strip().lower().partition(":")
-    plain: dict[str, Preference] = {"performance": Performance(), "auto": Auto(), "cost": Cost()}
-    if name not in plain or (separator and name != "cost"):
-        raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
-    return Cost(_budget(amount, preference)) if separator else plain[name]
+    match name, separator:
+        case "performance", "":
+            return Performance()
+        case "auto", _:
+            return Auto(_number(amount, preference) if separator else None)
+        case "cost", _:
+            return Cost(
+                _number(amount.strip().removeprefix("$"), preference) if separator else None
+            )
+        case "topsis", _:
+            return Topsis(_weight(amount, preference) if separator else 0.5)
+    raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
 
 
-def _budget(amount: str, preference: str) -> float:
+def _number(text: str, preference: str) -> float:
     try:
-        budget = float(amount.strip().removeprefix("$"))
+        number = float(text)
     except ValueError:
-        budget = math.nan
-    if not (math.isfinite(budget) and budget >= 0):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
         raise InvalidPreferenceError(
-            f"a budget is USD per query, zero or more, got {preference!r:.60}. {_CHOICES}"
+            f"expected a number of zero or more after the colon, got {preference!r:.60}. {_CHOICES}"
         )
-    return budget
+    return number
+
+
+def _weight(text: str, preference: str) -> float:
+    """Return the weight of the score from ``"0.7,0.3"``."""
+    numbers = [_number(part, preference) for part in text.split(",")]
+    if len(numbers) != 2 or sum(numbers) <= 0:
+        raise InvalidPreferenceError(
+            f"topsis takes the weights of score and cost, got {preference!r:.60}. {_CHOICES}"
+        )
+    return numbers[0] / sum(numbers)
 
 
 def preference_name(preference: Preference) -> str:
-    """Return ``"performance"``, ``"auto"`` or ``"cost"``."""
+    """Return ``"performance"``, ``"auto"``, ``"cost"`` or ``"topsis"``."""
     return type(preference).__name__.lower()
+
+
+def preference_text(preference: Preference) -> str:
+    """Return a preference as text that `parse_preference` reads back.
+
+    Example:
+        >>> preference_text(Auto(0.03)), preference_text(Cost())
+        ('auto:0.03', 'cost')
+    """
+    match preference:
+        case Auto(worth=float() | int() as amount) | Cost(budget=float() | int() as amount):
+            return f"{preference_name(preference)}:{amount!r}"
+        case Topsis(w_score=weight):
+            return f"topsis:{weight!r},{1.0 - weight!r}"
+    return preference_name(preference)
 
 
 def choose(
@@ -234,15 +261,19 @@ def choose(
     scores: _Array,
     preference: Preference,
     anchor: int | None = None,
+    *,
     min_gain_per_usd: float = 0.0,
+    worth: float = DEFAULT_WORTH,
 ) -> npt.NDArray[np.intp]:
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
     - `Performance`: the best score, less ``min_gain_per_usd`` times the cost; ties: lower cost.
-    - `Auto`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost. Of
-      two LLMs in all, by `closeness_of_two`, because TOPSIS cannot tell two apart.
+    - `Auto`: the largest `value`: halving the cost is worth some score; ties: lower cost. An LLM
+      that is not chosen cannot change the choice.
     - `Cost`: the best score among those within the budget; ties: lower cost. When none is within
-      it, the cheapest (ties: higher score).
+      it, the cheapest (ties: higher score). Without a budget, `DEFAULT_BUDGET_SHARE` of the
+      strongest LLM's cost, and at most what `Auto` would pay.
+    - `Topsis`: the largest closeness on the Pareto front (8-11); ties: higher score, lower cost.
 
     What is left tied after that goes to the first column. The choice is always on the front.
 
@@ -254,11 +285,14 @@ def choose(
             best-scoring one of each row.
         min_gain_per_usd: Score that one more USD must bring under `Performance`: below it,
             predicted scores count as tied (`training.fit_min_gain`). Zero: only equal scores do.
+        worth: Score that halving the cost is worth where ``Auto`` does not say.
 
     Returns:
         Column indices, shape (n,).
     """
-    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor, min_gain_per_usd)[:, 0]
+    order: npt.NDArray[np.intp] = _order(
+        costs, scores, preference, anchor, (min_gain_per_usd, worth)
+    )[:, 0]
     return order
 
 
@@ -295,18 +329,21 @@ def rank(
     table: ScoreTable,
     preference: Preference,
     anchor: str | None = None,
+    *,
     min_gain_per_usd: float = 0.0,
+    worth: float = DEFAULT_WORTH,
 ) -> tuple[int, ...]:
     """Return every index of ``table``, the chosen one first, then in order of preference.
 
-    Auto lists the front by closeness, then the dominated ones by score; cost lists the affordable
-    ones by score, then the others by cost.
+    Cost lists the affordable ones by score, then the others by cost; TOPSIS the front by closeness,
+    then the dominated ones by score.
 
     Args:
         table: Scores and costs of one query.
         preference: What to optimise.
         anchor: Name whose cost sets the default budget of `Cost`; see `choose`.
         min_gain_per_usd: See `choose`.
+        worth: See `choose`.
 
     Raises:
         NoTargetError: The table is empty.
@@ -314,7 +351,9 @@ def rank(
     if not table.names:
         raise NoTargetError("no LLM to choose from. Enable or add at least one.")
     column = table.names.index(anchor) if anchor in table.names else None
-    order = _order(table.costs[None], table.scores[None], preference, column, min_gain_per_usd)[0]
+    order = _order(
+        table.costs[None], table.scores[None], preference, column, (min_gain_per_usd, worth)
+    )[0]
     return tuple(order.tolist())
 
 
@@ -323,29 +362,32 @@ def _order(
     scores: _Array,
     preference: Preference,
     anchor: int | None,
-    min_gain_per_usd: float,
+    learnt: tuple[float, float],
 ) -> npt.NDArray[np.intp]:
+    min_gain_per_usd, worth = learnt
     match preference:
         case Performance():
             return _sorted(scores - min_gain_per_usd * costs, -costs)
-        case Auto(w_score=weight):
+        case Auto(worth=given):
+            return _sorted(value(costs, scores, worth if given is None else given), -costs, scores)
+        case Topsis(w_score=weight):
             front = front_mask(costs, scores)
             closeness = closeness_on_front(costs, scores, front, 1.0 - weight, weight)
-            if costs.shape[1] == 2:
-                pairs = closeness_of_two(costs, scores, 1.0 - weight, weight)
-                closeness = np.where(front.all(axis=1, keepdims=True), pairs, closeness)
             return _sorted(closeness, scores, -costs)
         case Cost(budget=budget):
-            limit = _default_budget(costs, scores, anchor) if budget is None else budget
+            limit = _default_budget(costs, scores, anchor, worth) if budget is None else budget
             fits = costs <= limit
             within = np.where(fits, scores, -np.inf)
             return _sorted(within, -costs, scores)
 
 
-def _default_budget(costs: _Array, scores: _Array, anchor: int | None) -> _Array:
+def _default_budget(costs: _Array, scores: _Array, anchor: int | None, worth: float) -> _Array:
+    """Return a share of the strongest LLM's cost, at most what `Auto` pays, shape (n, 1)."""
     rows = np.arange(len(costs))
     strongest = _sorted(scores, -costs)[:, 0] if anchor is None else np.full(len(costs), anchor)
-    budget: _Array = DEFAULT_BUDGET_SHARE * costs[rows, strongest][:, None]
+    by_auto = _sorted(value(costs, scores, worth), -costs, scores)[:, 0]
+    share = DEFAULT_BUDGET_SHARE * costs[rows, strongest]
+    budget: _Array = np.minimum(share, costs[rows, by_auto])[:, None]
     return budget
 
 

@@ -132,16 +132,20 @@ def evaluate_llms(
     data = data.take(complete)
     vectors = encoder.encode(data.queries) if vectors is None else vectors[complete]
     scores, costs = router.predict(data.queries, vectors)
-    single = router.names.index(router.best_single)
-    return _report(scores, costs, data, single, router.min_gain_per_usd)
+    return _report(scores, costs, data, router)
 
 
-def _report(
-    scores: _Array, costs: _Array, data: LLMDataset, single: int, min_gain_per_usd: float
-) -> dict[str, Any]:
-    rows = np.arange(len(data))
+def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
+    rows, single = np.arange(len(data)), data.llms.index(router.best_single)
     chosen = {
-        name: choose(costs, scores, preference, single, min_gain_per_usd)
+        name: choose(
+            costs,
+            scores,
+            preference,
+            single,
+            min_gain_per_usd=router.min_gain_per_usd,
+            worth=router.worth,
+        )
         for name, preference in _PREFERENCES.items()
     }
     curve = trade_off_curve(scores, costs, data.scores, data.costs, single)
@@ -340,7 +344,7 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
     }
     single = router.names.index(router.best_single)
     for name, preference in (("performance", Performance()), ("auto", Auto()), ("cost", Cost())):
-        picks = choose(costs, quality, preference, anchor=single)
+        picks = choose(costs, quality, preference, single, worth=router.worth)
         report["preferences"][name] = _points(picks[row], a, b, winner)
     alone = np.full(len(row), single)
     report["best_single"] = {"name": router.best_single, **_points(alone, a, b, winner)}
