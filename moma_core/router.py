@@ -494,7 +494,7 @@ class MoMARouter:
     ) -> RoutingDecision:
         if self._learning is None or self._llms is None:
             return decision
-        wanted = self._llms.resolve(preference)
+        wanted = self._llms.resolved(preference)
         return self._learning.instead(decision, vector, wanted, self._llms.best_single)
 
 

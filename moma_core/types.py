@@ -89,16 +89,16 @@ class Auto:
     """Balance score and cost: halving the cost is worth some score.
 
     Args:
-        worth: That score, zero or more, such as 0.02; None: what the router learnt in training.
+        points: That score, zero or more, such as 0.02; None: what the router learnt in training.
     """
 
-    worth: float | None = None
+    points: float | None = None
 
     def __post_init__(self) -> None:
-        if self.worth is not None and not (is_number(self.worth) and self.worth >= 0.0):
+        if self.points is not None and not (is_number(self.points) and self.points >= 0.0):
             raise InvalidPreferenceError(
-                f"worth is the score that halving the cost is worth, zero or more, got "
-                f"{self.worth!r}."
+                f"points is the score that halving the cost is worth, zero or more, got "
+                f"{self.points!r}."
             )
 
 

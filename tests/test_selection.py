@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError, ScoreError
 from moma_core.llms.selection import (
-    LEAST_COST,
+    LEAST_USD,
     StreamBudget,
     check_latency,
     choose,
@@ -157,7 +157,7 @@ def test_extreme_weights_take_the_ends_of_the_front():
     assert select(table(costs, scores), Topsis(0.0)) == 0
     assert select(table(costs, scores), Topsis(1.0)) == 2
     assert select(table(costs, scores), Auto(0.0)) == 2
-    assert select(table(costs, scores), Auto(9.0)) == 0
+    assert select(table(costs, scores), Auto(1.0)) == 0
 
 
 # --- auto: halving the cost is worth some score
@@ -167,18 +167,18 @@ priced = st.lists(st.tuples(usd, st.floats(0, 1)), min_size=1, max_size=9).map(
     lambda pairs: tuple(np.array(column) for column in zip(*pairs, strict=True))
 )
 any_pool = st.one_of(pools, priced)
-worths = st.floats(0, 0.2)
+some_points = st.floats(0, 0.2)
 
 
-@given(any_pool, worths, st.integers(0, 8))
-def test_an_llm_that_is_not_chosen_changes_nothing(pool, worth, which):
+@given(any_pool, some_points, st.integers(0, 8))
+def test_an_llm_that_is_not_chosen_changes_nothing(pool, points, which):
     costs, scores = pool
     full = table(costs, scores)
-    chosen, which = full.names[select(full, Auto(worth))], which % len(costs)
+    chosen, which = full.names[select(full, Auto(points))], which % len(costs)
     assume(full.names[which] != chosen)
     kept = [i for i in range(len(costs)) if i != which]
     left = ScoreTable(tuple(full.names[i] for i in kept), scores[kept], costs[kept])
-    assert left.names[select(left, Auto(worth))] == chosen
+    assert left.names[select(left, Auto(points))] == chosen
 
 
 def test_ten_thousand_pools_without_what_is_not_chosen():
@@ -193,44 +193,44 @@ def test_ten_thousand_pools_without_what_is_not_chosen():
         assert (kept[left] == picks[rows]).all()
 
 
-@given(any_pool, st.tuples(worths, worths))
+@given(any_pool, st.tuples(some_points, some_points))
 def test_the_more_halving_is_worth_the_cheaper_the_choice(pool, both):
     costs, scores = pool
     low, high = sorted(both)
     assume(high - low > 1e-9)
-    dear, cheap = (select(table(costs, scores), Auto(worth)) for worth in (low, high))
+    dear, cheap = (select(table(costs, scores), Auto(points)) for points in (low, high))
     assert costs[cheap] <= costs[dear]
 
 
-@given(any_pool, worths, st.one_of(st.none(), st.integers(0, 8)))
-def test_cost_without_a_budget_is_never_dearer_than_auto(pool, worth, anchor):
+@given(any_pool, some_points, st.one_of(st.none(), st.integers(0, 8)))
+def test_cost_without_a_budget_is_never_dearer_than_auto(pool, points, anchor):
     full = table(*pool)
     name = None if anchor is None else f"llm{anchor}"
-    saving, balanced = rank(full, Cost(), name, worth=worth), rank(full, Auto(), worth=worth)
+    saving, balanced = rank(full, Cost(), name, points=points), rank(full, Auto(), points=points)
     assert full.costs[saving[0]] <= full.costs[balanced[0]]
-    assert balanced == rank(full, Auto(worth))
+    assert balanced == rank(full, Auto(points))
 
 
-@given(any_pool, worths)
-def test_auto_is_never_dominated(pool, worth):
+@given(any_pool, some_points)
+def test_auto_is_never_dominated(pool, points):
     costs, scores = pool
-    assert select(table(costs, scores), Auto(worth)) in pareto_front(costs, scores)
+    assert select(table(costs, scores), Auto(points)) in pareto_front(costs, scores)
 
 
-@given(any_pool, st.sampled_from([2.0, 1e3, 1e6]), worths)
-def test_auto_needs_no_unit_of_cost(pool, factor, worth):
+@given(any_pool, st.sampled_from([2.0, 1e3, 1e6]), some_points)
+def test_auto_needs_no_unit_of_cost(pool, factor, points):
     costs, scores = pool
-    costs = costs + LEAST_COST
-    best = np.sort(value(costs, scores, worth))[::-1]
+    costs = costs + LEAST_USD
+    best = np.sort(value(costs, scores, points))[::-1]
     assume(len(best) < 2 or best[0] - best[1] > 1e-9)
-    before = select(table(costs, scores), Auto(worth))
-    assert select(table(costs * factor, scores), Auto(worth)) == before
+    before = select(table(costs, scores), Auto(points))
+    assert select(table(costs * factor, scores), Auto(points)) == before
 
 
 def test_halving_the_cost_is_worth_that_much():
     pair = table(np.array([1e-3, 2e-3]), np.array([0.80, 0.83]))
-    assert [select(pair, Auto(worth)) for worth in (0.0, 0.029, 0.031)] == [1, 1, 0]
-    assert rank(pair, Auto(), worth=0.031)[0] == 0
+    assert [select(pair, Auto(points)) for points in (0.0, 0.029, 0.031)] == [1, 1, 0]
+    assert rank(pair, Auto(), points=0.031)[0] == 0
 
 
 def test_what_is_free_does_not_win_whatever_it_scores():
@@ -403,7 +403,7 @@ def test_a_limit_of_time_keeps_the_order_of_weights(pool, draw, weights):
     latencies = draw.draw(st.lists(seconds, min_size=len(costs), max_size=len(costs)))
     kept = in_time(latencies, 3.0)
     low, high = sorted(weights)
-    cheap, dear = (select(table(costs[kept], scores[kept]), Auto(worth)) for worth in (high, low))
+    cheap, dear = (select(table(costs[kept], scores[kept]), Auto(points)) for points in (high, low))
     assert costs[kept][cheap] <= costs[kept][dear] or math.isclose(low, high, abs_tol=1e-9)
 
 

@@ -30,7 +30,7 @@ from moma_core.llms.cascade_planner import (
 )
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import (
-    DEFAULT_WORTH,
+    POINTS,
     check_latency,
     choose,
     in_time,
@@ -456,12 +456,12 @@ class Planned:
     scores: _Array
     costs: _Array
     watch: Watch | None = None
-    worth: float = DEFAULT_WORTH
+    points: float = POINTS
 
     def choose(self, preference: Preference) -> npt.NDArray[np.intp]:
         """Return the column of the chosen plan of each query, shape (n,)."""
         last = self.scores.shape[1] - 1
-        return choose(self.costs, self.scores, preference, last, worth=self.worth)
+        return choose(self.costs, self.scores, preference, last, points=self.points)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -589,7 +589,7 @@ class CascadeRouter:
             np.concatenate([policy.scores, alone[0]], axis=1),
             np.concatenate([policy.costs, alone[1]], axis=1),
             None if watched is None else Watch(watched, kept.limits(costs[:, columns])[:, watched]),
-            self.base.worth,
+            self.base.points,
         )
 
     def _allowed(self, exclude: Collection[str], limit: float) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from moma_core.llms.heads import build_head
 from moma_core.llms.heads.adapted import GAMMA, AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.contract import Head
 from moma_core.llms.selection import (
-    DEFAULT_WORTH,
+    POINTS,
     check_latency,
     in_time,
     parse_preference,
@@ -72,7 +72,7 @@ class LLMRouter:
         metadata: What it was trained on, JSON-like.
         min_gain_per_usd: Score that one more USD must bring under `Performance`; see
             `selection.choose`.
-        worth: Score that halving the cost is worth under ``auto``, learnt from held-out rows where
+        points: Score that halving the cost is worth under ``auto``, learnt from held-out rows where
             there were any.
 
     Example:
@@ -91,7 +91,7 @@ class LLMRouter:
     best_single: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     min_gain_per_usd: float = 0.0
-    worth: float = DEFAULT_WORTH
+    points: float = POINTS
 
     @property
     def cards(self) -> tuple[LLMCard, ...]:
@@ -153,7 +153,7 @@ class LLMRouter:
             InvalidPreferenceError: No such preference, or a latency that is no number.
             NoTargetError: No LLM is left.
         """
-        wanted = self.resolve(preference)
+        wanted = self.resolved(preference)
         limit = check_latency(max_latency)
         kept = [i for i, name in enumerate(table.names) if name not in exclude]
         if not kept:
@@ -173,19 +173,19 @@ class LLMRouter:
                 wanted,
                 self.best_single,
                 min_gain_per_usd=self.min_gain_per_usd,
-                worth=self.worth,
+                points=self.points,
             )
         )
         return candidates[0].name, candidates
 
-    def resolve(self, preference: str | Preference | None) -> Preference:
+    def resolved(self, preference: str | Preference | None) -> Preference:
         """Return the preference with what this router learnt filled in: what halving is worth.
 
         Raises:
             InvalidPreferenceError: No such preference.
         """
         wanted = parse_preference(preference)
-        return Auto(self.worth) if wanted == Auto() else wanted
+        return Auto(self.points) if wanted == Auto() else wanted
 
     def reason(self, chosen: Candidate, preference: str | Preference | None) -> str:
         """Return in words why a preference picks an LLM.
@@ -195,12 +195,12 @@ class LLMRouter:
             >>> router.reason(Candidate("small", 0.8, 0.001), "auto:0.03")
             "auto picks 'small': score 0.80 at $0.001000; halving the cost is worth 0.03 of score"
         """
-        wanted, cost = self.resolve(preference), chosen.cost or 0.0
+        wanted, cost = self.resolved(preference), chosen.cost or 0.0
         said = f"{preference_name(wanted)} picks {chosen.name!r}: score {chosen.score:.2f} at "
         said += f"${cost:.6f}"
         match wanted:
-            case Auto(worth=worth):
-                return f"{said}; halving the cost is worth {worth:.3g} of score"
+            case Auto(points=points):
+                return f"{said}; halving the cost is worth {points:.3g} of score"
             case Cost(budget=float() | int() as budget) if cost > budget:
                 return (
                     f"{said}; no LLM is within the budget of ${budget:.3g}, so the cheapest is "
@@ -491,7 +491,7 @@ def write_llms(router: LLMRouter, directory: str | Path) -> None:
         "llms": [dataclasses.asdict(_plain(card)) for card in router.cards],
         "best_single": router.best_single,
         "min_gain_per_usd": router.min_gain_per_usd,
-        "worth": router.worth,
+        "points": router.points,
         "head": {"kind": router.head.kind, **router.head.config()},
         "costs": {"kind": router.costs.kind, **router.costs.config()},
         "features": {"names": list(FEATURES), "weight": router.features.weight},
@@ -521,7 +521,7 @@ def read_llms(directory: str | Path) -> dict[str, Any]:
             "best_single": config["best_single"],
             "metadata": config["training"],
             "min_gain_per_usd": _not_negative("min_gain_per_usd", config),
-            "worth": _not_negative("worth", config),
+            "points": _not_negative("points", config),
         }
         _probe(parts, config["features"]["names"], len(llms))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:

@@ -14,8 +14,8 @@ from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable, Top
 
 __all__ = [
     "DEFAULT_BUDGET_SHARE",
-    "DEFAULT_WORTH",
-    "LEAST_COST",
+    "POINTS",
+    "LEAST_USD",
     "PREFERENCES",
     "StreamBudget",
     "check_latency",
@@ -78,12 +78,12 @@ def pareto_front(
     return front[np.argsort(costs[front], kind="stable")]
 
 
-DEFAULT_WORTH = 0.02
+POINTS = 0.02
 """Score that halving the cost is worth under `Auto` where neither the user nor training says."""
 
-LEAST_COST = 1e-6
+LEAST_USD = 1e-7
 """USD: what costs less, or nothing, counts as costing this much, so that a free LLM does not win
-whatever it scores. A short call to the cheapest LLMs on offer costs ten times as much."""
+whatever it scores. A short call to the cheapest LLMs on offer costs a hundred times as much."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -140,22 +140,22 @@ def closeness_on_front(
     return np.where(front, closeness, -np.inf)
 
 
-def value(costs: _Array, scores: _Array, worth: float) -> _Array:
-    """Return ``score - worth * log2(cost)``: each halving of the cost adds ``worth``.
+def value(costs: _Array, scores: _Array, points: float) -> _Array:
+    """Return ``score - points * log2(cost)``: each halving of the cost adds ``points``.
 
     It says of two candidates which one is better whatever else there is to choose from, and it
-    needs no unit of cost. Whoever maximises it never pays more as ``worth`` grows.
+    needs no unit of cost. Whoever maximises it never pays more as ``points`` grows.
 
     Args:
-        costs: USD, zero or more; below `LEAST_COST` counts as that much.
+        costs: USD, zero or more; below `LEAST_USD` counts as that much.
         scores: Quality, of the same shape.
-        worth: Score, zero or more.
+        points: Score, zero or more.
 
     Example:
         >>> value(np.array([1e-3, 2e-3]), np.array([0.80, 0.82]), 0.02).round(4).tolist()
         [0.9993, 0.9993]
     """
-    earned: _Array = scores - worth * np.log2(np.maximum(costs, LEAST_COST))
+    earned: _Array = scores - points * np.log2(np.maximum(costs, LEAST_USD))
     return earned
 
 
@@ -191,7 +191,7 @@ def parse_preference(preference: str | Preference | None) -> Preference:
 
     Example:
         >>> parse_preference("cost:0.002"), parse_preference("auto:0.03")
-        (Cost(budget=0.002), Auto(worth=0.03))
+        (Cost(budget=0.002), Auto(points=0.03))
     """
     if preference is None:
         return Auto()
@@ -249,7 +249,7 @@ def preference_text(preference: Preference) -> str:
         ('auto:0.03', 'cost')
     """
     match preference:
-        case Auto(worth=float() | int() as amount) | Cost(budget=float() | int() as amount):
+        case Auto(points=float() | int() as amount) | Cost(budget=float() | int() as amount):
             return f"{preference_name(preference)}:{amount!r}"
         case Topsis(w_score=weight):
             return f"topsis:{weight!r},{1.0 - weight!r}"
@@ -263,7 +263,7 @@ def choose(
     anchor: int | None = None,
     *,
     min_gain_per_usd: float = 0.0,
-    worth: float = DEFAULT_WORTH,
+    points: float = POINTS,
 ) -> npt.NDArray[np.intp]:
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
@@ -285,13 +285,13 @@ def choose(
             best-scoring one of each row.
         min_gain_per_usd: Score that one more USD must bring under `Performance`: below it,
             predicted scores count as tied (`training.fit_min_gain`). Zero: only equal scores do.
-        worth: Score that halving the cost is worth where ``Auto`` does not say.
+        points: Score that halving the cost is worth where ``Auto`` does not say.
 
     Returns:
         Column indices, shape (n,).
     """
     order: npt.NDArray[np.intp] = _order(
-        costs, scores, preference, anchor, (min_gain_per_usd, worth)
+        costs, scores, preference, anchor, (min_gain_per_usd, points)
     )[:, 0]
     return order
 
@@ -331,7 +331,7 @@ def rank(
     anchor: str | None = None,
     *,
     min_gain_per_usd: float = 0.0,
-    worth: float = DEFAULT_WORTH,
+    points: float = POINTS,
 ) -> tuple[int, ...]:
     """Return every index of ``table``, the chosen one first, then in order of preference.
 
@@ -343,7 +343,7 @@ def rank(
         preference: What to optimise.
         anchor: Name whose cost sets the default budget of `Cost`; see `choose`.
         min_gain_per_usd: See `choose`.
-        worth: See `choose`.
+        points: See `choose`.
 
     Raises:
         NoTargetError: The table is empty.
@@ -352,7 +352,7 @@ def rank(
         raise NoTargetError("no LLM to choose from. Enable or add at least one.")
     column = table.names.index(anchor) if anchor in table.names else None
     order = _order(
-        table.costs[None], table.scores[None], preference, column, (min_gain_per_usd, worth)
+        table.costs[None], table.scores[None], preference, column, (min_gain_per_usd, points)
     )[0]
     return tuple(order.tolist())
 
@@ -364,28 +364,28 @@ def _order(
     anchor: int | None,
     learnt: tuple[float, float],
 ) -> npt.NDArray[np.intp]:
-    min_gain_per_usd, worth = learnt
+    min_gain_per_usd, points = learnt
     match preference:
         case Performance():
             return _sorted(scores - min_gain_per_usd * costs, -costs)
-        case Auto(worth=given):
-            return _sorted(value(costs, scores, worth if given is None else given), -costs, scores)
+        case Auto(points=given):
+            return _sorted(value(costs, scores, points if given is None else given), -costs, scores)
         case Topsis(w_score=weight):
             front = front_mask(costs, scores)
             closeness = closeness_on_front(costs, scores, front, 1.0 - weight, weight)
             return _sorted(closeness, scores, -costs)
         case Cost(budget=budget):
-            limit = _default_budget(costs, scores, anchor, worth) if budget is None else budget
+            limit = _default_budget(costs, scores, anchor, points) if budget is None else budget
             fits = costs <= limit
             within = np.where(fits, scores, -np.inf)
             return _sorted(within, -costs, scores)
 
 
-def _default_budget(costs: _Array, scores: _Array, anchor: int | None, worth: float) -> _Array:
+def _default_budget(costs: _Array, scores: _Array, anchor: int | None, points: float) -> _Array:
     """Return a share of the strongest LLM's cost, at most what `Auto` pays, shape (n, 1)."""
     rows = np.arange(len(costs))
     strongest = _sorted(scores, -costs)[:, 0] if anchor is None else np.full(len(costs), anchor)
-    by_auto = _sorted(value(costs, scores, worth), -costs, scores)[:, 0]
+    by_auto = _sorted(value(costs, scores, points), -costs, scores)[:, 0]
     share = DEFAULT_BUDGET_SHARE * costs[rows, strongest]
     budget: _Array = np.minimum(share, costs[rows, by_auto])[:, None]
     return budget

@@ -24,7 +24,7 @@ from moma_core.llms.heads import STACKED, fit_head, head_choices
 from moma_core.llms.heads.contract import Head
 from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.selection import DEFAULT_WORTH, choose, choose_at_rate
+from moma_core.llms.selection import POINTS, choose, choose_at_rate
 from moma_core.protocols import Encoder, Progress
 from moma_core.types import Auto, FloatArray, LLMCard
 
@@ -39,7 +39,7 @@ __all__ = [
     "fill_costs",
     "fill_scores",
     "fit_min_gain",
-    "fit_worth",
+    "fit_points",
     "train",
     "train_cascade",
     "train_pool",
@@ -140,7 +140,7 @@ MIN_QUERIES = 8
 _MIN_GAINS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
 """Score that must be gained for what the best single LLM costs on average; as `RATES` of cascades.
 """
-_WORTHS = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04)
+_POINTS = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04)
 """Score that halving the cost may be worth."""
 _TOLERATED = 0.005
 _MIN_GAIN_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
@@ -239,7 +239,7 @@ def train_pool(
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
     costs, expected = FittedCosts.fit(inputs, spent), _expected(inputs, spent, seed)
     single = _best_single(llms, scores, spent)
-    worth = fit_worth(held_out, expected, data.scores, data.llms.index(single))
+    points = fit_points(held_out, expected, data.scores, data.llms.index(single))
     min_gain_per_usd = fit_min_gain(
         held_out, expected, data.scores, spent[:, data.llms.index(single)].mean()
     )
@@ -252,7 +252,7 @@ def train_pool(
         dimension=encoder.dimension,
         best_single=single,
         min_gain_per_usd=min_gain_per_usd,
-        worth=worth,
+        points=points,
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
     return Trained(router, data, held_out, expected, spent)
@@ -285,12 +285,12 @@ def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: floa
     return 0.0
 
 
-def fit_worth(predicted: _Array, expected: _Array, scores: _Array, single: int) -> float:
+def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int) -> float:
     """Return the score that halving the cost is worth under `Auto`.
 
     The largest of a ladder at which queries that the head did not see lose at most 0.005 to the
     best single LLM, up to one standard error. On fewer than 300 queries scored by every LLM, or
-    where no step of the ladder keeps to it, `DEFAULT_WORTH`.
+    where no step of the ladder keeps to it, `POINTS`.
 
     Args:
         predicted: Quality predicted by heads that did not see the query, shape (n, m).
@@ -300,14 +300,14 @@ def fit_worth(predicted: _Array, expected: _Array, scores: _Array, single: int) 
     """
     rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
     if len(rows) < _MIN_GAIN_QUERIES:
-        return DEFAULT_WORTH
+        return POINTS
     predicted, expected = predicted[rows], expected[rows]
-    for worth in reversed(_WORTHS):
-        picks = choose(expected, predicted, Auto(worth))
+    for points in reversed(_POINTS):
+        picks = choose(expected, predicted, Auto(points))
         lead = scores[rows, picks] - scores[rows, single]
         if float(lead.mean() + lead.std() / np.sqrt(len(rows))) >= -_TOLERATED:
-            return worth
-    return DEFAULT_WORTH
+            return points
+    return POINTS
 
 
 def _expected(inputs: FloatArray, spent: _Array, seed: int) -> _Array:

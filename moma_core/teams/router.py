@@ -241,7 +241,7 @@ class TeamRouter:
         found = self.planner.candidates(inputs, allowed)
         if isinstance(wanted, Cost):
             found = self._within(found, wanted, inputs, allowed)
-        best = int(choose(found.costs[None], found.quality[None], wanted, worth=self.llms.worth)[0])
+        best = int(choose(found.costs[None], found.quality[None], wanted, points=self.llms.points)[0])
         plan = team_plan(self.parts.options, self.llms.names, found, best, inputs)
         return replace(plan, reason=explain(plan, preference_name(wanted)))
 
@@ -345,9 +345,9 @@ class TeamRouter:
         match parse_preference(preference):
             case Performance():
                 return gain > 0.0
-            case Auto(worth=given):
+            case Auto(points=given):
                 costs, scores = np.array([plan.cost, cost]), np.array([plan.quality, quality])
-                team, llm = value(costs, scores, self.llms.worth if given is None else given)
+                team, llm = value(costs, scores, self.llms.points if given is None else given)
                 return bool(gain > 0.0 and team > llm)
             case Topsis(w_score=weight):
                 costs, scores = np.array([plan.cost, cost]), np.array([plan.quality, quality])

@@ -144,7 +144,7 @@ def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) 
             preference,
             single,
             min_gain_per_usd=router.min_gain_per_usd,
-            worth=router.worth,
+            points=router.points,
         )
         for name, preference in _PREFERENCES.items()
     }
@@ -344,7 +344,7 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
     }
     single = router.names.index(router.best_single)
     for name, preference in (("performance", Performance()), ("auto", Auto()), ("cost", Cost())):
-        picks = choose(costs, quality, preference, single, worth=router.worth)
+        picks = choose(costs, quality, preference, single, points=router.points)
         report["preferences"][name] = _points(picks[row], a, b, winner)
     alone = np.full(len(row), single)
     report["best_single"] = {"name": router.best_single, **_points(alone, a, b, winner)}

@@ -30,7 +30,7 @@ class FakePool:
     quality: tuple[float, ...] = (0.5, 0.7, 0.9)
     names: tuple[str, ...] = NAMES
     costs: tuple[float, ...] = tuple(COSTS)
-    worth: float = 0.02
+    points: float = 0.02
 
     def predict(self, texts, vectors):
         rows = len(texts)

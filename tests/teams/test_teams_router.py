@@ -63,7 +63,7 @@ def test_a_plan_is_whole_and_explained(router, preference):
 
 
 def test_preferences_pull_as_they_should(router):
-    best, cheap = router.plan(QUERY, Performance()), router.plan(QUERY, Auto(9.0))
+    best, cheap = router.plan(QUERY, Performance()), router.plan(QUERY, Auto(1.0))
     assert best.quality >= router.plan(QUERY, "auto").quality >= cheap.quality
     assert cheap.cost < best.cost
 
