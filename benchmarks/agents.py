@@ -54,16 +54,13 @@ def top10(
     """Return the share of in-scope queries with a wanted agent among the first ten."""
     cards = with_examples(cards, known, shots, 0)
     router = MoMARouter.from_cards(cards, llms=None, negatives=known.negatives())
-    outcomes = router.agent_router.route_batch(asked.texts, router.encoder.encode(asked.texts))
-    return float(
-        np.mean(
-            [
-                any(candidate.name in wanted for candidate in outcome.candidates[:10])
-                for outcome, wanted in zip(outcomes, asked.agents, strict=True)
-                if wanted
-            ]
-        )
-    )
+    rankings = router.rank(asked.texts, 10)
+    found = [
+        bool(set(ranking.names).intersection(wanted))
+        for ranking, wanted in zip(rankings, asked.agents, strict=True)
+        if wanted
+    ]
+    return float(np.mean(found))
 
 
 def main() -> None:

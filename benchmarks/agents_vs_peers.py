@@ -24,9 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
-from moma_core import AgentCard, MiniLMEncoder, MoMARouter, Query, RoutingState
+from moma_core import AgentCard, MoMARouter, RoutingEncoder
 from moma_core.agents.data import LabelledQueries, read_agents, read_queries, with_examples
-from moma_core.types import Handled
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/agents_vs_peers.json")
@@ -41,7 +40,7 @@ class Remembered:
     """The packaged encoder; texts seen before are looked up while ``looking_up``."""
 
     def __init__(self) -> None:
-        self.inner = MiniLMEncoder(threads=1)
+        self.inner = RoutingEncoder(threads=1)
         self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
         self.looking_up = True
         self.seen: dict[str, np.ndarray] = {}
@@ -161,16 +160,15 @@ def ours(
 ) -> tuple[dict[str, float], Chooser]:
     router = MoMARouter.from_cards(cards, llms=None, encoder=encoder, negatives=negatives)
     router.fit()
-    outcomes = router.agent_router.route_batch(asked.texts, encoder.encode(asked.texts))
-    sure = np.array([outcome.probability for outcome in outcomes])
-    best = [outcome.candidates[0].name for outcome in outcomes]
+    rankings = router.rank(asked.texts)
+    sure = np.array([ranking.best_probability for ranking in rankings])
+    best = [ranking[0].name for ranking in rankings]
     right = np.array([name in wanted for name, wanted in zip(best, asked.agents, strict=True)])
-    accepted = np.array([isinstance(outcome, Handled) for outcome in outcomes])
+    accepted = np.array([ranking.fits for ranking in rankings])
 
     def choose(text: str) -> Choice:
-        vector = encoder.encode([text])[0]
-        outcome, _ = router.agent_router.route(Query(text), vector, RoutingState())
-        return outcome.candidates[0].name, outcome.probability
+        ranking = router.rank(text)
+        return ranking[0].name, ranking.best_probability
 
     return figures(sure, right, accepted, asked), choose
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from moma_core import AgentCard, MiniLMEncoder
+from moma_core import AgentCard, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import LabelledQueries, read_agents, with_examples
 from moma_core.agents.gate import Negatives
@@ -40,7 +40,7 @@ class Remembering:
     """The packaged encoder, which encodes each text once for all folds."""
 
     def __init__(self) -> None:
-        self._inner = MiniLMEncoder()
+        self._inner = RoutingEncoder()
         self._known: dict[str, np.ndarray] = {}
         self.fingerprint, self.dimension = self._inner.fingerprint, self._inner.dimension
 

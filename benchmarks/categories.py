@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from moma_core import MiniLMEncoder
+from moma_core import RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Retrieval, Taxonomy, collect, fit_categories, unit
 from moma_core.agents.data import LabelledQueries, read_agents, with_examples
@@ -100,7 +100,7 @@ def measure(ranker, categories, asked, vectors):
 
 
 def main() -> None:
-    encoder = MiniLMEncoder()
+    encoder = RoutingEncoder()
     cards = read_agents(DATA / "sealtools_agents.parquet")
     catalog = AgentCatalog(encoder, MemoryRegistry())
     catalog.add(*cards)

@@ -36,7 +36,7 @@ from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Curve, Gate, Negatives, Signals
 from moma_core.agents.shortlist import closer_look, shortlist
 from moma_core.agents.training import Trained, cold_threshold, train
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.types import AgentCard
 
@@ -82,7 +82,7 @@ class Drawn:
         return np.where(self.kind == 0, 1.0, SHARE) / counts[self.kind]
 
 
-def sourced(cards: Sequence[AgentCard], pairs: Sequence[tuple], encoder: MiniLMEncoder) -> Source:
+def sourced(cards: Sequence[AgentCard], pairs: Sequence[tuple], encoder: RoutingEncoder) -> Source:
     catalog = AgentCatalog(encoder, MemoryRegistry())
     catalog.add(*cards)
     place = catalog.snapshot.position
@@ -91,7 +91,7 @@ def sourced(cards: Sequence[AgentCard], pairs: Sequence[tuple], encoder: MiniLME
     return Source(catalog.snapshot, texts, encoder.encode(texts), wanted)
 
 
-def load(name: str, split: str, encoder: MiniLMEncoder) -> Source:
+def load(name: str, split: str, encoder: RoutingEncoder) -> Source:
     table = pq.read_table(DATA / f"{name}_queries.parquet")
     table = table.filter(pc.equal(table["split"], split)).to_pydict()
     pairs = [(q, a) for q, a in zip(table["query"], table["agents"], strict=True) if len(a) < 2]
@@ -100,7 +100,7 @@ def load(name: str, split: str, encoder: MiniLMEncoder) -> Source:
     return sourced(cards, pairs, encoder)
 
 
-def corpus(encoder: MiniLMEncoder) -> Source:
+def corpus(encoder: RoutingEncoder) -> Source:
     told = tomllib.loads(CORPUS.read_text(encoding="utf-8"))
     cards = [AgentCard(engine["name"], engine["description"]) for engine in told["engine"]]
     pairs = [(q, [e["name"]]) for e in told["engine"] for q in e["questions"]]
@@ -222,7 +222,7 @@ def measure(curve: Curve, threshold: Callable, drawn: list[Drawn]) -> dict[str, 
 
 
 def main() -> None:
-    encoder, rng = MiniLMEncoder(), np.random.default_rng(SEED)
+    encoder, rng = RoutingEncoder(), np.random.default_rng(SEED)
     negatives = Negatives.of((), encoder)
     sources = {name: load(name, split, encoder) for name, split in SOURCES.items()}
     sources[JUDGED_ONLY] = corpus(encoder)

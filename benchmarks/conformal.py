@@ -38,11 +38,9 @@ def main() -> None:
     train, val = rows("train"), rows("val")
     cards = with_examples(read_agents(DATA / "clinc150_agents.parquet"), train, 20, SEED)
     router = MoMARouter.from_cards(cards, llms=None, negatives=train.negatives())
-    outcomes = router.agent_router.route_batch(val.texts, router.encoder.encode(val.texts))
-    chances = np.array([outcome.probability for outcome in outcomes])
-    right = np.array(
-        [o.candidates[0].name in wanted for o, wanted in zip(outcomes, val.agents, strict=True)]
-    )
+    rankings = router.rank(val.texts)
+    chances = np.array([ranking.best_probability for ranking in rankings])
+    right = np.array([r[0].name in wanted for r, wanted in zip(rankings, val.agents, strict=True)])
     inside = np.array([bool(wanted) for wanted in val.agents])
     generator = np.random.default_rng(SEED)
     halves = [np.array_split(generator.permutation(len(val)), 2) for _ in range(SPLITS)]

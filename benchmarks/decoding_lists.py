@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from train_choice_adapter import held_out_names
 
-from moma_core import AgentCard, MiniLMEncoder
+from moma_core import AgentCard, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import read_agents
 from moma_core.agents.training import RankedList, held_out_lists, ranked_lists
@@ -68,7 +68,7 @@ def single(table: str, split: str) -> list[tuple[str, str]]:
 
 def make_lists() -> None:
     """Write the shortlists of val rows and of held-out examples that are not there yet."""
-    encoder = MiniLMEncoder(threads=1)
+    encoder = RoutingEncoder(threads=1)
     for table in TABLES:
         val = single(table, "val")
         picks = np.random.default_rng(SEED).permutation(len(val))[:QUERIES]

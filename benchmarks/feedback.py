@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.feedback import Directions, FeedbackRecord, Learning, LearningConfig
 from moma_core.llms.off_policy import estimate
@@ -108,7 +108,7 @@ def static_score(made: list[RoutingDecision], scores: np.ndarray, names: tuple[s
     return float(scores[np.arange(len(picks)), picks].mean())
 
 
-def run(pool: str, folder: Path, seed: int, encoder: MiniLMEncoder) -> list[dict[str, Any]]:
+def run(pool: str, folder: Path, seed: int, encoder: RoutingEncoder) -> list[dict[str, Any]]:
     data = LLMDataset.read(folder / f"{pool}.parquet")
     cache = os.environ.get("MOMA_VECTORS")
     raw = np.load(Path(cache) / f"{pool}.npz")["q_mean"] if cache else encoder.encode(data.queries)
@@ -140,7 +140,7 @@ def degraded(
 
 def compare(
     data: LLMDataset, head: LLMRouter, rows: tuple[np.ndarray, np.ndarray, np.ndarray],
-    vectors: np.ndarray, stream: list[RoutingDecision], seed: int, encoder: MiniLMEncoder,
+    vectors: np.ndarray, stream: list[RoutingDecision], seed: int, encoder: RoutingEncoder,
 ) -> list[dict[str, Any]]:  # fmt: skip
     small, rest, val = rows
     names, anchor = head.names, head.best_single
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--pools", nargs="+", default=["ulab", "zeroeval"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/feedback.json"))
     options = parser.parse_args()
-    folder, encoder = Path(os.environ.get("MOMA_DATA", "../shared/data")), MiniLMEncoder()
+    folder, encoder = Path(os.environ.get("MOMA_DATA", "../shared/data")), RoutingEncoder()
     results = [
         each
         for pool in options.pools

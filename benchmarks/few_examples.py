@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import AgentCard, MiniLMEncoder
+from moma_core import AgentCard, Query, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Negatives
@@ -44,7 +44,7 @@ class Remembered:
     """The packaged encoder; each text is encoded once."""
 
     def __init__(self) -> None:
-        self.inner = MiniLMEncoder()
+        self.inner = RoutingEncoder()
         self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
         self.seen: dict[str, np.ndarray] = {}
 
@@ -121,7 +121,8 @@ def ask(name: str, sources: dict[str, Source], kind: str, encoder: Remembered, r
     foreign = [some(pool, len(own) // 3, rng) for pool in pools]
 
     def outcomes(texts: list[str]):
-        return router.route_batch(texts, encoder.encode(texts))
+        queries = [Query(text) for text in texts]
+        return router.route_batch(queries, router.states.encode(queries, encoder))
 
     found = outcomes([text for text, _ in own])
     return Asked(

@@ -41,7 +41,7 @@ from llama_index.core.selectors import (
 from llama_index.core.tools import QueryEngineTool
 
 from llamaindex_moma import MoMASelector
-from moma_core import MiniLMEncoder, NoTargetError
+from moma_core import NoTargetError, RoutingEncoder
 
 CORPUS = Path(__file__).with_name("llamaindex_corpus.toml")
 OUT = Path(__file__).parent / "results" / "llamaindex_selectors.json"
@@ -53,7 +53,7 @@ class Counting:
     """The packaged encoder, counting the texts that it encodes."""
 
     def __init__(self) -> None:
-        self._inner = MiniLMEncoder()
+        self._inner = RoutingEncoder()
         self.fingerprint, self.dimension = self._inner.fingerprint, self._inner.dimension
         self.texts = 0
 

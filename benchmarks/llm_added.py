@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from llms import POOLS
 
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.costs import FittedCosts
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
@@ -89,7 +89,7 @@ def run_fold(
 
 def run(pool: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     data = LLMDataset.read(folder / f"{pool}.parquet")
-    vectors = vectors_of(pool, data, MiniLMEncoder())
+    vectors = vectors_of(pool, data, RoutingEncoder())
     fold_of = np.random.default_rng(0).permutation(len(data)) % options.folds
     parts = [
         run_fold(data.take(seen), vectors[seen], data.take(~seen), vectors[~seen], options)
@@ -125,7 +125,7 @@ def jackknife(above: _Array, below: _Array) -> tuple[float, float]:
     return float(above.sum() / below.sum()), float(error)
 
 
-def vectors_of(pool: str, data: LLMDataset, encoder: MiniLMEncoder) -> _Array:
+def vectors_of(pool: str, data: LLMDataset, encoder: RoutingEncoder) -> _Array:
     cache = os.environ.get("MOMA_VECTORS")
     if not cache:
         return encoder.encode(data.queries)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.training import train_cascade
 from moma_core.training.evaluate_llms import evaluate_cascade, score_at_cost, upper_hull
@@ -28,7 +28,7 @@ SHARES = (0.25, 0.4, 0.6, 0.685)
 TARGETS = {"zeroeval": 0.40, "mmlu_pro": 0.60}
 
 
-def vectors_of(pool: str, data: LLMDataset, encoder: MiniLMEncoder) -> np.ndarray:
+def vectors_of(pool: str, data: LLMDataset, encoder: RoutingEncoder) -> np.ndarray:
     cache = os.environ.get("MOMA_VECTORS")
     if not cache:
         return encoder.encode(data.queries)
@@ -36,7 +36,7 @@ def vectors_of(pool: str, data: LLMDataset, encoder: MiniLMEncoder) -> np.ndarra
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def run(pool: str, folder: Path, seeds: int, encoder: MiniLMEncoder) -> list[dict[str, Any]]:
+def run(pool: str, folder: Path, seeds: int, encoder: RoutingEncoder) -> list[dict[str, Any]]:
     data = LLMDataset.read(folder / f"{pool}.parquet")
     vectors = vectors_of(pool, data, encoder)
     held = np.array(data.splits) == "val"
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/llm_cascades.json"))
     options = parser.parse_args()
     folder = Path(os.environ.get("MOMA_DATA", "../shared/data"))
-    encoder = MiniLMEncoder()
+    encoder = RoutingEncoder()
     results = [r for pool in options.pools for r in run(pool, folder, options.seeds, encoder)]
     for pool in options.pools:
         group = [r for r in results if r["pool"] == pool]

@@ -24,7 +24,7 @@ import numpy as np
 from llm_added import vectors_of
 from llms import POOLS, split
 
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.heads import HEADS, fit_head
 from moma_core.llms.training import fill_scores, train
@@ -38,7 +38,7 @@ _Row = dict[str, Any]
 
 def run(pool: str, folder: Path, seed: int) -> list[_Row]:
     """Return a row for each single LLM, and for each head at each preference."""
-    data, encoder = LLMDataset.read(folder / f"{pool}.parquet"), MiniLMEncoder()
+    data, encoder = LLMDataset.read(folder / f"{pool}.parquet"), RoutingEncoder()
     vectors = vectors_of(pool, data, encoder)
     kept, held = split(data, seed)
     test = data.take(held)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.heads import fit_head
@@ -74,7 +74,7 @@ class _Blind:
         return self._head.predict(inputs)
 
 
-def run(pool: str, folder: Path, seeds: int, encoder: MiniLMEncoder) -> list[dict[str, Any]]:
+def run(pool: str, folder: Path, seeds: int, encoder: RoutingEncoder) -> list[dict[str, Any]]:
     data = LLMDataset.read(folder / f"{pool}.parquet")
     cache = os.environ.get("MOMA_VECTORS")
     if cache:
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/llms.json"))
     options = parser.parse_args()
     folder = Path(os.environ.get("MOMA_DATA", "../shared/data"))
-    encoder = MiniLMEncoder()
+    encoder = RoutingEncoder()
     results = [r for pool in options.pools for r in run(pool, folder, options.seeds, encoder)]
     rows = summarise(results)
     show(rows)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import MoMARouter
+from moma_core import MoMARouter, Query
 from moma_core.agents.compound import join, split
 from moma_core.agents.data import LabelledQueries, read_agents, with_examples
 from moma_core.types import Handled
@@ -47,7 +47,8 @@ def measure(router: MoMARouter, asked: LabelledQueries) -> dict[str, float]:
     for text in asked.texts:
         parts = split(text)
         texts = [text, *parts] if len(parts) > 1 else [text]
-        whole, *rest = router.agent_router.route_batch(texts, router.encoder.encode(texts))
+        queries, agents = [Query(each) for each in texts], router.agent_router
+        whole, *rest = agents.route_batch(queries, agents.states.encode(queries, router.encoder))
         outcome = join(whole, rest)
         # What the gate would refuse still has a best candidate: abstention is measured elsewhere.
         found.append(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import Tables
@@ -56,7 +56,7 @@ class Setting:
 
 
 def prepare(
-    pool: str, data: LLMDataset, vectors: np.ndarray, encoder: MiniLMEncoder, seed: int, steps: int
+    pool: str, data: LLMDataset, vectors: np.ndarray, encoder: RoutingEncoder, seed: int, steps: int
 ) -> Setting:
     options = TeamOptions.embed(encoder)
     held = np.array(data.splits) == "val"

@@ -35,7 +35,7 @@ from team_systems import (
 )
 
 from moma_core.cli.terminal import progress_bar
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.router import LLMRouter
 from moma_core.teams.features import Tables
@@ -47,7 +47,7 @@ from moma_core.training.plots import draw_teams
 KEEP, MARGIN = 0.98, 0.985
 
 
-def vectors_of(pool: str, data: LLMDataset, encoder: MiniLMEncoder) -> np.ndarray:
+def vectors_of(pool: str, data: LLMDataset, encoder: RoutingEncoder) -> np.ndarray:
     cache = os.environ.get("MOMA_VECTORS")
     if cache:
         vectors = np.load(Path(cache) / f"{pool}.npz")["q_mean"]
@@ -140,7 +140,7 @@ def draw(results: list[dict[str, Any]], folder: Path) -> None:
 
 
 def speed(queries: int = 300) -> None:
-    encoder, llms = MiniLMEncoder(), LLMRouter.packaged()
+    encoder, llms = RoutingEncoder(), LLMRouter.packaged()
     router = TeamRouter.packaged(encoder, llms)
     text = "A train leaves at 3 pm at 80 km/h, another at 4 pm at 120 km/h. When do they meet?"
     vector = encoder.encode([text])[0]
@@ -177,7 +177,7 @@ def main() -> None:
         draw(json.loads(options.out.read_text()), options.draw)
         return
     folder = Path(os.environ.get("MOMA_DATA", "../shared/data"))
-    encoder, results = MiniLMEncoder(), []
+    encoder, results = RoutingEncoder(), []
     for pool in options.pools:
         data = LLMDataset.read(folder / f"{pool}.parquet")
         vectors = vectors_of(pool, data, encoder)

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from moma_core import AgentCard, MiniLMEncoder
+from moma_core import AgentCard, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import read_agents
 from moma_core.agents.training import ranked_lists
@@ -69,7 +69,7 @@ def shortlists(table: str, split: str, side: str, count: int, length: int, seed:
     asked = [(query, wanted) for query, wanted in asked if len(query) <= 400]
     picks = np.random.default_rng(seed).permutation(len(asked))[:count]
     asked = [asked[i] for i in picks]
-    encoder = MiniLMEncoder(threads=1)
+    encoder = RoutingEncoder(threads=1)
     catalog = AgentCatalog(encoder, MemoryRegistry())
     catalog.put(*use.values())
     texts = [query for query, _ in asked]

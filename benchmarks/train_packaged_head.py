@@ -1,4 +1,4 @@
-"""Train the LLM router that ships in moma_core/llms/packaged.
+"""Train the LLM router that ships in moma_core/packaged/llms.
 
     python benchmarks/train_packaged_head.py [--check]
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.router import LLMRouter
@@ -39,7 +39,7 @@ POOL = {
 }
 """LLM of ZeroEval -> the same LLM (or its nearest release) among MMLU-Pro's columns."""
 
-PACKAGED = Path("moma_core/llms/packaged")
+PACKAGED = Path("moma_core/packaged/llms")
 
 
 def joined(maths: LLMDataset, subjects: LLMDataset) -> LLMDataset:
@@ -60,7 +60,7 @@ def joined(maths: LLMDataset, subjects: LLMDataset) -> LLMDataset:
     )
 
 
-def vectors_of(name: str, data: LLMDataset, encoder: MiniLMEncoder) -> np.ndarray:
+def vectors_of(name: str, data: LLMDataset, encoder: RoutingEncoder) -> np.ndarray:
     cache = os.environ.get("MOMA_VECTORS")
     if not cache:
         print(f"encoding {len(data):,} queries of {name} ...", flush=True)
@@ -90,7 +90,7 @@ def check(data: LLMDataset, vectors: np.ndarray, n_maths: int) -> None:
 
 
 def evaluate(
-    router: LLMRouter, tables: dict[str, tuple[LLMDataset, np.ndarray]], encoder: MiniLMEncoder
+    router: LLMRouter, tables: dict[str, tuple[LLMDataset, np.ndarray]], encoder: RoutingEncoder
 ) -> dict[str, dict[str, float]]:
     """Held-out figures on the val rows of both tables, MMLU-Pro over the LLMs measured there."""
     maths, vectors = tables["zeroeval"]
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     folder = Path(os.environ.get("MOMA_DATA", "../shared/data"))
-    encoder = MiniLMEncoder()
+    encoder = RoutingEncoder()
     tables = {}
     for name in ("zeroeval", "mmlu_pro"):
         data = LLMDataset.read(folder / f"{name}.parquet")

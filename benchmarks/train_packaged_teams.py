@@ -1,4 +1,4 @@
-"""Train the team router that ships in moma_core/teams/packaged; its outcomes are SIMULATED.
+"""Train the team router that ships in moma_core/packaged/teams; its outcomes are SIMULATED.
 
     python benchmarks/train_packaged_teams.py [--steps 2000] [--seed 0]
 
@@ -19,7 +19,7 @@ from teams import vectors_of
 from train_packaged_head import joined
 
 from moma_core.cli.terminal import progress_bar
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.training import fill_scores, train_pool
@@ -39,7 +39,7 @@ SPECIALISTS = {
 }  # fmt: skip
 """Task -> the role that is taken to know it best (assumed), so that roles of a domain differ."""
 
-PACKAGED = Path("moma_core/teams/packaged")
+PACKAGED = Path("moma_core/packaged/teams")
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=PACKAGED)
     options = parser.parse_args()
-    folder, encoder = Path(os.environ.get("MOMA_DATA", "../shared/data")), MiniLMEncoder()
+    folder, encoder = Path(os.environ.get("MOMA_DATA", "../shared/data")), RoutingEncoder()
     parts, vectors = [], []
     for pool in DOMAINS:
         data = LLMDataset.read(folder / f"{pool}.parquet")

@@ -31,12 +31,10 @@ from langgraph.errors import GraphBubbleUp
 
 from langchain_moma.decision import (
     FALLBACK_EVENT,
-    Vectors,
     adispatch,
     check_registered,
     check_router,
     dispatch,
-    llm_names,
 )
 from langchain_moma.messages import last_turn, some_query_of
 from langchain_moma.telemetry import Telemetry
@@ -47,10 +45,8 @@ from moma_core import (
     NoTargetError,
     Preference,
     RoutingDecision,
-    RoutingState,
 )
 from moma_core.health import Health
-from moma_core.llms.selection import parse_preference, preference_name
 
 __all__ = [
     "LLM_KEY",
@@ -285,7 +281,6 @@ class ChatPool:
         health: Which of them have been failing.
         telemetry: Receives decisions and failures.
         surface: Who asks, for the log.
-        vectors: Encodes queries; None lets the router do so.
 
     Raises:
         InvalidInputError: There is no chat model, or something else in its place.
@@ -297,7 +292,6 @@ class ChatPool:
     health: Health = field(default_factory=Health)
     telemetry: Telemetry = field(default_factory=Telemetry)
     surface: str = "chat"
-    vectors: Vectors | None = None
 
     def check(self) -> None:
         """Refuse names and objects that could never answer."""
@@ -351,32 +345,11 @@ class ChatPool:
         if not eligible:
             raise NoTargetError(self._why_nobody(ask))
         well = [name for name in eligible if not self.health.is_open(name)] or eligible
-        out = {*self.router.agents.names, *llm_names(self.router)}.difference(well)
         start = time.perf_counter()
         query = some_query_of(ask.messages)
-        if self.vectors is None:
-            decision = _alone(self.router.route(query, ask.preference, exclude=out))
-        else:
-            text = self.router.states.read(query, RoutingState()).whole
-            decision = self._among_llms(text, ask.preference, out)
+        decision = self.router.choose_llm(query, well, ask.preference)
         self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, self.surface)
         return decision
-
-    def _among_llms(
-        self, text: str, preference: str | Preference | None, out: Collection[str]
-    ) -> RoutingDecision:
-        """Choose as the router does once no agent fits, without encoding the query again."""
-        llms, vectors = self.router.llms, self.vectors
-        if llms is None or vectors is None:
-            raise NoTargetError("this router has no LLMs. Give some: from_cards(llms='packaged').")
-        table = llms.score(text, vectors.of(text))
-        name, candidates = llms.select(table, preference, out)
-        best = candidates[0]
-        label = preference_name(parse_preference(preference))
-        reason = f"{label} picks {name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}"
-        return RoutingDecision(
-            "llm", (name,), best.score, candidates, label, reason, cost=best.cost
-        )
 
     def eligible(self, ask: Ask) -> list[str]:
         """Return the names that can do what the call needs and may be chosen."""
@@ -405,22 +378,6 @@ class ChatPool:
             f"no LLM can take this call: {'; '.join(reasons)}. Add one that can, or correct its "
             "profile or LLMCard."
         )
-
-
-def _alone(decision: RoutingDecision) -> RoutingDecision:
-    """Return the decision for one LLM that a router with teams would otherwise have made."""
-    if decision.team is None:
-        return decision
-    best = decision.candidates[0]
-    return replace(
-        decision,
-        kind="llm",
-        targets=(best.name,),
-        probability=best.score,
-        cost=best.cost,
-        team=None,
-        reason=f"{best.name!r} is the best LLM for a call that one LLM answers",
-    )
 
 
 def turn_llm(messages: Sequence[BaseMessage], names: Collection[str]) -> str | None:

@@ -22,7 +22,7 @@ from pydantic import Field, SkipValidation
 from langchain_moma.calls import LLM_KEY, CallForms, Handed, portable_messages, portable_options
 from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch, excluded_in, preference_in
 from langchain_moma.messages import some_query_of
-from moma_core import CascadeRouter, Encoder, InvalidInputError, MiniLMEncoder, Preference
+from moma_core import CascadeRouter, Encoder, InvalidInputError, Preference, RoutingEncoder
 from moma_core.health import Health
 from moma_core.llms.cascade import Accept, Ask, CascadePlan
 from moma_core.llms.selection import parse_preference
@@ -221,7 +221,7 @@ class ChatCascade(CallForms, BaseChatModel):
         default=final_answer, exclude=True, repr=False
     )
     encoder: SkipValidation[Encoder] = Field(
-        default_factory=MiniLMEncoder, exclude=True, repr=False
+        default_factory=RoutingEncoder, exclude=True, repr=False
     )
     preference: SkipValidation[str | Preference | None] = None
     max_latency: float | None = None

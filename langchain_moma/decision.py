@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import threading
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, NotRequired
 
-import numpy as np
-import numpy.typing as npt
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_callback_manager_for_config
 from typing_extensions import TypedDict
 
 from moma_core import (
-    Encoder,
     InvalidInputError,
     MoMARouter,
     NoTargetError,
@@ -33,7 +28,6 @@ __all__ = [
     "FALLBACK_EVENT",
     "PREFERENCE",
     "MoMARecord",
-    "Vectors",
     "adispatch",
     "check_registered",
     "check_router",
@@ -49,48 +43,6 @@ __all__ = [
     "state_in",
     "unreachable",
 ]
-
-_KEPT = 256
-
-
-class Vectors:
-    """Encodes texts and remembers the last few; safe to share between threads.
-
-    Args:
-        encoder: Encodes what is not remembered.
-
-    Example:
-        >>> from moma_core.testing import HashEncoder
-        >>> vectors = Vectors(HashEncoder())
-        >>> bool((vectors.of("hello") == vectors.all(["bye", "hello"])[1]).all())
-        True
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._known: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, text: str) -> npt.NDArray[np.float32]:
-        """Return the unit vector of ``text``, shape (d,)."""
-        vector: npt.NDArray[np.float32] = self.all([text])[0]
-        return vector
-
-    def all(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the unit vectors of texts, shape (n, d); the new ones are encoded together."""
-        with self._lock:
-            found = {text: self._known[text] for text in texts if text in self._known}
-        fresh = [text for text in dict.fromkeys(texts) if text not in found]
-        if fresh:
-            found.update(zip(fresh, self._encoder.encode(fresh), strict=True))
-        with self._lock:
-            for text in texts:
-                self._known[text] = found[text]
-                self._known.move_to_end(text)
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
-        return np.stack([found[text] for text in texts])
-
 
 EVENT = "moma.route"
 """Name of the custom event; its data is `RoutingDecision.to_dict`."""

@@ -21,7 +21,6 @@ from moma_core import (
     MoMARouter,
     Preference,
     Query,
-    RoutingState,
 )
 from moma_core.types import is_text
 
@@ -54,17 +53,13 @@ def ranked_labels(
         'travel'
     """
     if set(criteria).issubset(llm_names(router)):
-        out = {*router.agents.names, *llm_names(router)}.difference(criteria)
-        candidates = router.route(query, preference, exclude=out).candidates
+        candidates = router.choose_llm(query, list(criteria), preference).candidates
         scores = {c.name: max(c.score, 1e-9) for c in candidates}
         return {name: score / sum(scores.values()) for name, score in scores.items()}
     cards = [_card(router, label, text) for label, text in criteria.items()]
     small = MoMARouter.from_cards(cards, llms=None, encoder=router.encoder)
-    vector = router.encoder.encode([query.text])[0]
-    found, _ = small.agent_router.route(query, vector, RoutingState())
-    shares = {candidate.name: candidate.score for candidate in found.candidates}
-    left = max(1.0 - sum(shares.values()), 0.0) / max(len(criteria) - len(shares), 1)
-    return {**shares, **{label: left for label in criteria if label not in shares}}
+    scores = {c.name: max(c.score, 1e-9) for c in small.rank(query, len(cards))}
+    return {name: score / sum(scores.values()) for name, score in scores.items()}
 
 
 def _card(router: MoMARouter, label: str, text: Any) -> AgentCard:

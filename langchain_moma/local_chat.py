@@ -54,7 +54,7 @@ class LocalChat(BaseChatModel):
 
     Example:
         >>> from moma_core.decoding.local_llm import folder_of, is_ready
-        >>> if is_ready(folder_of("smollm2")):  # after: moma llm install smollm2
+        >>> if is_ready(folder_of("smollm2")):  # after: moma local-llm install smollm2
         ...     chat = LocalChat.load("smollm2", max_tokens=8)
         ...     answer = chat.invoke("Say hello.")
         ...     assert answer.usage_metadata["output_tokens"] <= 8

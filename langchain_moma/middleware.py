@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, Any, NotRequired
 
 from langchain.agents import create_agent
@@ -40,7 +39,6 @@ from langchain_moma.calls import (
 )
 from langchain_moma.cards import agent_cards_from_tools
 from langchain_moma.decision import (
-    Vectors,
     adispatch,
     check_router,
     decision_in,
@@ -62,7 +60,7 @@ from moma_core import (
 )
 from moma_core.health import Health
 from moma_core.llms.selection import parse_preference
-from moma_core.types import Handled, Words
+from moma_core.types import Words
 
 __all__ = [
     "MoMAAgentState",
@@ -101,7 +99,6 @@ class Shortlist:
 
     Args:
         router: Knows the tools as agents.
-        vectors: Encodes queries.
         max_tools: Most names to pick.
 
     Raises:
@@ -109,7 +106,6 @@ class Shortlist:
     """
 
     router: MoMARouter
-    vectors: Vectors
     max_tools: int = 8
 
     def __post_init__(self) -> None:
@@ -164,32 +160,21 @@ class Shortlist:
     ) -> RoutingDecision | None:
         if not known:
             return None
-        reading = self.router.states.read(query, before)
-        texts = [reading.text] if reading.joined is None else [reading.text, reading.joined]
-        vectors = self.vectors.all(texts)
-        out = set(self.router.agents.names).difference(known)
-        asked = partial(
-            self.router.agent_router.route, query, vectors[0], before, joined=vectors[1:]
-        )
-        outcome, following = asked(out)
-        first, candidates = outcome, list(outcome.candidates)
-        while outcome.candidates and len(candidates) < self.max_tools:
-            out.update(candidate.name for candidate in outcome.candidates)
-            outcome, _ = asked(out)  # a route names its best ten
-            candidates += outcome.candidates
-        if not candidates:
+        ranking = self.router.rank(query, self.max_tools, known, state=before)
+        if not ranking:
             return None
-        names = tuple(candidate.name for candidate in candidates[: self.max_tools])
-        fits = "the first fits" if isinstance(first, Handled) else "perhaps none fits"
+        names, probability = ranking.names, ranking.best_probability
+        fits = "the first fits" if ranking.fits else "perhaps none fits"
+        reading = self.router.states.read(query, before)
         topic = reading.next_topic(same_target=before.last_target in (None, names[0]))
         return RoutingDecision(
             kind="agent",
             targets=names,
-            probability=first.probability,
-            candidates=tuple(candidates[: self.max_tools]),
+            probability=probability,
+            candidates=ranking.candidates,
             preference="",
-            reason=f"{len(names)} of {len(known)} tools; {fits} ({first.probability:.2f})",
-            state=replace(following, last_target=names[0], topic=topic),
+            reason=f"{len(names)} of {len(known)} tools; {fits} ({probability:.2f})",
+            state=replace(ranking.state, last_target=names[0], topic=topic),
         )
 
 
@@ -282,8 +267,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self.router = router
         self.telemetry = telemetry or Telemetry()
         check_router(router)
-        vectors = Vectors(router.encoder)
-        self._shortlist = Shortlist(router, vectors, max_tools)
+        self._shortlist = Shortlist(router, max_tools)
         parse_preference(preference)  # a slip shows now, not in the first turn
         self._preference = preference
         if isinstance(always, str):
@@ -291,9 +275,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self._always = frozenset(always)
         self._pool: ChatPool | None = None
         if llms is not None:
-            self._pool = ChatPool(
-                router, llms, health or Health(), self.telemetry, "agent", vectors
-            )
+            self._pool = ChatPool(router, llms, health or Health(), self.telemetry, "agent")
             self._pool.check()
 
     def wrap_model_call(

@@ -7,7 +7,7 @@ Knows nothing of how a decision was made.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.events import BaseEvent
@@ -49,7 +49,7 @@ class MoMARouteEvent(BaseEvent):
     """Scores of the candidates that were considered."""
 
     probability: float | None = None
-    """Calibrated chance that the best agent or tool is right."""
+    """Calibrated probability that the best agent or tool is right."""
 
     cost: float | None = None
     """Expected USD, for LLMs."""
@@ -62,6 +62,9 @@ class MoMARouteEvent(BaseEvent):
 
     ms: float = 0.0
     """Milliseconds that the decision took."""
+
+    decision: dict[str, Any] | None = None
+    """For LLMs: `RoutingDecision.to_dict`, which ``router.feedback`` takes when rebuilt."""
 
     @classmethod
     def class_name(cls) -> str:

@@ -20,6 +20,7 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
@@ -28,12 +29,12 @@ from llamaindex_moma.cards import nearest
 from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, scores_of, tell
 from llamaindex_moma.ranking import packaged_encoder
 from moma_core import (
-    Candidate,
     InvalidInputError,
     LLMRouter,
     MoMARouter,
     NoTargetError,
     Preference,
+    RoutingDecision,
     UnknownNameError,
 )
 from moma_core.types import is_text
@@ -131,8 +132,8 @@ class Delegates:
 
     def order(
         self, text: str, preference: str | Preference | None, *, tools: bool = False
-    ) -> tuple[Candidate, ...]:
-        """Return the LLMs that may take this call, in order of preference.
+    ) -> RoutingDecision:
+        """Decide among the LLMs that may take this call.
 
         Raises:
             NoTargetError: Tools are to be called, and no LLM here can.
@@ -143,12 +144,9 @@ class Delegates:
                 f"none of the LLMs {list(self.llms)!r} can call tools. Give MoMALLM one whose "
                 "metadata.is_function_calling_model is true, or use a ReActAgent."
             )
-        pool, words = _pool(self.router), text if is_text(text) else _NO_WORDS
-        table = pool.score(words, self.router.encoder.encode([words])[0])
-        left_out = set(pool.names).difference(allowed)
-        return pool.select(table, self.preference if preference is None else preference, left_out)[
-            1
-        ]
+        words = text if is_text(text) else _NO_WORDS
+        wanted = self.preference if preference is None else preference
+        return self.router.choose_llm(words, list(allowed), wanted)
 
     def call(
         self, owner: LLM, method: str, text: str, kwargs: dict[str, Any], tools: bool = False
@@ -189,13 +187,12 @@ class Delegates:
         if bound in self.llms:
             names = [cast("str", bound)]
         else:
-            candidates = self.order(text, preference, tools=tools)
-            names = [candidate.name for candidate in candidates]
-            _announce(text, candidates, preference or self.preference, start)
-        if owner.callback_manager.handlers:
-            for name in names:
-                self.llms[name].callback_manager = owner.callback_manager
-        return Call([(name, self.llms[name]) for name in names], method, kwargs, self.fallback_on)
+            decision = self.order(text, preference, tools=tools)
+            names = [candidate.name for candidate in decision.candidates]
+            _announce(text, decision, start)
+        heard = owner.callback_manager if owner.callback_manager.handlers else None
+        asked = [(name, _heard_by(heard, self.llms[name])) for name in names]
+        return Call(asked, method, kwargs, self.fallback_on)
 
 
 @dataclass(frozen=True)
@@ -286,24 +283,23 @@ def _tagged(response: Any, name: str) -> Any:
     return response
 
 
-def _announce(
-    text: str,
-    candidates: Sequence[Candidate],
-    preference: str | Preference | None,
-    start: float,
-) -> None:
-    best = candidates[0]
-    label = preference if isinstance(preference, str) else type(preference or "").__name__.lower()
+def _heard_by(manager: CallbackManager | None, llm: LLM) -> LLM:
+    """Return the LLM with its events sent to a manager; the caller's own object stays as it is."""
+    return llm if manager is None else llm.model_copy(update={"callback_manager": manager})
+
+
+def _announce(text: str, decision: RoutingDecision, start: float) -> None:
     tell(
         MoMARouteEvent(
             kind="llm",
             query=text,
-            targets=[best.name],
-            reason=f"{best.name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}",
-            scores=scores_of(candidates),
-            cost=best.cost,
-            preference="auto" if preference is None else label,
+            targets=list(decision.targets),
+            reason=decision.reason,
+            scores=scores_of(decision.candidates),
+            cost=decision.cost,
+            preference=decision.preference,
             ms=(time.perf_counter() - start) * 1e3,
+            decision=decision.to_dict(),
         )
     )
 

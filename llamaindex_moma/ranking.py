@@ -1,46 +1,44 @@
-"""Asks a router's agent ranker for one query: who fits, who comes next, and how surely.
-
-A decision of the core shows ten candidates; here the list is as long as wanted. Knows the names it
-may choose among, and nothing of engines, tools or workflows.
-"""
+"""Which of the choices at hand fit a query, by `MoMARouter.rank`, and from when on the best does."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
-from moma_core import Candidate, Encoder, InvalidInputError, MiniLMEncoder, MoMARouter, Query
-from moma_core.types import Deferred, Handled
+from moma_core import Candidate, Encoder, InvalidInputError, MoMARouter, Query, RoutingEncoder
+from moma_core.types import Ranking
 
 __all__ = [
     "CLOSED_LIST",
-    "Ranking",
+    "Judged",
     "check_least",
+    "judge",
     "packaged_encoder",
-    "rank",
 ]
 
 CLOSED_LIST = 0.25
 """Default for the least probability to accept; see `docs/llamaindex.md` for how it was found."""
 
+K = 10  # candidates shown at least
+K = 10  # candidates that an event shows at least
 _NEAR = 0.5  # share of the best score from which on a rival may be wanted as well
 
 
 @cache
 def packaged_encoder() -> Encoder:
     """Return the packaged encoder: one for all selectors and retrievers of a process."""
-    return MiniLMEncoder()
+    return RoutingEncoder()
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Candidates for one query.
+class Judged:
+    """Candidates for one query, and whether the best one fits well enough.
 
     Args:
-        candidates: Best first, their scores adding up to at most 1; empty when nobody is eligible.
-        probability: Calibrated chance that the best one is right.
+        candidates: Best first, as in `moma_core.types.Ranking`; empty when nobody is eligible.
+        probability: Calibrated probability that the best one is right.
         fits: Whether that is enough.
         reason: Why nobody fits; empty when somebody does.
         ms: Milliseconds that it took.
@@ -65,7 +63,7 @@ def check_least(probability: float | None) -> None:
         )
 
 
-def rank(
+def judge(
     router: MoMARouter,
     text: str,
     names: Collection[str],
@@ -73,14 +71,14 @@ def rank(
     *,
     least: float | None,
     several: bool = False,
-) -> Ranking:
-    """Return at least ``count`` candidates, or as many as there are.
+) -> Judged:
+    """Rank the agents in ``names`` and say whether the best one fits.
 
     Args:
         router: Ranks.
         text: The query's words.
         names: The agents that may be chosen; all others are left out.
-        count: How many candidates are wanted.
+        count: How many candidates are wanted at most.
         least: Probability from which on the best candidate fits; None asks the router's gate.
         several: Whether a query may need several agents. Two that share a query each take half of
             the probability, so the best one is then judged without the others that stand near it.
@@ -92,46 +90,32 @@ def rank(
         >>> from moma_core import AgentCard
         >>> cards = [AgentCard("rain", "Weather and rain"), AgentCard("soup", "Cooking soup")]
         >>> router = MoMARouter.from_cards(cards, llms=None, encoder=packaged_encoder())
-        >>> ranking = rank(router, "rain today?", ["rain", "soup"], 2, least=0.2)
-        >>> [candidate.name for candidate in ranking.candidates]
+        >>> judged = judge(router, "rain today?", ["rain", "soup"], 2, least=0.2)
+        >>> [candidate.name for candidate in judged.candidates]
         ['rain', 'soup']
     """
     start = time.perf_counter()
-    vectors = router.encoder.encode([Query.of(text).text])
-    left_out = set(router.agents.names).difference(names)
-
-    def ask(also: Collection[str] = ()) -> Handled | Deferred:
-        [outcome] = router.agent_router.route_batch([text], vectors, left_out.union(also))
-        return outcome
-
-    outcome = ask()
-    candidates = list(outcome.candidates)
-    while candidates and len(candidates) < count:
-        more = ask({candidate.name for candidate in candidates}).candidates
-        if not more:
-            break
-        # Shares among those left, brought back to shares among all.
-        mass = max(0.0, 1.0 - sum(candidate.score for candidate in candidates))
-        candidates += [replace(candidate, score=candidate.score * mass) for candidate in more]
-    judged = outcome
-    if several and not _fits(outcome, least):
-        near = [c.name for c in candidates[1:] if c.score >= _NEAR * candidates[0].score]
-        judged = ask(near) if near else outcome
-    fits, ms = _fits(judged, least), (time.perf_counter() - start) * 1e3
-    reason = "" if fits else _why(outcome, least)
-    return Ranking(tuple(candidates), judged.probability, fits, reason, ms)
+    query = Query.of(text)
+    ranking = router.rank(query, max(count, K), names)
+    alone = ranking
+    if several and ranking and not _fits(ranking, least):
+        near = [c.name for c in ranking[1:] if c.score >= _NEAR * ranking[0].score]
+        alone = router.rank(query, 1, names, exclude=near) if near else ranking
+    fits, ms = _fits(alone, least), (time.perf_counter() - start) * 1e3
+    reason = "" if fits else _why(ranking, least)
+    return Judged(ranking.candidates, alone.best_probability, fits, reason, ms)
 
 
-def _fits(outcome: Handled | Deferred, least: float | None) -> bool:
-    if least is None or not outcome.candidates:
-        return isinstance(outcome, Handled)
-    return outcome.probability >= least
+def _fits(ranking: Ranking, least: float | None) -> bool:
+    if least is None or not ranking:
+        return ranking.fits
+    return ranking.best_probability >= least
 
 
-def _why(outcome: Handled | Deferred, least: float | None) -> str:
-    if isinstance(outcome, Deferred) and (least is None or not outcome.candidates):
-        return outcome.reason
+def _why(ranking: Ranking, least: float | None) -> str:
+    if not ranking.fits and (least is None or not ranking):
+        return ranking.reason
     return (
-        f"the nearest, {outcome.candidates[0].name!r}, is right with probability "
-        f"{outcome.probability:.2f} and {least or 0.0:.2f} is needed"
+        f"the nearest, {ranking[0].name!r}, is right with probability "
+        f"{ranking.best_probability:.2f} and {least or 0.0:.2f} is needed"
     )

@@ -27,7 +27,7 @@ from llamaindex_moma.cards import (
     positions_in,
 )
 from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
-from llamaindex_moma.ranking import CLOSED_LIST, Ranking, check_least, packaged_encoder, rank
+from llamaindex_moma.ranking import CLOSED_LIST, Judged, check_least, judge, packaged_encoder
 from moma_core import Encoder, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 from moma_core.errors import InvalidQueryError
 from moma_core.types import is_text
@@ -182,15 +182,15 @@ class MoMASelector(BaseSelector):
         fallback = self._fallback_position(known)
         count, text = self._max_selections, query.query_str
         least, names = self._min_probability, known.positions
-        ranking = rank(known.router, text, names, count, least=least, several=count > 1)
-        if ranking.fits:
-            selections = self._selections(known, ranking)
+        judged = judge(known.router, text, names, count, least=least, several=count > 1)
+        if judged.fits:
+            selections = self._selections(known, judged)
         else:
             selections = [_fallen_back(known, fallback)] if fallback is not None else []
-        _announce(text, ranking, selections)
+        _announce(text, judged, selections)
         if not selections:
             raise NoTargetError(
-                f"none of the {len(choices)} choices fits this query: {ranking.reason}. Set "
+                f"none of the {len(choices)} choices fits this query: {judged.reason}. Set "
                 "MoMASelector(fallback=...) to a choice that takes such queries, give examples of "
                 "what each choice should take, or lower min_probability; 0 always selects."
             )
@@ -222,14 +222,14 @@ class MoMASelector(BaseSelector):
                 known.learn(query, place)
         return known
 
-    def _selections(self, known: KnownChoices, ranking: Ranking) -> list[ScoredSelection]:
-        candidates = ranking.candidates
+    def _selections(self, known: KnownChoices, judged: Judged) -> list[ScoredSelection]:
+        candidates = judged.candidates
         floor = self._min_share * candidates[0].score
         wanted = [c for i, c in enumerate(candidates) if i == 0 or c.score >= floor]
         return [
             ScoredSelection(
                 index=known.positions[candidate.name],
-                reason=_reason(candidate.name, candidate.score, ranking),
+                reason=_reason(candidate.name, candidate.score, judged),
                 score=candidate.score,
                 name=candidate.name,
             )
@@ -252,17 +252,17 @@ class MoMASelector(BaseSelector):
         )
 
 
-def _announce(text: str, ranking: Ranking, selections: Sequence[ScoredSelection]) -> None:
+def _announce(text: str, judged: Judged, selections: Sequence[ScoredSelection]) -> None:
     tell(
         MoMARouteEvent(
             kind="selection",
             query=text,
             targets=[selection.name for selection in selections],
-            reason=selections[0].reason if selections else ranking.reason,
-            scores=scores_of(ranking.candidates),
-            probability=ranking.probability,
+            reason=selections[0].reason if selections else judged.reason,
+            scores=scores_of(judged.candidates),
+            probability=judged.probability,
             fallback=any(selection.fallback for selection in selections),
-            ms=ranking.ms,
+            ms=judged.ms,
         )
     )
 
@@ -278,10 +278,10 @@ def _fallen_back(known: KnownChoices, position: int) -> ScoredSelection:
     )
 
 
-def _reason(name: str, score: float, ranking: Ranking) -> str:
-    chance = ranking.probability
+def _reason(name: str, score: float, judged: Judged) -> str:
+    chance = judged.probability
     words = f"{name!r} fits with a share of {score:.2f}"
-    rivals = [candidate for candidate in ranking.candidates if candidate.name != name]
+    rivals = [candidate for candidate in judged.candidates if candidate.name != name]
     if rivals:
         rival = max(rivals, key=lambda candidate: candidate.score)
         words += f"; next to it is {rival.name!r} with {rival.score:.2f}"

@@ -26,7 +26,7 @@ from llamaindex_moma.cards import (
     register_cards,
 )
 from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
-from llamaindex_moma.ranking import check_least, packaged_encoder, rank
+from llamaindex_moma.ranking import check_least, judge, packaged_encoder
 from moma_core import (
     Candidate,
     Encoder,
@@ -222,8 +222,8 @@ class _RankedTools(BaseRetriever):
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
     def _candidates(self, text: str) -> Sequence[Candidate]:
-        ranking = rank(self._router, text, tuple(self.names), self._top_k, least=self._least)
-        found = ranking.candidates[: self._top_k] if ranking.fits else ()
+        judged = judge(self._router, text, tuple(self.names), self._top_k, least=self._least)
+        found = judged.candidates[: self._top_k] if judged.fits else ()
         tell(
             MoMARouteEvent(
                 kind="tools",
@@ -231,10 +231,10 @@ class _RankedTools(BaseRetriever):
                 targets=[candidate.name for candidate in found],
                 reason=f"the {len(found)} best of {len(self.names)} tools"
                 if found
-                else ranking.reason,
-                scores=scores_of(ranking.candidates),
-                probability=ranking.probability,
-                ms=ranking.ms,
+                else judged.reason,
+                scores=scores_of(judged.candidates),
+                probability=judged.probability,
+                ms=judged.ms,
             )
         )
         return found

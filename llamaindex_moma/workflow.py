@@ -17,7 +17,7 @@ from workflows.handler import WorkflowHandler
 
 from llamaindex_moma.cards import add_example, agent_cards_from_workflow, nearest, register_cards
 from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
-from llamaindex_moma.ranking import CLOSED_LIST, check_least, packaged_encoder, rank
+from llamaindex_moma.ranking import CLOSED_LIST, check_least, judge, packaged_encoder
 from moma_core import Encoder, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 
 __all__ = [
@@ -169,18 +169,18 @@ class MoMAWorkflowRouter:
 
     def _pick(self, message: str, names: Collection[str], default: str | None) -> str | None:
         """Return the agent that fits, or ``default``, and tell the dispatcher."""
-        ranking = rank(self._router, message, names, 1, least=self._least)
-        picked = ranking.candidates[0].name if ranking.fits else default
+        judged = judge(self._router, message, names, 1, least=self._least)
+        picked = judged.candidates[0].name if judged.fits else default
         tell(
             MoMARouteEvent(
                 kind="agent",
                 query=message,
                 targets=[picked] if picked else [],
-                reason=ranking.reason or f"{picked!r} fits best",
-                scores=scores_of(ranking.candidates),
-                probability=ranking.probability,
-                fallback=not ranking.fits,
-                ms=ranking.ms,
+                reason=judged.reason or f"{picked!r} fits best",
+                scores=scores_of(judged.candidates),
+                probability=judged.probability,
+                fallback=not judged.fits,
+                ms=judged.ms,
             )
         )
         return picked

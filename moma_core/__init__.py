@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moma_core.agents.categories import Category
     from moma_core.agents.states import State, StateMachine
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import MiniLMEncoder, RoutingEncoder
     from moma_core.errors import (
         ArtifactError,
         InvalidInputError,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "moma_core.agents.categories": ("Category",),
     "moma_core.agents.states": ("State", "StateMachine"),
-    "moma_core.encoder": ("MiniLMEncoder",),
+    "moma_core.encoder": ("MiniLMEncoder", "RoutingEncoder"),
     "moma_core.errors": (
         "ArtifactError",
         "InvalidInputError",
@@ -102,6 +102,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "RoutingDecision",
+    "RoutingEncoder",
     "RoutingState",
     "ScoreTable",
     "State",

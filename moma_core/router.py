@@ -27,7 +27,7 @@ from moma_core.agents.conversation import EncodedTurns
 from moma_core.agents.gate import Negatives
 from moma_core.agents.router import AgentRouter, Choice, K
 from moma_core.agents.states import StateMachine
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.errors import InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
 from moma_core.llms.feedback import FILES as LEARNING_FILES
@@ -120,7 +120,7 @@ class MoMARouter:
             path: Where Chroma keeps the agents: a router's directory, or a server's URL. None
                 keeps them in memory.
             states: A state machine, TOML text, or a ``.toml`` file.
-            encoder: By default the packaged MiniLM.
+            encoder: By default the packaged encoder.
             negatives: Queries that no agent should take; they sharpen the gate.
             max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, say
                 0.05: promised with 90 % confidence, at the price of more queries to LLMs.
@@ -138,7 +138,7 @@ class MoMARouter:
             DuplicateNameError: Two cards share a name.
             RegistryError: Chroma does not answer or cannot write.
         """
-        cards = checked(agents, encoder := encoder or MiniLMEncoder(), decider)
+        cards = checked(agents, encoder := encoder or RoutingEncoder(), decider)
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
         catalog = AgentCatalog(encoder, open_registry(path, encoder))
@@ -452,7 +452,7 @@ class MoMARouter:
             ArtifactError: A file is missing, truncated, changed, or of another encoder.
             RegistryError: The agents cannot be read.
         """
-        encoder = encoder or MiniLMEncoder()
+        encoder = encoder or RoutingEncoder()
         router = cls(encoder, *read_parts(Path(directory), encoder))
         if router._llms is not None and (Path(directory) / _LEARNING / LEARNING_FILES[0]).exists():
             router._learning = Learning.load(Path(directory) / _LEARNING)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from moma_core import AgentCard, MiniLMEncoder
+from moma_core import AgentCard, RoutingEncoder
 from moma_core.testing import HashEncoder
 
 settings.register_profile(
@@ -58,7 +58,7 @@ def python():
 
 @pytest.fixture(scope="session")
 def minilm():
-    return MiniLMEncoder()
+    return RoutingEncoder()
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def test_the_floor_holds_whatever_was_learnt(scores, costs, delta, dearest, rewa
 def test_nothing_changes_before_something_was_learnt():
     learning = Learning(LearningConfig(explore=0.0, apply=True))
     table = ScoreTable(tuple(c.name for c in LLMS), [c.score for c in LLMS], [c.cost for c in LLMS])
-    for preference in (Performance(), Auto(0.3), Cost(), Cost(0.0001)):
+    for preference in (Performance(), Auto(0.3), Topsis(0.3), Cost(), Cost(0.0001)):
         order = tuple(LLMS[i] for i in rank(table, preference, "dear"))
         decision = learning.instead(plain(order), VECTOR, preference, "dear")
         assert (decision.target, decision.trial.propensity) == (order[0].name, 1.0)

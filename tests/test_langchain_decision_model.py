@@ -16,7 +16,7 @@ young = pytest.mark.skipif(not find_spec("langchain_core.decisions"), reason="ne
 @pytest.mark.skipif(bool(find_spec("langchain_core.decisions")), reason="for core before 1.8")
 def test_before_core_1_8_it_says_what_to_install() -> None:
     with pytest.raises(MissingExtraError, match=r"langchain-core>=1\.8"):
-        pass
+        from langchain_moma.decision_model import MoMADecisionModel  # noqa: F401
 
 
 @young

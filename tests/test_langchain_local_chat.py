@@ -85,7 +85,7 @@ class TestTinyIntegration(Suite, ChatModelIntegrationTests):
         return {"llm": TINY, "max_tokens": 8}
 
 
-@pytest.mark.skipif(not REAL, reason="SmolLM2 is not installed: moma llm install smollm2")
+@pytest.mark.skipif(not REAL, reason="SmolLM2 is not installed: moma local-llm install smollm2")
 class TestSmolLM2Integration(Suite, ChatModelIntegrationTests):
     """LangChain's suite with a real LLM."""
 
@@ -217,7 +217,7 @@ async def test_async_gives_the_same() -> None:
     assert [answer.text for answer in chat().batch(["hello"] * 4)] == [expected] * 4
 
 
-@pytest.mark.skipif(not REAL, reason="SmolLM2 is not installed: moma llm install smollm2")
+@pytest.mark.skipif(not REAL, reason="SmolLM2 is not installed: moma local-llm install smollm2")
 def test_the_packaged_llm_answers() -> None:
     local = LocalChat(llm=smollm2(), max_tokens=12)
     expected = reference(smollm2(), "What is the capital of France?", 12)

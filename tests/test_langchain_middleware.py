@@ -28,8 +28,7 @@ from langchain_moma import (
     decision_in,
 )
 from langchain_moma.testing import ScriptedChat
-from moma_core import InvalidInputError, MoMARouter, Query, RoutingState, UnknownNameError
-from moma_core.agents.conversation import encode_readings
+from moma_core import InvalidInputError, MoMARouter, Query, UnknownNameError
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 ABOUT = {
@@ -321,19 +320,11 @@ def test_follow_ups_are_read_like_a_route_reads_them(
     for i, text in enumerate(turns):
         turn = ask(agent, text, thread)["moma_turn"]
         query = Query(text, history=turns[:i])
-        candidates = router.agent_router.route(*read(router, query, state))[0].candidates
-        assert turn["tools"] == [candidate.name for candidate in candidates]
+        assert turn["tools"] == list(router.rank(query, 8, state=state).names)
         before, state = state, decision_in(turn).state
         if before is not None and text.startswith("and"):
             assert state.topic == turns[0]
             assert turn["tools"][0] == before.last_target
-
-
-def read(router: MoMARouter, query: Query, state: RoutingState | None) -> tuple[Any, ...]:
-    """Return what `AgentRouter.route` is called with by `MoMARouter.route`."""
-    state = state or RoutingState()
-    vectors = encode_readings([router.states.read(query, state)], router.encoder)
-    return query, vectors.alone[0], state, (), None, vectors.joined
 
 
 def test_a_follow_up_leans_on_the_tool_that_answered(router: MoMARouter) -> None:

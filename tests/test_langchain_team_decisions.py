@@ -32,6 +32,7 @@ class TeamUp:
 
     def __init__(self, router: MoMARouter) -> None:
         self.agents, self.llms = router.agents, router.llms
+        self.choose_llm = router.choose_llm
 
     def route(self, *args: Any, **options: Any) -> RoutingDecision:
         best = (Candidate(LARGE, 0.8, 0.01), Candidate(SMALL, 0.7, 0.001))
@@ -85,7 +86,7 @@ async def test_a_graph_goes_to_its_llm_node(router: TeamUp) -> None:
 
 def test_a_chat_model_stays_one_llm(router: TeamUp) -> None:
     llms = chats()
-    chat = ChatMoMA(router=router, llms=llms)
+    chat = ChatMoMA(router=router, llms=llms, preference="performance")
     assert chat.invoke(ASK).response_metadata["moma_llm"] == LARGE
     assert [len(llm.calls) for llm in llms.values()] == [0, 1]
 

@@ -18,7 +18,7 @@ from langchain_moma.local_chat import LocalChat
 from moma_core.decoding.local_llm import LocalLLM, folder_of, is_ready
 
 if not is_ready(folder_of("smollm2")):
-    pytest.skip("SmolLM2 is not installed: moma llm install smollm2", allow_module_level=True)
+    pytest.skip("SmolLM2 is not installed: moma local-llm install smollm2", allow_module_level=True)
 
 ASK = "What is the capital of France? Answer in one short sentence."
 MEMBERS = (

@@ -10,10 +10,10 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma import MoMARouteEvent, MoMASelector
-from moma_core import InvalidInputError, MiniLMEncoder, NoTargetError, UnknownNameError
+from moma_core import InvalidInputError, NoTargetError, RoutingEncoder, UnknownNameError
 from moma_core.errors import DuplicateNameError, InvalidQueryError
 
-ENCODER = MiniLMEncoder()
+ENCODER = RoutingEncoder()
 CHOICES = [
     ToolMetadata("Rules at work", "hr"),
     ToolMetadata("Help with computers", "it"),

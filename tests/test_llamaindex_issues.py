@@ -29,9 +29,9 @@ from llamaindex_moma import (
     MoMAToolRouterQueryEngine,
     MoMAWorkflowRouter,
 )
-from moma_core import MiniLMEncoder, NoTargetError
+from moma_core import NoTargetError, RoutingEncoder
 
-ENCODER = MiniLMEncoder()
+ENCODER = RoutingEncoder()
 CHOICES = [
     ToolMetadata("Weather records by town and month", "weather"),
     ToolMetadata("Cooking recipes with their ingredients", "recipes"),

@@ -25,7 +25,7 @@ from llamaindex_moma import (
     agent_cards_from_query_engine_tools,
     register_cards,
 )
-from moma_core import AgentCard, InvalidInputError, MiniLMEncoder, MoMARouter, UnknownNameError
+from moma_core import AgentCard, InvalidInputError, MoMARouter, RoutingEncoder, UnknownNameError
 from moma_core.errors import DuplicateNameError, InvalidCardError
 
 pytestmark = [  # LlamaIndex looks at deprecated attributes of its own agents
@@ -33,7 +33,7 @@ pytestmark = [  # LlamaIndex looks at deprecated attributes of its own agents
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211"),
 ]
 
-ENCODER = MiniLMEncoder()
+ENCODER = RoutingEncoder()
 PLACES = ("garage", "kitchen", "garden", "cellar", "attic", "office", "bathroom", "hall")
 DEVICES = {
     "lamp": "Switch the lamp on or off",

@@ -13,7 +13,7 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.workflow import Context
 
 from llamaindex_moma import MoMARouteEvent, MoMAWorkflowRouter, agent_cards_from_workflow
-from moma_core import InvalidInputError, MiniLMEncoder, NoTargetError, UnknownNameError
+from moma_core import InvalidInputError, NoTargetError, RoutingEncoder, UnknownNameError
 from moma_core.errors import InvalidQueryError
 
 pytestmark = [  # LlamaIndex looks at deprecated attributes of its own agents
@@ -23,7 +23,7 @@ pytestmark = [  # LlamaIndex looks at deprecated attributes of its own agents
     pytest.mark.filterwarnings("ignore:Skipping serialization of known unserializable key"),
 ]
 
-ENCODER = MiniLMEncoder()
+ENCODER = RoutingEncoder()
 ABOUT = {
     "host": "Greets guests and does small talk",
     "cook": "Cooking recipes, soups and baking",

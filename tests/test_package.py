@@ -35,7 +35,7 @@ def test_importing_loads_nothing_heavy(python):
 def test_importing_the_parts_loads_no_chroma_and_no_torch(python):
     done = python(
         "import sys, json\n"
-        "from moma_core import MoMARouter, LLMRouter, MiniLMEncoder, StateMachine\n"
+        "from moma_core import MoMARouter, LLMRouter, RoutingEncoder, StateMachine\n"
         "print(json.dumps([n for n in ('torch', 'chromadb', 'transformers') if n in sys.modules]))"
     )
     assert done.returncode == 0, done.stderr
@@ -137,7 +137,7 @@ def test_modules_are_documented_and_list_their_names(name):
 def test_the_error_tree_is_drawn_in_full():
     from moma_core import errors
 
-    for name in errors.__all__:
+    for name in set(errors.__all__) - {"needs_extra"}:
         assert name in errors.__doc__
         error = getattr(errors, name)
         assert issubclass(error, moma_core.MoMAError)

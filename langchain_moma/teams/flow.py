@@ -116,7 +116,7 @@ def comparable(text: str) -> bool:
 APPROVED = "APPROVED"
 """First word of a critique that finds nothing to change."""
 
-_STAGES_SHORT = "If the result is short, end with a line 'Answer: ...' that holds nothing else."
+_SHORT_ANSWER = "If the result is short, end with a line 'Answer: ...' that holds nothing else."
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ Mode = Callable[[TeamPlan], Sequence[Stage]]
 
 
 def _alone(plan: TeamPlan) -> list[Stage]:
-    return [Stage((0,), f"Think step by step. {_SHORT}" if plan.mode == "cot" else "")]
+    return [Stage((0,), f"Think step by step. {_SHORT_ANSWER}" if plan.mode == "cot" else "")]
 
 
 def _chain(plan: TeamPlan) -> list[Stage]:
@@ -164,7 +164,7 @@ def _chain(plan: TeamPlan) -> list[Stage]:
         Stage(
             (seat,),
             f"{'Do your part' if seat < last else 'Give the final answer'}"
-            f"{', building on this' if seat else ''}. {_SHORT if seat == last else ''}".strip(),
+            f"{', building on this' if seat else ''}. {_SHORT_ANSWER if seat == last else ''}".strip(),
         )
         for seat in range(last + 1)
     ]
@@ -172,20 +172,20 @@ def _chain(plan: TeamPlan) -> list[Stage]:
 
 def _full(plan: TeamPlan) -> list[Stage]:
     everybody, last = tuple(range(len(plan.members))), len(plan.members) - 1
-    first = Stage(everybody, f"Contribute what your role knows. {_SHORT}")
-    later = Stage(everybody, f"Use what helps, say what is wrong, and go on. {_SHORT}")
-    close = f"Now write the team's final answer to the user. {_SHORT}"
+    first = Stage(everybody, f"Contribute what your role knows. {_SHORT_ANSWER}")
+    later = Stage(everybody, f"Use what helps, say what is wrong, and go on. {_SHORT_ANSWER}")
+    close = f"Now write the team's final answer to the user. {_SHORT_ANSWER}"
     return [first, *[later] * (plan.rounds - 1), Stage((last,), close, closing=True)]
 
 
 def _debate(plan: TeamPlan) -> list[Stage]:
     everybody, last = tuple(range(len(plan.members))), len(plan.members) - 1
-    alone = Stage(everybody, f"Answer on your own. {_SHORT}")
+    alone = Stage(everybody, f"Answer on your own. {_SHORT_ANSWER}")
     again = Stage(
         everybody,
-        f"Weigh these answers against your own: keep yours if it stands, else correct it. {_SHORT}",
+        f"Weigh these answers against your own: keep yours if it stands, else correct it. {_SHORT_ANSWER}",
     )
-    judge = f"You are the judge now. Decide which answer is right, and give it. {_SHORT}"
+    judge = f"You are the judge now. Decide which answer is right, and give it. {_SHORT_ANSWER}"
     return [alone, *[again] * plan.rounds, Stage((last,), judge, closing=True)]
 
 
@@ -202,8 +202,10 @@ def _reflection(plan: TeamPlan) -> list[Stage]:
         f"write only {APPROVED}.",
         "critique",
     )
-    revise = Stage((0,), f"This is criticism of your draft. Give the corrected answer. {_SHORT}")
-    return [Stage((0,), _STAGES_SHORT), *[criticise, revise] * plan.rounds]
+    revise = Stage(
+        (0,), f"This is criticism of your draft. Give the corrected answer. {_SHORT_ANSWER}"
+    )
+    return [Stage((0,), _SHORT_ANSWER), *[criticise, revise] * plan.rounds]
 
 
 MODES: Mapping[str, Mode] = MappingProxyType(
@@ -234,7 +236,7 @@ def stages_of(
         InvalidInputError: The mode cannot work with these members.
 
     Example:
-        >>> from moma_core import TeamMember
+        >>> from moma_core.types import TeamMember
         >>> plan = TeamPlan("reflection", (TeamMember("coder", "a"), TeamMember("tester", "b")), 2)
         >>> [stage.seats for stage in stages_of(plan)]
         [(0,), (1,), (0,), (1,), (0,)]
@@ -339,7 +341,7 @@ class Forecast:
 
     Example:
         >>> from langchain_core.messages import HumanMessage
-        >>> from moma_core import TeamMember
+        >>> from moma_core.types import TeamMember
         >>> plan = TeamPlan("io", (TeamMember("solver", "a"),))
         >>> forecast = Forecast(plan, {"a": LLMCard("a", 2.0, 2.0)})
         >>> forecast.of(Stage((0,)), (0,), [HumanMessage("What is 2 + 2?" * 2)], [])

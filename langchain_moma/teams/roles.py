@@ -12,7 +12,6 @@ from pydantic import Field, SkipValidation
 
 from langchain_moma.calls import Ask, ChatPool
 from langchain_moma.chat import ChatMoMA
-from langchain_moma.decision import Vectors
 from langchain_moma.messages import some_query_of
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
@@ -20,12 +19,11 @@ from moma_core import (
     Encoder,
     InvalidInputError,
     LLMRouter,
-    MiniLMEncoder,
     MoMARouter,
     NoTargetError,
     Preference,
     RoutingDecision,
-    ScoreTable,
+    RoutingEncoder,
 )
 from moma_core.health import Health
 from moma_core.llms.selection import parse_preference, preference_name
@@ -134,18 +132,16 @@ class HasLLMs(Protocol):
 class _Roles:
     """Which LLM each role gets for a query; shared by the chat models of all roles."""
 
-    llms: LLMRouter
-    vectors: Vectors
+    router: MoMARouter
     shares: Mapping[str, RoleShare]
 
     def assigned(
         self, text: str, preference: str | Preference | None, names: Sequence[str]
-    ) -> tuple[dict[str, Candidate], ScoreTable]:
-        """Return each role's LLM among ``names``, and the scores of all."""
-        table = self.llms.score(text, self.vectors.of(text))
-        out = [name for name in table.names if name not in names]
-        _, candidates = self.llms.select(table, preference, out)
-        return assign(candidates, self.shares, self._budget(preference, candidates[0])), table
+    ) -> tuple[dict[str, Candidate], tuple[Candidate, ...]]:
+        """Return each role's LLM among ``names``, and the candidates."""
+        candidates = self.router.choose_llm(text, names, preference).candidates
+        budget = self._budget(preference, candidates[0])
+        return assign(candidates, self.shares, budget), candidates
 
     def _budget(self, preference: str | Preference | None, single: Candidate) -> float:
         """Return the USD for all roles: as given, else what one LLM in all of them would cost."""
@@ -174,11 +170,10 @@ class _RolePool(ChatPool):
         well = [name for name in eligible if not self.health.is_open(name)] or eligible
         start = time.perf_counter()
         text = some_query_of(ask.messages).text
-        everyone, table = self.roles.assigned(text, ask.preference, list(self.llms))
+        everyone, candidates = self.roles.assigned(text, ask.preference, list(self.llms))
         wanted = everyone[self.role]
         ranked = sorted(
-            (Candidate(name, *scores) for name, *scores in _rows(table) if name in well),
-            key=lambda one: _after(one, wanted),
+            (one for one in candidates if one.name in well), key=lambda one: _after(one, wanted)
         )
         best = ranked[0]
         reason = f"{self.role} gets {best.name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}"
@@ -193,10 +188,6 @@ class _RolePool(ChatPool):
         )
         self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, self.surface)
         return decision
-
-
-def _rows(table: ScoreTable) -> Iterator[tuple[str, float, float]]:
-    yield from zip(table.names, table.scores.tolist(), table.costs.tolist(), strict=True)
 
 
 def _after(one: Candidate, wanted: Candidate) -> tuple[bool, bool, float]:
@@ -309,13 +300,12 @@ def role_llms(
     """
     shares = _shares(roles)
     moma = _moma(router, encoder)
-    pool = moma.llms
-    if pool is None:
+    if moma.llms is None:
         raise InvalidInputError(
             "this router has no LLMs to choose from. Give some: MoMARouter.from_cards(agents, "
             "llms='packaged')."
         )
-    shared = _Roles(pool, Vectors(moma.encoder), shares)
+    shared = _Roles(moma, shares)
     common: dict[str, Any] = {
         "router": moma,
         "llms": llms,
@@ -331,7 +321,7 @@ def _moma(router: LLMRouter | HasLLMs, encoder: Encoder | None) -> MoMARouter:
     if isinstance(router, MoMARouter):
         return router
     if isinstance(router, LLMRouter):
-        return MoMARouter.from_cards(llms=router, encoder=encoder or MiniLMEncoder())
+        return MoMARouter.from_cards(llms=router, encoder=encoder or RoutingEncoder())
     return MoMARouter.from_cards(llms=router.llms, encoder=router.encoder)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moma_core._checks import is_text, readable
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, needs_extra
 from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, AgentCard
 
 __all__ = [
@@ -122,8 +122,9 @@ def with_examples(
 def _columns(
     path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-    from pyarrow.lib import ArrowException
+    with needs_extra("train"):
+        import pyarrow.parquet as pq
+        from pyarrow.lib import ArrowException
 
     try:
         names = pq.read_schema(path).names

@@ -86,7 +86,7 @@ def collect(
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
 ) -> None:
     """Ask LLMs, judge or score their answers; run it again to go on after a crash."""
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.training.calls import CallRules
     from moma_core.training.collect import CollectConfig, Questions
     from moma_core.training.collect import collect as run
@@ -116,7 +116,7 @@ def collect(
             out,
             judge=None if judged is None else _judge(*judged, listed),
             scorer=None if scorer is None else _scorer(scorer),
-            encoder=None if sample is None else MiniLMEncoder(),
+            encoder=None if sample is None else RoutingEncoder(),
             config=config,
             progress=tell,
         )

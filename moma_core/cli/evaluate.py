@@ -82,7 +82,7 @@ def llms(
     ] = None,
 ) -> None:
     """Route scored queries to LLMs and write score and cost at each preference."""
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.cascade import CascadeRouter
     from moma_core.llms.data import LLMDataset
     from moma_core.llms.router import LLMRouter
@@ -97,7 +97,7 @@ def llms(
     strategy = strategy or _trained_strategy(folder)
     with progress_bar() as tell:
         tell("reading", 0, 1)
-        scored, encoder = LLMDataset.read(data), ToldEncoder(MiniLMEncoder(), tell)
+        scored, encoder = LLMDataset.read(data), ToldEncoder(RoutingEncoder(), tell)
         if strategy is Strategy.CASCADE:
             report = evaluate_cascade(CascadeRouter.load(folder), scored, encoder)
         else:
@@ -119,14 +119,14 @@ def _trained_strategy(folder: Path) -> Strategy:
 
 
 def _evaluate_on_pairs(router: Path, data: Path, out: Path) -> None:
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.router import LLMRouter
     from moma_core.training.evaluate_agents import ToldEncoder
     from moma_core.training.evaluate_llms import evaluate_pairs
 
     with progress_bar() as tell:
         tell("reading", 0, 1)
-        encoder = ToldEncoder(MiniLMEncoder(), tell)
+        encoder = ToldEncoder(RoutingEncoder(), tell)
         report = evaluate_pairs(LLMRouter.load(llm_folder(router)), data, encoder)
     write_json(out, report)
     shown = {key: value for key, value in report.items() if not isinstance(value, dict)}

@@ -101,7 +101,7 @@ def add(
     router: RouterOption = _HERE,
 ) -> None:
     """Add an LLM; only its own column is fitted."""
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.data import LLMDataset
     from moma_core.llms.router import add_llm
     from moma_core.types import LLMCard
@@ -109,7 +109,7 @@ def add(
     known = {} if quality is None else {"quality": quality}
     card = LLMCard(name, input_price, output_price, latency, metadata=known)
     scored = None if data is None else LLMDataset.read(data, llm=name)
-    encoder = None if data is None else MiniLMEncoder()
+    encoder = None if data is None else RoutingEncoder()
     _change(router, lambda pool: add_llm(pool, card, scored, encoder), f"Added {name!r}")
 
 
@@ -332,7 +332,7 @@ def llms(
 def _train_on_scores(
     data: Path, out: Path, head: str, seed: int, prices: Path | None, strategy: Strategy
 ) -> None:
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.cascade import CascadeRouter, forget_cascade
     from moma_core.llms.data import LLMDataset
     from moma_core.llms.router import LLMRouter
@@ -374,7 +374,7 @@ def _train_on_pairs(
     strategy: Strategy,
     devices: str | None,
 ) -> None:
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.cascade import forget_cascade
     from moma_core.llms.router import LLMRouter
     from moma_core.training.devices import is_main

@@ -93,7 +93,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
 ) -> None:
     """Train an LLM router and a team router on --data; teams' outcomes are SIMULATED."""
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.data import LLMDataset
     from moma_core.teams.training import TrainConfig
     from moma_core.training.evaluate_teams import train_teams
@@ -104,7 +104,7 @@ def train(
         output_folder(out)
         router, llms = train_teams(
             scored,
-            MiniLMEncoder(),
+            RoutingEncoder(),
             known,
             config=TrainConfig(steps=steps),
             seed=seed,
@@ -132,7 +132,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Plan teams for scored queries and write SIMULATED quality and cost beside baselines."""
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.data import LLMDataset
     from moma_core.llms.router import LLMRouter
     from moma_core.training.evaluate_agents import ToldEncoder
@@ -142,7 +142,7 @@ def evaluate(
     with progress_bar() as tell:
         tell("reading", 0, 1)
         report = evaluate_teams(
-            _open(router, ToldEncoder(MiniLMEncoder(), tell)),
+            _open(router, ToldEncoder(RoutingEncoder(), tell)),
             LLMRouter.load(llm_folder(router)),
             LLMDataset.read(data),
             _read_domains(domains),
@@ -159,10 +159,10 @@ def evaluate(
 
 
 def _open(folder: Path | None, encoder: Encoder | None = None) -> TeamRouter:
-    from moma_core.encoder import MiniLMEncoder
+    from moma_core.encoder import RoutingEncoder
     from moma_core.llms.router import LLMRouter
 
-    encoder = encoder or MiniLMEncoder()
+    encoder = encoder or RoutingEncoder()
     if folder is None:
         return TeamRouter.packaged(encoder, LLMRouter.packaged())
     return TeamRouter.load(folder / _FOLDER, encoder, LLMRouter.load(llm_folder(folder)))

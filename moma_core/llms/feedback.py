@@ -27,6 +27,7 @@ from moma_core.types import (
     Preference,
     RoutingDecision,
     ScoreTable,
+    Topsis,
     Trial,
 )
 

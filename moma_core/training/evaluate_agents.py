@@ -139,7 +139,7 @@ def evaluate_agents(
         test: Queries to route.
         shots: At most so many examples an agent; None takes all.
         seed: Of the draw of examples.
-        encoder: By default the packaged MiniLM.
+        encoder: By default the packaged encoder.
         progress: Called with a label, steps done, steps in all.
         diagram: Where to draw the gate's reliability diagram, if anywhere.
         max_wrong_agent_rate: Promise that the gate must keep; see `MoMARouter.from_cards`.
@@ -156,7 +156,7 @@ def evaluate_agents(
     if not len(test):
         raise InvalidDataError("the test file has no rows; give at least one query.")
     tell = progress or (lambda _label, _done, _total: None)
-    encoder = ToldEncoder(encoder or MiniLMEncoder(), tell)
+    encoder = ToldEncoder(encoder or RoutingEncoder(), tell)
     router = MoMARouter.from_cards(
         with_examples(cards, train, shots, seed),
         llms=None,

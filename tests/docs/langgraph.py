@@ -3,7 +3,7 @@
 import numpy as np
 
 from langchain_moma.testing import ScriptedChat
-from moma_core import MiniLMEncoder
+from moma_core import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.training import train_cascade
 
@@ -16,5 +16,5 @@ data = LLMDataset(
     costs=np.tile([1e-4, 3e-3], (80, 1)),
     answers=np.where(right, 0, 1).astype(np.int32),
 )
-cascade = train_cascade(data, MiniLMEncoder(), head="linear")
+cascade = train_cascade(data, RoutingEncoder(), head="linear")
 chats = {name: ScriptedChat(name=name) for name in ("small", "large")}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moma_core import CascadeRouter, MiniLMEncoder, MoMARouter
+from moma_core import CascadeRouter, MoMARouter, RoutingEncoder
 from moma_core.llms.answers import answer_ids
 from moma_core.llms.cascade import Ask
 from moma_core.llms.data import LLMDataset
@@ -18,7 +18,7 @@ data = LLMDataset(
     costs=np.tile([1e-4, 3e-3], (80, 1)),
     answers=answer_ids([["right" if r else "wrong" for r in row] for row in right]),
 )
-encoder = MiniLMEncoder()
+encoder = RoutingEncoder()
 train_cascade(data, encoder, head="linear").save("pool")
 router = MoMARouter.from_cards()
 text = "what is 7 plus 7?"
