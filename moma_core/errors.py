@@ -22,7 +22,8 @@ Each message says what was expected, what was found, and what to type next.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "ArtifactError",
@@ -39,7 +40,7 @@ __all__ = [
     "RegistryError",
     "ScoreError",
     "UnknownNameError",
-    "require",
+    "needs_extra",
 ]
 
 
@@ -99,17 +100,25 @@ class MissingExtraError(MoMAError, ImportError):
     """An optional dependency is not installed."""
 
 
-def require(package: str, extra: str) -> None:
-    """Say what to install where a package of an extra is absent; called before its import.
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Say what to install where an import in the body finds no module.
+
+    Args:
+        extra: Name of the extra that brings it.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: A module is missing.
 
     Example:
-        >>> require("numpy", "train")
+        >>> with needs_extra("train"):
+        ...     import no_such_module
+        Traceback (most recent call last):
+        moma_core.errors.MissingExtraError: ... Type: pip install "moma-router[train]"
     """
-    if find_spec(package) is None:
+    try:
+        yield
+    except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"this needs {package}, which is not installed. Type: pip install "
-            f'"moma-router[{extra}]"'
-        )
+            f'{error}. It comes with an extra. Type: pip install "moma-router[{extra}]"'
+        ) from error

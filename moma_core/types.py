@@ -80,31 +80,37 @@ class Performance:
     """Prefer the best score; cost only breaks ties (5.2.3).
 
     Tied are scores whose difference per USD is noise on queries the head did not see
-    (`LLMRouter.min_gain_per_usd`; where that was not measured, equal scores).
+    (`llms.training.fit_min_gain`; where that was not measured, equal scores).
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """Balance score and cost: halving the cost is worth some score.
+    """Balance score and cost: halving the cost is worth ``points`` of score.
+
+    The choice has the largest ``score - points * log2(cost)``, so an LLM that is not chosen changes
+    nothing, and no unit or range of costs matters.
 
     Args:
-        points: That score, zero or more, such as 0.02; None: what the router learnt in training.
+        points: Score, in [0, 1], that halving the cost is worth; None: what held-out queries of
+            the pool said, or 0.02.
     """
 
     points: float | None = None
 
     def __post_init__(self) -> None:
-        if self.points is not None and not (is_number(self.points) and self.points >= 0.0):
+        if self.points is not None and not (is_number(self.points) and 0.0 <= self.points <= 1.0):
             raise InvalidPreferenceError(
-                f"points is the score that halving the cost is worth, zero or more, got "
-                f"{self.points!r}."
+                f"points of score for half the cost lie in [0, 1], got {self.points!r}. Write "
+                "'auto:0.02', or 'auto'."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Topsis:
-    """Balance score and cost by TOPSIS on the Pareto front (eq. 8-11).
+    """Balance score and cost by TOPSIS on the Pareto front, as the paper does (eq. 8-11).
+
+    Its min-max over the front lets an LLM that is never chosen change who is (docs/llms.md).
 
     Args:
         w_score: Weight of the score, in [0, 1]; the cost weighs ``1 - w_score``.
@@ -316,7 +322,7 @@ class Trial:
         baseline: What would have been chosen without learning.
         safe: The LLMs among which was chosen.
         context: What the correction of an LLM is linear in, shape (k,).
-        preference: ``"performance"``, ``"auto:0.02"``, ``"cost"`` or ``"cost:0.002"``.
+        preference: ``"performance"``, ``"auto:0.5"``, ``"cost"`` or ``"cost:0.002"``.
         anchor: The LLM whose cost sets the default budget.
 
     Example:

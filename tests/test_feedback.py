@@ -27,7 +27,7 @@ from moma_core.llms.feedback import (
 )
 from moma_core.llms.off_policy import estimate
 from moma_core.llms.selection import parse_preference, preference_text, rank
-from moma_core.types import Auto, Cost, Performance, ScoreTable
+from moma_core.types import Auto, Cost, Performance, ScoreTable, Topsis
 
 VECTOR = np.zeros(4, np.float32)
 LLMS = (

@@ -1,5 +1,7 @@
 """Reading scored queries, and filling in what was not measured."""
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -149,6 +151,6 @@ def test_join_survives_odd_text():
 
 
 def test_parquet_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("moma_core.errors.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r'pip install "moma-router\[train\]"'):
         LLMDataset.read(tmp_path / "scored.parquet")

@@ -78,31 +78,6 @@ def test_topsis_with_more_weight_on_cost_never_picks_a_dearer_llm(pool, weights)
     assert costs[cheap] <= costs[dear] or math.isclose(low, high, abs_tol=1e-9)
 
 
-@given(pools, st.lists(st.floats(0, 1), min_size=2, max_size=2))
-def test_more_points_for_half_the_cost_never_pick_a_dearer_llm(pool, points):
-    costs, scores = pool
-    low, high = sorted(points)
-    cheap, dear = (select(table(costs, scores), Auto(each)) for each in (high, low))
-    assert costs[cheap] <= costs[dear] or math.isclose(low, high, abs_tol=1e-9)
-
-
-@settings(max_examples=400)
-@given(pools, st.floats(0, 1), st.data())
-def test_an_llm_that_is_not_chosen_changes_nothing(pool, points, data):
-    costs, scores = pool
-    chosen = select(table(costs, scores), Auto(points))
-    left = data.draw(st.sets(st.integers(0, len(costs) - 1))) | {chosen}
-    kept = [i for i in range(len(costs)) if i in left]
-    assert kept[select(table(costs[kept], scores[kept]), Auto(points))] == chosen
-
-
-@given(pools)
-def test_cost_without_a_budget_is_never_dearer_than_auto(pool):
-    costs, scores = pool
-    frugal, auto = (select(table(costs, scores), each) for each in (Cost(), Auto()))
-    assert costs[frugal] <= costs[auto]
-
-
 def test_auto_does_not_give_half_the_quality_for_a_small_price():
     scores, costs = (
         np.array([0.11, 0.23, 0.33, 0.41, 0.80]),

@@ -345,7 +345,7 @@ def _train_on_scores(
         output_folder(out)
         router = fit(
             scored,
-            MiniLMEncoder(),
+            RoutingEncoder(),
             head=head,
             seed=seed,
             prices=read_prices(prices),
@@ -389,7 +389,7 @@ def _train_on_pairs(
     with progress_bar() if is_main() else nullcontext() as tell:
         router = train_pairs(
             data,
-            MiniLMEncoder(),
+            RoutingEncoder(),
             head=head,
             seed=seed,
             prices=listed,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import InvalidDataError, require
+from moma_core.errors import InvalidDataError, needs_extra
 from moma_core.llms.answers import Normaliser, answer_ids, normalise_answer
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class LLMDataset:
         Raises:
             InvalidDataError: The file cannot be read, lacks a column, or holds a bad value.
         """
-        require("pyarrow", "train")
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        with needs_extra("train"):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
 
         try:
             table = pq.read_table(path)

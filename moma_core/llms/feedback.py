@@ -27,7 +27,6 @@ from moma_core.types import (
     Preference,
     RoutingDecision,
     ScoreTable,
-    Topsis,
     Trial,
 )
 

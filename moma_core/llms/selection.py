@@ -14,8 +14,8 @@ from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable, Top
 
 __all__ = [
     "DEFAULT_BUDGET_SHARE",
-    "POINTS",
     "LEAST_USD",
+    "POINTS",
     "PREFERENCES",
     "StreamBudget",
     "check_latency",
@@ -384,19 +384,11 @@ def _order(
 def _default_budget(costs: _Array, scores: _Array, anchor: int | None, points: float) -> _Array:
     """Return a share of the strongest LLM's cost, at most what `Auto` pays, shape (n, 1)."""
     rows = np.arange(len(costs))
-    auto = costs[rows, _order(costs, scores, Auto(), None, 0.0)[:, 0]]
     strongest = _sorted(scores, -costs)[:, 0] if anchor is None else np.full(len(costs), anchor)
     by_auto = _sorted(value(costs, scores, points), -costs, scores)[:, 0]
     share = DEFAULT_BUDGET_SHARE * costs[rows, strongest]
     budget: _Array = np.minimum(share, costs[rows, by_auto])[:, None]
     return budget
-
-
-def _net_of_cost(costs: _Array, scores: _Array, points: float | None) -> _Array:
-    """Return what `Auto` maximises, shape (n, m)."""
-    worth = POINTS if points is None else points
-    net: _Array = scores - worth * np.log2(np.maximum(costs, LEAST_USD))
-    return net
 
 
 def _sorted(*keys: _Array) -> npt.NDArray[np.intp]:

@@ -241,7 +241,8 @@ class TeamRouter:
         found = self.planner.candidates(inputs, allowed)
         if isinstance(wanted, Cost):
             found = self._within(found, wanted, inputs, allowed)
-        best = int(choose(found.costs[None], found.quality[None], wanted, points=self.llms.points)[0])
+        costs, quality = found.costs[None], found.quality[None]
+        best = int(choose(costs, quality, wanted, points=self.llms.points)[0])
         plan = team_plan(self.parts.options, self.llms.names, found, best, inputs)
         return replace(plan, reason=explain(plan, preference_name(wanted)))
 

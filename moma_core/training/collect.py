@@ -19,7 +19,7 @@ from moma_core.errors import (
     InvalidDataError,
     InvalidInputError,
     NoTargetError,
-    require,
+    needs_extra,
 )
 from moma_core.protocols import Encoder, Progress
 from moma_core.training.calls import (
@@ -254,8 +254,8 @@ class Questions:
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    require("pyarrow", "train")
-    import pyarrow.parquet as pq
+    with needs_extra("train"):
+        import pyarrow.parquet as pq
 
     columns = set(pq.read_schema(path).names)
     wanted = [name for name in ("query", "task", "reference") if name in columns]
@@ -519,9 +519,9 @@ def _plain(value: float) -> float | None:
 
 
 def _write(path: Path, columns: Mapping[str, list[Any]]) -> None:
-    require("pyarrow", "train")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs_extra("train"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     texts = ("query", "task", "reference", "llm_a", "llm_b")
     fields = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moma_core.agents.data import LabelledQueries, with_examples
-from moma_core.encoder import MiniLMEncoder
+from moma_core.encoder import RoutingEncoder
 from moma_core.errors import InvalidDataError
 from moma_core.protocols import Encoder, Progress
 from moma_core.router import MoMARouter

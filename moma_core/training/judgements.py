@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._numerics import sigmoid
-from moma_core.errors import InvalidDataError, require
+from moma_core.errors import InvalidDataError, needs_extra
 
 __all__ = [
     "PAIRS",
@@ -230,8 +230,8 @@ class Judgements:
         Raises:
             InvalidDataError: A row does not fit it.
         """
-        require("pyarrow", "train")
-        import pyarrow as pa
+        with needs_extra("train"):
+            import pyarrow as pa
 
         names = [*_REQUIRED, *(name for name in _COSTS if any(row.get(name) for row in rows))]
         try:
@@ -247,8 +247,8 @@ class Judgements:
         Raises:
             InvalidDataError: It does not fit it.
         """
-        require("pyarrow", "train")
-        import pyarrow as pa
+        with needs_extra("train"):
+            import pyarrow as pa
 
         for name in _REQUIRED:
             if table[name].null_count:
@@ -305,9 +305,9 @@ def holds_pairs(path: str | Path) -> bool:
     """Say whether a file holds judged pairs rather than scored queries, by its columns."""
     if Path(path).suffix == ".jsonl":
         return True
-    require("pyarrow", "train")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs_extra("train"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         return "llm_a" in pq.read_schema(path).names
@@ -335,9 +335,9 @@ def read_judgements(path: str | Path, rows: int = 32_768) -> Iterator[Judgements
 
 
 def _read_parquet(path: str | Path, rows: int) -> Iterator[Judgements]:
-    require("pyarrow", "train")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs_extra("train"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:  # else the whole file is read

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import ArtifactError, InvalidDataError, require
+from moma_core.errors import ArtifactError, InvalidDataError, needs_extra
 from moma_core.llms.data import LLMDataset
 from moma_core.training.evaluate_llms import upper_hull
 
@@ -174,9 +174,9 @@ def canvas(width: float, height: float, panels: int = 1) -> tuple[Figure, list[A
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", "plots")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs_extra("plots"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
