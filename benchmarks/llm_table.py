@@ -51,10 +51,8 @@ def run(pool: str, folder: Path, seed: int) -> list[_Row]:
         start = time.perf_counter()
         head = auto.head if kind == "auto" else fit_head(kind, inputs, scores, auto.cards, seed)
         seconds = time.perf_counter() - start
-        min_gain_per_usd = (
-            auto.min_gain_per_usd if kind == "auto" else 0.0
-        )  # it is fitted to its own head's noise
-        router = replace(auto, head=head, min_gain_per_usd=min_gain_per_usd)
+        min_gain = auto.min_gain_per_usd if kind == "auto" else 0.0  # fitted to its head's noise
+        router = replace(auto, head=head, min_gain_per_usd=min_gain)
         report = evaluate_llms(router, test, encoder, vectors[held])
         unit = report["best_single_cost"]
         for preference in PREFERENCES:

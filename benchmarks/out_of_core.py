@@ -140,7 +140,7 @@ def train_one(
     marks: list[tuple[int, float]] = []
     start = time.perf_counter()
     router = train_pairs(
-        path, encoder, "preference", prices=prices, folder=work, devices=devices,
+        path, encoder, head="preference", prices=prices, folder=work, devices=devices,
         progress=lambda what, done, _: marks.append((done, time.perf_counter()))
         if what.startswith("train") else None,
     )  # fmt: skip

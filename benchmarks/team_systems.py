@@ -61,7 +61,7 @@ def prepare(
     options = TeamOptions.embed(encoder)
     held = np.array(data.splits) == "val"
     train, llms = simulate_training(
-        data.take(~held), encoder, DOMAINS[pool], options, seed, vectors=vectors[~held]
+        data.take(~held), encoder, DOMAINS[pool], options, seed=seed, vectors=vectors[~held]
     )
     test = simulate_testing(llms, data.take(held), encoder, DOMAINS[pool], options, vectors[held])
     fifth = np.random.default_rng(seed).permutation(len(train.inputs)) % 5 == 0
@@ -75,15 +75,16 @@ def prepare(
 def fit(setting: Setting, allowed: Allowed | None = None) -> TeamParts:
     simulator = setting.fit.simulator
     return fit_teams(
-        setting.options, setting.fit.inputs, simulator, simulator.domains, setting.unit,
-        TrainConfig(steps=setting.steps), setting.seed, allowed,
+        setting.options, setting.fit.inputs, simulator, simulator.domains, unit=setting.unit,
+        config=TrainConfig(steps=setting.steps), seed=setting.seed, allowed=allowed,
     )  # fmt: skip
 
 
 def plans_at(parts: TeamParts, pool: SimulatedPool, allowed: Allowed | None) -> list[PlanBatch]:
     tables = Tables.of(parts.options, parts.policy.projection)
     rates = [np.full(len(pool.inputs), rate) for rate in RATES]
-    return [parts.policy.walk(tables, pool.inputs, each, allowed=allowed).plans for each in rates]
+    rollouts = [parts.policy.rollout(tables, pool.inputs, each, allowed=allowed) for each in rates]
+    return [rollout.plans for rollout in rollouts]
 
 
 def figures(pool: SimulatedPool, plans: PlanBatch, seed: int) -> dict[str, float]:
@@ -162,7 +163,7 @@ def random_plans(setting: Setting, parts: TeamParts) -> PlanBatch:
     tables = Tables.of(setting.options, parts.policy.projection)
     rng = np.random.default_rng(setting.seed)
     rates = np.full(len(setting.test.inputs), 0.05)
-    return flat.walk(tables, setting.test.inputs, rates, sampled(rng)).plans
+    return flat.rollout(tables, setting.test.inputs, rates, sampled(rng)).plans
 
 
 def robust(setting: Setting, full: dict[str, Any]) -> dict[str, dict[str, float]]:

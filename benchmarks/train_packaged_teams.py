@@ -78,8 +78,9 @@ def main() -> None:
         }
         fitted = fit_teams(
             choices, TeamInputs(ordered.astype(np.float64), trained.held_out, trained.expected),
-            TeamSimulator(scores, trained.costs, named, choices, specialists=experts), named, unit,
-            TrainConfig(steps=options.steps), options.seed, progress=tell, notes=notes,
+            TeamSimulator(scores, trained.costs, named, choices, specialists=experts), named,
+            unit=unit, config=TrainConfig(steps=options.steps), seed=options.seed,
+            progress=tell, notes=notes,
         )  # fmt: skip
     write_teams(fitted, options.out)
     print(f"wrote {options.out}: simulated utility {fitted.metadata['last_utility']}")

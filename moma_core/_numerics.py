@@ -1,7 +1,4 @@
-"""k-means centres in numpy: what clusters, kernel landmarks and completion share.
-
-Knows points only. Starts at rows picked by the generator, so it is deterministic by seed.
-"""
+"""k-means and the logistic function in numpy, shared by heads, training and teams."""
 
 from __future__ import annotations
 
@@ -11,10 +8,17 @@ import numpy.typing as npt
 __all__ = [
     "find_centres",
     "nearest",
+    "sigmoid",
     "squared_distances",
 ]
 
 _Array = npt.NDArray[np.float64]
+
+
+def sigmoid(logits: npt.ArrayLike) -> _Array:
+    """Return ``1 / (1 + exp(-logits))``, of the same shape, without overflow."""
+    probabilities: _Array = 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits)))
+    return probabilities
 
 
 def squared_distances(points: _Array, centres: _Array) -> _Array:
@@ -26,14 +30,16 @@ def squared_distances(points: _Array, centres: _Array) -> _Array:
 
 def nearest(points: _Array, centres: _Array) -> npt.NDArray[np.intp]:
     """Return the index of the nearest centre of each point, shape (n,)."""
-    owner: npt.NDArray[np.intp] = squared_distances(points, centres).argmin(axis=1)
-    return owner
+    labels: npt.NDArray[np.intp] = squared_distances(points, centres).argmin(axis=1)
+    return labels
 
 
 def find_centres(
     points: _Array, k: int, rng: np.random.Generator, rounds: int = 12, starts: int = 1
 ) -> _Array:
     """Return at most k centres by Lloyd's rounds, the best of ``starts`` tries, shape (<= k, d).
+
+    Each try starts at distinct points picked by the generator: the same seed, the same centres.
 
     Args:
         points: Shape (n, d).
@@ -51,9 +57,9 @@ def find_centres(
 
 def _lloyd(points: _Array, centres: _Array, rounds: int) -> _Array:
     for _ in range(rounds):
-        owner = nearest(points, centres)
-        order = np.argsort(owner, kind="stable")
-        present, first = np.unique(owner[order], return_index=True)
+        labels = nearest(points, centres)
+        order = np.argsort(labels, kind="stable")
+        present, first = np.unique(labels[order], return_index=True)
         sums = np.add.reduceat(points[order], first, axis=0)
         centres = centres.copy()
         centres[present] = sums / np.diff(first, append=len(points))[:, None]

@@ -42,7 +42,6 @@ from moma_core.types import (
     AgentCard,
     AgentOutcome,
     Candidate,
-    Cost,
     Deferred,
     FloatArray,
     Handled,
@@ -503,7 +502,8 @@ class MoMARouter:
     ) -> RoutingDecision:
         if self._learning is None or self._llms is None:
             return decision
-        return self._learning.instead(decision, vector, preference, self._llms.best_single)
+        wanted = self._llms.resolved(preference)
+        return self._learning.instead(decision, vector, wanted, self._llms.best_single)
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,15 +578,13 @@ def to_llm(
     assert llms is not None  # noqa: S101 - score_deferred raised otherwise
     name, candidates = llms.select(table, wish.preference, wish.exclude, wish.max_latency)
     best: Candidate = candidates[0]
-    label = preference_name(wish.preference)
     return RoutingDecision(
         kind="llm",
         targets=(name,),
         probability=best.score,
         candidates=candidates,
-        preference=label,
-        reason=f"{outcome.reason}; {label} picks {name!r}: score {best.score:.2f} at "
-        f"${best.cost or 0:.6f}{_over_budget(wish.preference, best)}",
+        preference=preference_name(wish.preference),
+        reason=f"{outcome.reason}; {llms.reason(best, wish.preference)}",
         cost=best.cost,
         nearest=outcome.candidates,
         nearest_probability=outcome.probability,
@@ -601,13 +599,6 @@ def to_ranking(outcome: AgentOutcome) -> Ranking:
     reason = outcome.reason if isinstance(outcome, Deferred) else ""
     handled = isinstance(outcome, Handled)
     return Ranking(candidates, outcome.some_fits, outcome.probability, handled, reason)
-
-
-def _over_budget(preference: Preference, best: Candidate) -> str:
-    match preference:
-        case Cost(budget=float() | int() as budget) if (best.cost or 0.0) > budget:
-            return f"; no LLM is within the budget of ${budget:.3g}, so the cheapest is taken"
-    return ""
 
 
 def to_agent(outcome: Handled, preference: Preference) -> RoutingDecision:

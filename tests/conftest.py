@@ -146,7 +146,7 @@ def pool(scored_queries, hashing):
     """Two LLMs scored from vectors of HashEncoder."""
     from moma_core.llms.training import train
 
-    return train(scored_queries, hashing, "neighbours")
+    return train(scored_queries, hashing, head="neighbours")
 
 
 class ChromaServer:

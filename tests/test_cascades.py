@@ -162,16 +162,16 @@ def test_looking_at_lengths_never_hurts(seed):
 def outlook(n, m, seed=0, r=0.3):
     rng = np.random.default_rng(seed)
     base = rng.uniform(0.3, 0.95, (n, m, 1))
-    chances = np.clip(base + np.linspace(-0.25, 0.25, len(WEIGHTS)), 0.02, 0.98)
-    spending = np.broadcast_to(rng.uniform(0.1, 1, (n, m, 1)), chances.shape)
-    return Outlook(chances, spending, np.full(m, 0.1), np.full(n, r))
+    probabilities = np.clip(base + np.linspace(-0.25, 0.25, len(WEIGHTS)), 0.02, 0.98)
+    spending = np.broadcast_to(rng.uniform(0.1, 1, (n, m, 1)), probabilities.shape)
+    return Outlook(probabilities, spending, np.full(m, 0.1), np.full(n, r))
 
 
 def test_beliefs_are_a_distribution():
     from moma_core.llms.cascade_planner import _beliefs
 
     view = outlook(4, 3, r=0.0)
-    view = Outlook(view.chances, np.ones_like(view.spending), view.unreadable, view.mistake)
+    view = Outlook(view.probabilities, np.ones_like(view.spending), view.unreadable, view.mistake)
     for level in build_lattice(3, 3)[:-1]:
         _, asked = _beliefs(level, view)  # with unit costs: the probability of the node
         per_set = {}
@@ -202,7 +202,7 @@ def test_more_calls_allowed_never_hurt():
 def test_one_call_is_the_plain_choice():
     view, rates = outlook(8, 3), np.array([0.2])
     policy = solve(build_lattice(3, 1), view, rates)
-    quality, cost = view.chances @ WEIGHTS, view.spending @ WEIGHTS
+    quality, cost = view.probabilities @ WEIGHTS, view.spending @ WEIGHTS
     assert policy.choices[0][:, 0, 0].tolist() == (quality - 0.2 * cost).argmax(axis=1).tolist()
 
 
@@ -237,7 +237,7 @@ def test_a_tree_with_lengths_does_what_the_replay_does():
     scores, costs = rng.random((30, 3)), rng.random((30, 3))
     watch = Watch(0, np.full((30, 1), 0.5))
     zero = np.zeros(30, np.intp)
-    _, spent, _ = replay(levels, policy, zero, answers, scores, costs, watch)
+    _, spent, _ = replay(levels, policy, zero, answers, scores, costs, watch=watch)
     weighed = 0
     for row in range(30):
         plan = CascadePlan(build_plan(levels, names, policy, row, 0, watch), 0.5, 0.1)

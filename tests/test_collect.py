@@ -319,10 +319,9 @@ def test_nothing_scored_says_why(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
+from moma_core import Judge, LLMCard, collect
 from moma_core.training.calls import CallRules
-from moma_core.training.collect import CollectConfig, Questions, collect
-from moma_core.training.judge import Judge
-from moma_core.types import LLMCard
+from moma_core.training.collect import CollectConfig, Questions
 folder = Path(sys.argv[1])
 def ask(prompt):
     with open(folder / "asked.txt", "a") as log:
@@ -527,7 +526,7 @@ def test_training_reads_what_was_collected(tmp_path, hashing):
         Questions.of(SUMS), llms, cards(*llms), tmp_path,
         judge=Judge(verdict_for("Answer: 1"), FREE),
     )  # fmt: skip
-    router = train(LLMDataset.read(done.scored), hashing, "linear")
+    router = train(LLMDataset.read(done.scored), hashing, head="linear")
     assert router.best_single == "good"
 
 

@@ -165,7 +165,7 @@ def test_damaged_weights_are_refused(tmp_path, text):
     with pytest.raises(ArtifactError):
         FusionWeights.load(tmp_path / "missing.json")
     with pytest.raises(ArtifactError):
-        FusionWeights().save(tmp_path / "missing" / "weights.json")
+        FusionWeights().save(path / "weights.json")  # a file is no folder
 
 
 def test_unknown_keys_are_refused(tmp_path):

@@ -23,11 +23,10 @@ from moma_core.llms.feedback import (
     FeedbackRecord,
     Learning,
     LearningConfig,
-    preference_text,
     safe_set,
 )
 from moma_core.llms.off_policy import estimate
-from moma_core.llms.selection import parse_preference, rank
+from moma_core.llms.selection import parse_preference, preference_text, rank
 from moma_core.types import Auto, Cost, Performance, ScoreTable, Topsis
 
 VECTOR = np.zeros(4, np.float32)
@@ -37,7 +36,7 @@ LLMS = (
     Candidate("weak", 0.60, 0.0005),
     Candidate("dear", 0.79, 0.5),
 )
-ON = LearningConfig(explore=0.2, apply=True, level_prior=20.0, dearest=1.5)
+ON = LearningConfig(explore=0.2, apply=True, mean_prior=20.0, dearest=1.5)
 
 
 def plain(order=LLMS):
@@ -72,7 +71,7 @@ def test_the_floor_holds_whatever_was_learnt(scores, costs, delta, dearest, rewa
         Candidate(f"llm {i}", score, cost)
         for i, (score, cost) in enumerate(zip(scores, costs, strict=False))
     )
-    config = LearningConfig(0.5, delta, dearest, apply=True, level_prior=0.1)
+    config = LearningConfig(0.5, delta, dearest, apply=True, mean_prior=0.1)
     learning = Learning(config)
     decision = plain(candidates)
     for position, reward in rewards:
@@ -142,7 +141,7 @@ def test_the_correction_may_depend_on_the_query():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(400, 6)).astype(np.float32) * np.array([5, 1, 1, 1, 1, 1])
     directions = Directions.fit(vectors, 2)
-    config = LearningConfig(1.0, level_prior=10, weight_prior=10)
+    config = LearningConfig(1.0, mean_prior=10, weight_prior=10)
     learning = Learning(config, directions=directions)
     for vector in vectors.astype(np.float32):
         decision = learning.instead(plain(), vector, Performance(), "big")
@@ -164,7 +163,7 @@ def test_the_correction_may_depend_on_the_query():
 
 def test_an_arm_is_ridge_regression():
     rng = np.random.default_rng(0)
-    config = LearningConfig(level_prior=3.0, weight_prior=7.0)
+    config = LearningConfig(mean_prior=3.0, weight_prior=7.0)
     X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
     arm = Arm.blank(config, 3)
     for row, surprise in zip(X, y, strict=True):
@@ -302,21 +301,13 @@ def test_estimates_need_exploration_and_lines():
 
 
 def test_preferences_travel_as_text():
-    for preference in (
-        Performance(),
-        Auto(),
-        Auto(0.123),
-        Topsis(),
-        Topsis(0.25),
-        Cost(),
-        Cost(1e-7),
-    ):
+    for preference in (Performance(), Auto(), Auto(0.123), Cost(), Cost(1e-7)):
         assert parse_preference(preference_text(preference)) == preference
 
 
 def test_slips_in_the_configuration():
     for wrong in (
-        {"explore": 2}, {"delta": -1}, {"dearest": 0.5}, {"level_prior": 0}, {"weight_prior": -1},
+        {"explore": 2}, {"delta": -1}, {"dearest": 0.5}, {"mean_prior": 0}, {"weight_prior": -1},
         {"caution": -1},
     ):  # fmt: skip
         with pytest.raises(InvalidInputError):

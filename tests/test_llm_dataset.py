@@ -1,11 +1,13 @@
 """Reading scored queries, and filling in what was not measured."""
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidDataError, MissingExtraError
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import FEATURES, QueryFeatures, text_features
 from moma_core.llms.training import abilities, fill_costs, fill_scores
@@ -146,3 +148,9 @@ def test_join_survives_odd_text():
     assert joined.shape == (2, 3 + len(FEATURES))
     assert np.isfinite(joined).all()
     assert np.abs(joined).max() <= 4 * features.weight + 1e-6
+
+
+def test_parquet_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "moma-router\[train\]"'):
+        LLMDataset.read(tmp_path / "scored.parquet")

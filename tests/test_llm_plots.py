@@ -1,9 +1,11 @@
 """The pictures: files of the right kind, and errors in words."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from moma_core.errors import ArtifactError, InvalidDataError
+from moma_core.errors import ArtifactError, InvalidDataError, MissingExtraError
 from moma_core.llms.data import LLMDataset
 from moma_core.training.plots import draw_capability, draw_front, draw_usage
 
@@ -56,3 +58,9 @@ def test_the_others_say_how_hard_a_query_is():
     assert cells["easy"].tolist() == [[True, False, False], [False, True, False], [False] * 3]
     assert cells["hard"].tolist() == [[False, False, False], [True, False, False], [False] * 3]
     assert (sum(each.astype(int) for each in cells.values()) == 1).all()
+
+
+def test_pictures_without_their_extra_say_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "moma-router\[plots\]"'):
+        draw_front({}, None, tmp_path / "front.png")

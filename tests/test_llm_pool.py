@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from moma_core._store import read_pair, write_pair
 from moma_core.cli.llms import app
 from moma_core.errors import (
     DuplicateNameError,
@@ -19,7 +18,7 @@ from moma_core.errors import (
 )
 from moma_core.llms.cascade import CascadeRouter
 from moma_core.llms.data import LLMDataset
-from moma_core.llms.heads.adapted import SHARPNESS, fit_blend, similarity
+from moma_core.llms.heads.adapted import GAMMA, fit_blend, similarity
 from moma_core.llms.router import LLMRouter, add_llm, remove_llm, reprice_llm
 from moma_core.llms.training import train, train_cascade
 from moma_core.types import LLMCard
@@ -142,7 +141,7 @@ def test_measured_columns_sharpen_a_new_llm():
         scores = predicted.mean(axis=1) + luck + rng.normal(0, 0.1, 50)
         found = fit_blend(np.zeros((50, 1), np.float32), predicted, scores, measured)
         assert 0 < found.error < 0.1
-        level = found.bias + found.pull.sum()
+        level = found.bias + found.kernel_weights.sum()
         errors["blend"].append(np.full(4, 0.55) @ found.weights + level - 0.55)
         errors["plain"].append(scores.mean() - 0.55)
     assert np.std(errors["blend"]) < 0.6 * np.std(errors["plain"])
@@ -156,19 +155,9 @@ def test_a_new_llm_may_be_good_at_what_no_other_is():
     predicted = np.full((100, 3), 0.5) + rng.normal(0, 0.02, (100, 3))
     scores = (rng.random(100) < np.where(topic, 0.9, 0.1)).astype(float)
     found = fit_blend(inputs, predicted, scores, (rng.random((100, 3)) < 0.5).astype(float))
-    near = similarity(np.eye(2, dtype=np.float32), found.points, SHARPNESS)
-    first, second = near @ found.pull + np.full(3, 0.5) @ found.weights + found.bias
+    near = similarity(np.eye(2, dtype=np.float32), found.points, GAMMA)
+    first, second = near @ found.kernel_weights + np.full(3, 0.5) @ found.weights + found.bias
     assert second - first > 0.5
-
-
-def test_pools_of_an_older_version_are_read(router, tmp_path):
-    grown = add_llm(router, LLMCard("twin", 4.0, 4.0))
-    grown.save(tmp_path)
-    config, arrays = read_pair(tmp_path, ("head.json", "head.safetensors"), "Train anew.")
-    del config["head"]["sharpness"], config["format"], config["weights"]
-    old = {name: each for name, each in arrays.items() if name not in ("head.points", "head.pull")}
-    write_pair(tmp_path, ("head.json", "head.safetensors"), config, old)
-    assert np.array_equal(predict(LLMRouter.load(tmp_path))[0], predict(grown)[0])
 
 
 def test_llms_added_one_after_the_other_keep_their_columns(router):

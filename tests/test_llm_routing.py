@@ -325,8 +325,8 @@ def test_stack_ignores_a_member_of_noise():
     scores = (rng.random(chance.shape) < chance).astype(float)
     predictions = np.stack([chance, rng.uniform(0, 1, chance.shape)])
     weights = fit_weights(predictions, scores, np.ones(scores.shape, bool))
-    assert weights.spread[0] > 0.7
-    assert weights.spread[1] < 0.15
+    assert weights.spread_weights[0] > 0.7
+    assert weights.spread_weights[1] < 0.15
     blended = weights.blend(predictions * 3 - 1)
     assert blended.min() > 0
     assert blended.max() < 1
@@ -346,7 +346,7 @@ def test_the_packaged_router():
 
 def test_importing_is_light():
     code = (
-        "import sys, moma_core.llms.router as r; r.LLMRouter.packaged(); "
+        "import sys, moma_core as r; r.LLMRouter.packaged(); "
         "heavy = {'sklearn', 'pyarrow', 'torch', 'scipy', 'chromadb'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -71,7 +71,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("head", ["preference", "contrastive", "classifier"])
 def test_each_head_learns_who_wins_where(files, head, hashing):
     train, test = files
-    router = train_pairs(train, hashing, head, prices=PRICES, config=QUICK)
+    router = train_pairs(train, hashing, head=head, prices=PRICES, config=QUICK)
     report = evaluate_pairs(router, test, hashing)
     assert report["winner_accuracy"] > report["elo_accuracy"] + 0.05
     assert report["preferences"]["performance"]["points"] > report["best_single"]["points"]
@@ -339,7 +339,7 @@ def test_slips(tmp_path, hashing, files):
         with pytest.raises(InvalidDataError):
             list(read_judgements(tmp_path / name))
     with pytest.raises(InvalidInputError, match="judged pairs train"):
-        train_pairs(files[0], hashing, "kernel", prices=PRICES)
+        train_pairs(files[0], hashing, head="kernel", prices=PRICES)
     few = PairConfig(net=MoEConfig(experts=1, top=1, width=4, epochs=1))
     router = train_pairs(files[0], hashing, prices=PRICES, config=few)
     other = write([{**good}], tmp_path / "other.parquet")

@@ -81,7 +81,7 @@ def test_a_store_is_the_same_from_disk(store, tmp_path):
     store.save(folder)
     again = PairStore.open(folder)
     assert (again.llms, again.fingerprint, len(again)) == (LLMS, store.fingerprint, len(store))
-    for name in ("inputs", "level", "starts", "first", "second", "outcome", "counts", "prices"):
+    for name in ("inputs", "moments", "starts", "first", "second", "outcome", "counts", "prices"):
         mapped = getattr(again, name)
         assert isinstance(mapped, np.memmap), name
         assert np.array_equal(mapped, getattr(store, name), equal_nan=name == "prices"), name

@@ -9,19 +9,21 @@ from hypothesis import strategies as st
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError, ScoreError
 from moma_core.llms.selection import (
+    LEAST_USD,
     StreamBudget,
     check_latency,
     choose,
     choose_at_rate,
-    closeness_of_two,
     front_mask,
     in_time,
     pareto_front,
     parse_preference,
     preference_name,
+    preference_text,
     rank,
     select,
     topsis,
+    value,
 )
 from moma_core.types import Auto, Cost, Performance, ScoreTable, Topsis
 
@@ -69,36 +71,11 @@ def test_front_keeps_equal_candidates():
 
 
 @given(pools, st.lists(st.floats(0, 1), min_size=2, max_size=2))
-def test_more_weight_on_cost_never_picks_a_dearer_llm(pool, weights):
+def test_topsis_with_more_weight_on_cost_never_picks_a_dearer_llm(pool, weights):
     costs, scores = pool
     low, high = sorted(weights)
     cheap, dear = (select(table(costs, scores), Topsis(weight)) for weight in (low, high))
     assert costs[cheap] <= costs[dear] or math.isclose(low, high, abs_tol=1e-9)
-
-
-@given(pools, st.lists(st.floats(0, 1), min_size=2, max_size=2))
-def test_more_points_for_half_the_cost_never_pick_a_dearer_llm(pool, points):
-    costs, scores = pool
-    low, high = sorted(points)
-    cheap, dear = (select(table(costs, scores), Auto(each)) for each in (high, low))
-    assert costs[cheap] <= costs[dear] or math.isclose(low, high, abs_tol=1e-9)
-
-
-@settings(max_examples=400)
-@given(pools, st.floats(0, 1), st.data())
-def test_an_llm_that_is_not_chosen_changes_nothing(pool, points, data):
-    costs, scores = pool
-    chosen = select(table(costs, scores), Auto(points))
-    left = data.draw(st.sets(st.integers(0, len(costs) - 1))) | {chosen}
-    kept = [i for i in range(len(costs)) if i in left]
-    assert kept[select(table(costs[kept], scores[kept]), Auto(points))] == chosen
-
-
-@given(pools)
-def test_cost_without_a_budget_is_never_dearer_than_auto(pool):
-    costs, scores = pool
-    frugal, auto = (select(table(costs, scores), each) for each in (Cost(), Auto()))
-    assert costs[frugal] <= costs[auto]
 
 
 def test_auto_does_not_give_half_the_quality_for_a_small_price():
@@ -130,9 +107,6 @@ def test_a_higher_rate_never_picks_a_dearer_llm(pool, first, second):
 @given(pools, st.sampled_from([1e-6, 0.5, 3.0, 1e4]), grid)
 def test_topsis_does_not_depend_on_the_unit_of_cost(pool, factor, weight):
     costs, scores = pool
-    if len(costs) == 2:  # what is as good as tied may fall to either side
-        lead = closeness_of_two(costs[None], scores[None], 1 - weight, weight)[0]
-        assume(abs(lead[0] - lead[1]) > 1e-9)
     before = select(table(costs, scores), Topsis(weight))
     closeness = topsis(
         *(column[pareto_front(costs, scores)] for column in pool), 1 - weight, weight
@@ -176,50 +150,115 @@ def test_topsis_refuses_weights(weights):
         topsis(np.array([1.0]), np.array([1.0]), *weights)
 
 
-def test_ties_go_to_the_higher_score_then_the_lower_cost():
+def test_ties_of_topsis_go_to_the_higher_score_then_the_lower_cost():
     costs, scores = np.array([1.0, 3.0]), np.array([0.2, 0.8])  # closeness .5 each
     assert select(table(costs, scores), Topsis(0.5)) == 1
-    even = table(np.array([3.0, 4.0]), np.array([0.75, 0.8]))  # 1/16 of the score, 1/4 of the cost
-    assert select(even, Topsis(0.5)) == 1
     assert select(table(np.array([2.0, 1.0]), np.array([0.5, 0.5])), Performance()) == 1
 
 
-def test_of_two_llms_the_dearer_one_must_be_worth_its_price():
-    gaps = np.array([[0.812, 0.854], [0.30, 0.854], [0.812, 0.854], [0.80, 0.80]])
-    prices = np.array([[1.0, 15.0], [1.0, 15.0], [1.0, 1.05], [1.0, 15.0]])
-    assert choose(prices, gaps, Topsis()).tolist() == [0, 1, 1, 0]
-    assert choose(prices, gaps, Topsis(1.0)).tolist() == [1, 1, 1, 0]
-    assert choose(prices, gaps, Topsis(0.0)).tolist() == [0, 0, 0, 0]
-    assert choose(prices, gaps, Performance()).tolist() == [1, 1, 1, 0]
-
-
-def test_two_llms_that_cost_or_score_nothing():
-    free, failing = np.array([0.0, 2.0]), np.array([0.0, 0.0])
-    assert select(table(free, np.array([0.5, 0.9])), Topsis()) == 1
-    assert select(table(free, np.array([0.8, 0.9])), Topsis()) == 0
-    assert select(table(free, failing), Topsis(1.0)) == 0  # not worse, and cheaper
-    assert select(table(np.zeros(2), np.array([0.5, 0.9])), Topsis(0.0)) == 1
-    assert select(table(np.zeros(2), failing), Topsis()) == 0
-    assert select(table(free, np.array([0.0, 0.1])), Topsis()) == 1
-
-
-def test_a_front_of_two_in_a_larger_pool_is_a_tie_at_equal_weights():
+def test_a_front_of_two_in_a_larger_pool_is_a_tie_at_equal_weights_of_topsis():
     costs, scores = np.array([1.0, 100.0, 101.0]), np.array([0.89, 0.90, 0.1])
     assert select(table(costs, scores), Topsis(0.5)) == 1  # eq. 8 sees only 0 and 1
     assert select(table(costs, scores), Topsis(0.49)) == 0
-
-
-@given(st.tuples(grid, grid), st.tuples(grid, grid), st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_of_two_llms_more_weight_on_cost_never_picks_the_dearer(costs, scores, weights):
-    pair = table(np.array(costs), np.array(scores))
-    cheap, dear = (select(pair, Topsis(weight)) for weight in sorted(weights))
-    assert costs[cheap] <= costs[dear]
 
 
 def test_extreme_weights_take_the_ends_of_the_front():
     costs, scores = np.array([1.0, 2.0, 4.0]), np.array([0.2, 0.7, 0.8])
     assert select(table(costs, scores), Topsis(0.0)) == 0
     assert select(table(costs, scores), Topsis(1.0)) == 2
+    assert select(table(costs, scores), Auto(0.0)) == 2
+    assert select(table(costs, scores), Auto(1.0)) == 0
+
+
+# --- auto: halving the cost is worth some score
+
+usd = st.one_of(st.just(0.0), st.floats(1e-7, 1.0))
+priced = st.lists(st.tuples(usd, st.floats(0, 1)), min_size=1, max_size=9).map(
+    lambda pairs: tuple(np.array(column) for column in zip(*pairs, strict=True))
+)
+any_pool = st.one_of(pools, priced)
+some_points = st.floats(0, 0.2)
+
+
+@given(any_pool, some_points, st.integers(0, 8))
+def test_an_llm_that_is_not_chosen_changes_nothing(pool, points, which):
+    costs, scores = pool
+    full = table(costs, scores)
+    chosen, which = full.names[select(full, Auto(points))], which % len(costs)
+    assume(full.names[which] != chosen)
+    kept = [i for i in range(len(costs)) if i != which]
+    left = ScoreTable(tuple(full.names[i] for i in kept), scores[kept], costs[kept])
+    assert left.names[select(left, Auto(points))] == chosen
+
+
+def test_ten_thousand_pools_without_what_is_not_chosen():
+    rng = np.random.default_rng(0)
+    costs = 10.0 ** rng.uniform(-7, -1, (10_000, 6)) * (rng.random((10_000, 6)) < 0.9)
+    scores = rng.integers(0, 21, (10_000, 6)) / 20  # ties too
+    picks = choose(costs, scores, Auto())
+    for dropped in range(6):
+        rows = np.flatnonzero(picks != dropped)
+        kept = np.delete(np.arange(6), dropped)
+        left = choose(costs[rows][:, kept], scores[rows][:, kept], Auto())
+        assert (kept[left] == picks[rows]).all()
+
+
+@given(any_pool, st.tuples(some_points, some_points))
+def test_the_more_halving_is_worth_the_cheaper_the_choice(pool, both):
+    costs, scores = pool
+    low, high = sorted(both)
+    assume(high - low > 1e-9)
+    dear, cheap = (select(table(costs, scores), Auto(points)) for points in (low, high))
+    assert costs[cheap] <= costs[dear]
+
+
+@given(any_pool, some_points, st.one_of(st.none(), st.integers(0, 8)))
+def test_cost_without_a_budget_is_never_dearer_than_auto(pool, points, anchor):
+    full = table(*pool)
+    name = None if anchor is None else f"llm{anchor}"
+    saving, balanced = rank(full, Cost(), name, points=points), rank(full, Auto(), points=points)
+    assert full.costs[saving[0]] <= full.costs[balanced[0]]
+    assert balanced == rank(full, Auto(points))
+
+
+@given(any_pool, some_points)
+def test_auto_is_never_dominated(pool, points):
+    costs, scores = pool
+    assert select(table(costs, scores), Auto(points)) in pareto_front(costs, scores)
+
+
+@given(any_pool, st.sampled_from([2.0, 1e3, 1e6]), some_points)
+def test_auto_needs_no_unit_of_cost(pool, factor, points):
+    costs, scores = pool
+    costs = costs + LEAST_USD
+    best = np.sort(value(costs, scores, points))[::-1]
+    assume(len(best) < 2 or best[0] - best[1] > 1e-9)
+    before = select(table(costs, scores), Auto(points))
+    assert select(table(costs * factor, scores), Auto(points)) == before
+
+
+def test_halving_the_cost_is_worth_that_much():
+    pair = table(np.array([1e-3, 2e-3]), np.array([0.80, 0.83]))
+    assert [select(pair, Auto(points)) for points in (0.0, 0.029, 0.031)] == [1, 1, 0]
+    assert rank(pair, Auto(), points=0.031)[0] == 0
+
+
+def test_what_is_free_does_not_win_whatever_it_scores():
+    free, failing = np.array([0.0, 1e-3]), np.array([0.0, 0.0])
+    assert select(table(free, np.array([0.5, 0.9])), Auto()) == 1
+    assert select(table(free, np.array([0.8, 0.9])), Auto()) == 0
+    assert select(table(free, failing), Auto(0.0)) == 0  # not worse, and cheaper
+    assert select(table(np.zeros(2), np.array([0.5, 0.9])), Auto()) == 1
+
+
+def test_a_useless_llm_that_joins_turns_nothing_round():
+    small, large, useless = (0.847, 2.9e-5), (0.894, 5.2e-4), (0.785, 2.3e-4)
+    for pool in ((small, large), (small, large, useless)):
+        scores, costs = np.array(pool).T
+        assert select(table(costs, scores), Auto()) == 0
+    steps = np.array([[0.11, 5e-5], [0.23, 1e-4], [0.33, 4e-4], [0.41, 8.5e-3], [0.80, 2.75e-2]]).T
+    assert select(table(steps[1], steps[0]), Auto()) == 4  # no step is worth half the score
+    assert select(table(steps[1], steps[0]), Topsis()) != 4
 
 
 def test_cost_budget():
@@ -241,10 +280,13 @@ def test_cost_budget():
         ("cost", Cost()),
         ("cost:0.002", Cost(0.002)),
         ("cost: $0.5", Cost(0.5)),
+        (Auto(0.9), Auto(0.9)),
         ("auto:0.03", Auto(0.03)),
+        ("auto: 0", Auto(0.0)),
         ("topsis", Topsis()),
+        ("topsis:0.7,0.3", Topsis(0.7)),
         ("topsis:3,1", Topsis(0.75)),
-        (Topsis(0.9), Topsis(0.9)),
+        ("Topsis: 1, 0", Topsis(1.0)),
     ],
 )
 def test_parse_preference(text, expected):
@@ -259,17 +301,31 @@ def test_parse_preference(text, expected):
         "cost:",
         "cost:-1",
         "cost:nan",
-        "auto:3",
+        "auto:",
+        "auto:-1",
+        "auto:x",
         7,
         "cost:x",
+        "topsis:",
         "topsis:1",
         "topsis:0,0",
-        "topsis:1,inf",
+        "topsis:-1,2",
+        "topsis:1,2,3",
+        "performance:1",
     ],
 )
 def test_unknown_preferences_list_the_choices(text):
     with pytest.raises(InvalidPreferenceError, match=r"performance.*auto.*cost"):
         parse_preference(text)
+
+
+@given(preferences)
+def test_preferences_read_back_from_their_text(preference):
+    again = parse_preference(preference_text(preference))
+    if isinstance(preference, Topsis):
+        assert again.w_score == pytest.approx(preference.w_score)
+    else:
+        assert again == preference
 
 
 def test_preference_name():
@@ -357,9 +413,7 @@ def test_a_limit_of_time_keeps_the_order_of_weights(pool, draw, weights):
     latencies = draw.draw(st.lists(seconds, min_size=len(costs), max_size=len(costs)))
     kept = in_time(latencies, 3.0)
     low, high = sorted(weights)
-    cheap, dear = (
-        select(table(costs[kept], scores[kept]), Topsis(weight)) for weight in (low, high)
-    )
+    cheap, dear = (select(table(costs[kept], scores[kept]), Auto(points)) for points in (high, low))
     assert costs[kept][cheap] <= costs[kept][dear] or math.isclose(low, high, abs_tol=1e-9)
 
 
@@ -371,7 +425,7 @@ def test_a_limit_of_time_is_seconds(limit):
 
 
 @given(pools, st.floats(0, 5), st.floats(0, 5))
-def test_more_thrift_never_picks_a_dearer_llm_and_stays_on_the_front(pool, first, second):
+def test_a_larger_min_gain_never_picks_a_dearer_llm_and_stays_on_the_front(pool, first, second):
     low, high = sorted((first, second))
     costs, scores = pool
     picks = [rank(table(*pool), Performance(), min_gain_per_usd=each)[0] for each in (low, high)]
@@ -387,4 +441,4 @@ def test_min_gain_ties_what_differs_by_less():
         1,
         0,
     ]
-    assert rank(two, Topsis(), min_gain_per_usd=9.0) == rank(two, Topsis())
+    assert rank(two, Auto(), min_gain_per_usd=9.0) == rank(two, Auto())

@@ -201,8 +201,8 @@ def _tell(done: Collected, out: Path) -> None:
     for name in names:
         score, rated = done.mean_scores.get(name), ratings.get(name)
         shown = "" if rated is None else f"{rated.elo:.0f} ({rated.low:.0f} to {rated.high:.0f})"
-        level = "" if score is None else f"{score:.3f}"
-        table.add_row(escape(name), level, shown, str(done.failed.get(name, "")))
+        mean = "" if score is None else f"{score:.3f}"
+        table.add_row(escape(name), mean, shown, str(done.failed.get(name, "")))
     console.print(table)
     said = f"{done.queries} queries, {done.answers} answers, ${done.spent:.4f} spent"
     if done.consistent is not None:

@@ -1,4 +1,4 @@
-"""``moma eval`` and ``moma plot``: how good routing is on labelled data, in numbers and pictures."""
+"""``moma eval`` and ``moma plot``: how good routing is on labelled data."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _show(figures: dict[str, Any], out: Path) -> None:
 
 
 plot_app = typer.Typer(no_args_is_help=True, help="Draw LLM routing as PNG or SVG.")
-_PlotOut = Annotated[Path, typer.Option(help="The picture, .png or .svg.", dir_okay=False)]
+_Picture = Annotated[Path, typer.Option(help="The picture, .png or .svg.", dir_okay=False)]
 _Data = typer.Option(help="Scored queries.", exists=True, dir_okay=False)
 _Report = Annotated[
     Path, typer.Option(help="What moma eval llms wrote.", exists=True, dir_okay=False)
@@ -155,7 +155,7 @@ _Report = Annotated[
 @plot_app.command(epilog="Example: moma plot front --report report.json --out front.svg")
 def front(
     report: _Report,
-    out: _PlotOut,
+    out: _Picture,
     data: Annotated[Path | None, _Data] = None,
 ) -> None:
     """Draw score over cost: router, preferences, single LLMs (with --data), oracle."""
@@ -167,7 +167,7 @@ def front(
 
 
 @plot_app.command(epilog="Example: moma plot usage --report report.json --out usage.png")
-def usage(report: _Report, out: _PlotOut) -> None:
+def usage(report: _Report, out: _Picture) -> None:
     """Draw which LLMs each preference asks."""
     from moma_core.training.plots import draw_usage
 
@@ -178,7 +178,7 @@ def usage(report: _Report, out: _PlotOut) -> None:
 @plot_app.command(epilog="Example: moma plot capability --data scored.parquet --out heat.png")
 def capability(
     data: Annotated[Path, _Data],
-    out: _PlotOut,
+    out: _Picture,
     difficulty: Annotated[
         bool, typer.Option(help="A panel each for easy, middling and hard queries.")
     ] = True,

@@ -281,7 +281,7 @@ class Strategy(StrEnum):
 
 
 @train_app.callback()
-def _train_group() -> None:
+def train() -> None:
     """Fit routers to your own data."""
 
 
@@ -346,8 +346,8 @@ def _train_on_scores(
         router = fit(
             scored,
             RoutingEncoder(),
-            head,
-            seed,
+            head=head,
+            seed=seed,
             prices=read_prices(prices),
             progress=tell,
         )
@@ -388,7 +388,14 @@ def _train_on_pairs(
     listed, kept = read_prices(prices), out / "vectors"
     with progress_bar() if is_main() else nullcontext() as tell:
         router = train_pairs(
-            data, RoutingEncoder(), head, seed, listed, tell, kept, devices=devices
+            data,
+            RoutingEncoder(),
+            head=head,
+            seed=seed,
+            prices=listed,
+            progress=tell,
+            folder=kept,
+            devices=devices,
         )
     if not is_main():
         return

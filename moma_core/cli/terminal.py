@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -125,8 +126,4 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
     Raises:
         ArtifactError: The file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path} ({error}). Choose another --out.") from error
+    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,11 +13,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._store import write_whole
 from moma_core.decoding.evidence import ChoiceLikelihood, Evidence, NoisyChannel, choice_prompt
 from moma_core.decoding.generate import ordered_names
 from moma_core.decoding.local_llm import PACKAGED_ADAPTERS, LocalLLM, merge_adapter
 from moma_core.decoding.trie import NamePrior, NameTrie
 from moma_core.errors import ArtifactError, InvalidInputError, ScoreError, UnknownNameError
+from moma_core.protocols import Progress
 from moma_core.types import AgentCard, Query
 
 __all__ = [
@@ -84,10 +86,7 @@ class FusionWeights:
             ArtifactError: The file cannot be written.
         """
         document = {"format": _FORMAT, **dataclasses.asdict(self)}
-        try:
-            Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ArtifactError(f"cannot write {path} ({error}). Save elsewhere.") from error
+        write_whole(Path(path), (json.dumps(document, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> FusionWeights:
@@ -205,9 +204,6 @@ def _judged(case: Case, grid: Floats) -> Floats:
     score = case.log_prior + grid @ np.stack([case.noisy_channel, case.choice])  # (g, k)
     log_prob = score[:, case.wanted] - np.logaddexp.reduce(score, axis=1)
     return np.stack([log_prob, score.argmax(axis=1) == case.wanted])
-
-
-Progress = Callable[[str, int, int], None]
 
 
 class HeldOut(Protocol):
@@ -344,16 +340,16 @@ class FusedDecider:
         """
         if count < 1:
             raise InvalidInputError(f"count must be 1 or more, got {count!r}.")
-        chances = self.decide(query, cards, log_prior)
+        probabilities = self.decide(query, cards, log_prior)
         names = [card.name for card in cards]
         if not (isinstance(self.choice, ChoiceLikelihood) and self.weights.choice):
-            best = np.argsort(-chances, kind="stable")[:count]
+            best = np.argsort(-probabilities, kind="stable")[:count]
             return tuple(names[i] for i in best)
         llm = self.choice.llm
         end = llm.tokens("\n")[-1]
         trie = NameTrie.from_names(names, llm.tokenizer, terminator=end, lead=" ")
         # The LLM's own say has weight one along the trie, so the prior's is scaled up instead.
-        mass = np.log(np.maximum(chances, 1e-12)) / self.weights.choice
+        mass = np.log(np.maximum(probabilities, 1e-12)) / self.weights.choice
         found = ordered_names(
             llm.model,
             trie,

@@ -316,6 +316,7 @@ def choose_name(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    *,
     trie: NameTrie,
     eligible: Eligibility | Sequence[Eligibility] | None = None,
     prior: NamePrior | Sequence[NamePrior] | None = None,

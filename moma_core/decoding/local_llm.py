@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,14 +21,15 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError, UnknownNameError
+from moma_core.protocols import Progress
 
 __all__ = [
     "PACKAGED",
     "PACKAGED_ADAPTERS",
     "LocalLLM",
     "PackagedLLM",
-    "Progress",
     "cache_folder",
     "check_packaged",
     "convert_gguf",
@@ -105,9 +106,6 @@ def quiet() -> Iterator[None]:
         if shown:
             logging.enable_progress_bar()
 
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, steps done, and steps in all."""
 
 _NOTE = "moma.json"
 _FORMAT = 1
@@ -355,7 +353,7 @@ def _note(known: PackagedLLM, folder: Path) -> None:
         "gguf_sha256": known.sha256,
         "weights_sha256": sha256(folder / "model.safetensors"),
     }
-    (folder / _NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / _NOTE, (json.dumps(note, indent=1) + "\n").encode())
 
 
 def _move(made: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""A trie over the token sequences of agents' names, and which names may be decoded now (sect. 4.2)."""
+"""A trie over the tokens of agents' names, and which names may be decoded now (sect. 4.2)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """When two answers say the same: normalised final answers, compared as text or by a callable.
 
 Quotes, capitals, spaces, ``$``, ``%``, thousands separators and trailing zeros differ between LLMs
-that mean the same. Knows no LLM and no score.
+that mean the same.
 """
 
 from __future__ import annotations

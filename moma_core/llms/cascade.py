@@ -30,6 +30,7 @@ from moma_core.llms.cascade_planner import (
 )
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import (
+    POINTS,
     check_latency,
     choose,
     in_time,
@@ -317,6 +318,7 @@ def replay(
     answers: npt.NDArray[np.int32],
     scores: _Array,
     costs: _Array,
+    *,
     watch: Watch | None = None,
 ) -> tuple[_Array, _Array, npt.NDArray[np.bool_]]:
     """Return measured score and USD of the plan of each query, and who was asked.
@@ -454,10 +456,12 @@ class Planned:
     scores: _Array
     costs: _Array
     watch: Watch | None = None
+    points: float = POINTS
 
     def choose(self, preference: Preference) -> npt.NDArray[np.intp]:
         """Return the column of the chosen plan of each query, shape (n,)."""
-        return choose(self.costs, self.scores, preference, anchor=self.scores.shape[1] - 1)
+        last = self.scores.shape[1] - 1
+        return choose(self.costs, self.scores, preference, last, points=self.points)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -552,7 +556,7 @@ class CascadeRouter:
         levels = build_lattice(len(names), self.depth, watched, bins)
         usd_rates = np.array(rates) / max(self.unit, 1e-12)
         kept = self.difficulty.only(columns)
-        chances = kept.chances(quality[:, columns])
+        probabilities = kept.probabilities(quality[:, columns])
         spending = kept.spending(costs[:, columns])
         mistake = self.difficulty.popular_mistake(quality)
         seconds = np.array([each or 0.0 for each in self.base.latencies(names)])
@@ -560,7 +564,7 @@ class CascadeRouter:
         for start in range(0, len(quality), _CHUNK):
             rows = slice(start, start + _CHUNK)
             outlook = Outlook(
-                chances[rows],
+                probabilities[rows],
                 spending[rows],
                 kept.unreadable,
                 mistake[rows],
@@ -573,7 +577,10 @@ class CascadeRouter:
         policy = _joined(parts)
         best = self.base.best_single
         anchor = names.index(best) if best in names else len(names) - 1
-        alone = (chances[:, anchor] @ WEIGHTS)[:, None], (spending[:, anchor] @ WEIGHTS)[:, None]
+        alone = (
+            (probabilities[:, anchor] @ WEIGHTS)[:, None],
+            (spending[:, anchor] @ WEIGHTS)[:, None],
+        )
         return Planned(
             names,
             names[anchor],
@@ -582,6 +589,7 @@ class CascadeRouter:
             np.concatenate([policy.scores, alone[0]], axis=1),
             np.concatenate([policy.costs, alone[1]], axis=1),
             None if watched is None else Watch(watched, kept.limits(costs[:, columns])[:, watched]),
+            self.base.points,
         )
 
     def _allowed(self, exclude: Collection[str], limit: float) -> tuple[str, ...]:

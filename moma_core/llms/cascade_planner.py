@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._numerics import sigmoid
 from moma_core.llms.answers import UNREADABLE
 
 __all__ = [
@@ -185,7 +186,8 @@ class SharedDifficulty:
         edges: Log of measured over expected USD that parts short, usual and long, shape (m, 2).
         lengths: Chance of each length of an answer that is wrong and that is right, at each
             difficulty, shape (m, 3, 2, U).
-        mistake: Intercept and slope on the query's mean logit of the squared chance r, shape (2,).
+        mistake: Intercept and slope on the query's mean logit of the squared probability r,
+            shape (2,).
     """
 
     slope: _Array
@@ -216,9 +218,9 @@ class SharedDifficulty:
             costs: Measured USD, without NaN.
             answers: Which answers are the same, `answers.answer_ids`.
         """
-        slope, offset, loading = _fit_chances(logit(predicted), scores)
-        chance = _chances(logit(predicted), slope, offset, loading)
-        after = _posterior(chance, scores)  # (n, U)
+        slope, offset, loading = _fit_probabilities(logit(predicted), scores)
+        probability = _probabilities(logit(predicted), slope, offset, loading)
+        after = _posterior(probability, scores)  # (n, U)
         easy = after @ DIFFICULTIES
         surplus = np.log(costs + 1e-9) - np.log(expected + 1e-9)
         centred = easy - easy.mean()
@@ -235,9 +237,9 @@ class SharedDifficulty:
         lengths = _fit_lengths(surplus, edges, scores, after)
         return cls(slope, offset, loading, lost, cost_slope, scale, edges, lengths, mistake)
 
-    def chances(self, predicted: _Array) -> _Array:
+    def probabilities(self, predicted: _Array) -> _Array:
         """Return how probably each LLM is right at each difficulty, shape (n, m, U)."""
-        return _chances(logit(predicted), self.slope, self.offset, self.loading)
+        return _probabilities(logit(predicted), self.slope, self.offset, self.loading)
 
     def spending(self, expected: _Array) -> _Array:
         """Return each LLM's expected USD at each difficulty, shape (n, m, U)."""
@@ -251,10 +253,10 @@ class SharedDifficulty:
         return parted
 
     def popular_mistake(self, predicted: _Array) -> _Array:
-        """Return the chance r that a wrong answer is the query's popular mistake, shape (n,)."""
+        """Return r, how probably a wrong answer is the query's popular mistake, shape (n,)."""
         squared = self.mistake[0] + self.mistake[1] * logit(predicted).mean(axis=1)
-        chance: _Array = np.sqrt(np.clip(squared, 0.005, 0.8))
-        return chance
+        probability: _Array = np.sqrt(np.clip(squared, 0.005, 0.8))
+        return probability
 
     def only(self, columns: Sequence[int | None]) -> SharedDifficulty:
         """Return the same for these LLMs, None standing for one that is like the mean of all.
@@ -286,29 +288,29 @@ class SharedDifficulty:
         return cls(**{name: np.asarray(arrays[name], np.float64) for name in cls.__slots__})
 
 
-def logit(chance: _Array) -> _Array:
-    """Return log odds of chances held to [0.02, 0.98]."""
-    held = np.clip(chance, 0.02, 0.98)
+def logit(probability: _Array) -> _Array:
+    """Return log odds of probabilities held to [0.02, 0.98]."""
+    held = np.clip(probability, 0.02, 0.98)
     odds: _Array = np.log(held / (1.0 - held))
     return odds
 
 
-def _chances(logits: _Array, slope: _Array, offset: _Array, loading: _Array) -> _Array:
+def _probabilities(logits: _Array, slope: _Array, offset: _Array, loading: _Array) -> _Array:
     raw = (slope * logits + offset)[:, :, None] + loading[:, None] * DIFFICULTIES
-    chance: _Array = 0.5 * (1.0 + np.tanh(0.5 * raw))
-    return chance
+    probability: _Array = sigmoid(raw)
+    return probability
 
 
-def _posterior(chance: _Array, scores: _Array) -> _Array:
+def _posterior(probability: _Array, scores: _Array) -> _Array:
     """Return the distribution of u after all scores of a query, shape (n, U)."""
-    return _normalise(_log_joint(chance, scores))[0]
+    return _normalise(_log_joint(probability, scores))[0]
 
 
-def _log_joint(chance: _Array, scores: _Array) -> _Array:
+def _log_joint(probability: _Array, scores: _Array) -> _Array:
     known = ~np.isnan(scores)
     hit = np.where(known, scores, 0.0)[:, :, None]
     miss = np.where(known, 1.0 - scores, 0.0)[:, :, None]
-    held = np.clip(chance, 1e-9, 1.0 - 1e-9)
+    held = np.clip(probability, 1e-9, 1.0 - 1e-9)
     joint: _Array = (hit * np.log(held) + miss * np.log1p(-held)).sum(axis=1) + np.log(WEIGHTS)
     return joint
 
@@ -320,7 +322,7 @@ def _normalise(log_joint: _Array) -> tuple[_Array, float]:
     return weights / total, float((np.log(total) + top).sum())
 
 
-def _fit_chances(logits: _Array, scores: _Array) -> tuple[_Array, _Array, _Array]:
+def _fit_probabilities(logits: _Array, scores: _Array) -> tuple[_Array, _Array, _Array]:
     """Maximise the marginal likelihood of the scores with weak priors, by L-BFGS."""
     from scipy.optimize import minimize
 
@@ -330,15 +332,15 @@ def _fit_chances(logits: _Array, scores: _Array) -> tuple[_Array, _Array, _Array
 
     def loss(flat: _Array) -> tuple[float, _Array]:
         slope, offset, loading = flat.reshape(3, m)
-        chance = _chances(logits, slope, offset, loading)
-        after, likelihood = _normalise(_log_joint(chance, scores))
-        pull = np.where(known, target - chance, 0.0) * after[:, None, :]  # (n, m, U)
-        total = pull.sum(axis=2)
+        probability = _probabilities(logits, slope, offset, loading)
+        after, likelihood = _normalise(_log_joint(probability, scores))
+        residual = np.where(known, target - probability, 0.0) * after[:, None, :]  # (n, m, U)
+        total = residual.sum(axis=2)
         steep, spread = slope - _SLOPE, loading - loading.mean()
         gradient = np.stack([
             (total * logits).sum(axis=0) - 2 * _SLOPE_PRIOR * steep,
             total.sum(axis=0) - 2 * _OFFSET_PRIOR * offset,
-            (pull @ DIFFICULTIES).sum(axis=0) - 2 * _LOADING_PRIOR * spread,
+            (residual @ DIFFICULTIES).sum(axis=0) - 2 * _LOADING_PRIOR * spread,
         ])  # fmt: skip
         prior = (
             _SLOPE_PRIOR * (steep**2).sum()
@@ -356,18 +358,18 @@ def _fit_chances(logits: _Array, scores: _Array) -> tuple[_Array, _Array, _Array
 def _fit_lengths(surplus: _Array, edges: _Array, scores: _Array, after: _Array) -> _Array:
     """Count lengths by right and wrong, smoothed over u, drawn to their mean; (m, 3, 2, U)."""
     near = np.exp(-0.5 * ((DIFFICULTIES[:, None] - DIFFICULTIES) / _SMOOTH) ** 2)
-    chances = np.ones((len(edges), edges.shape[1] + 1, 2, len(DIFFICULTIES)))
+    probabilities = np.ones((len(edges), edges.shape[1] + 1, 2, len(DIFFICULTIES)))
     for llm, limits in enumerate(edges):
         length = (surplus[:, llm][:, None] > limits).sum(axis=1)
         right = np.nan_to_num(scores[:, llm], nan=0.5)
         for hit, share in enumerate((1.0 - right, right)):
-            is_length = length == np.arange(chances.shape[1])[:, None]  # (3, n)
+            is_length = length == np.arange(probabilities.shape[1])[:, None]  # (3, n)
             counts = (is_length * share) @ after @ near  # (3, U)
             usual = (counts.sum(axis=1, keepdims=True) + 1.0) / (counts.sum() + len(counts))
-            chances[llm, :, hit] = (counts + _LENGTH_PRIOR * usual) / (
+            probabilities[llm, :, hit] = (counts + _LENGTH_PRIOR * usual) / (
                 counts.sum(axis=0) + _LENGTH_PRIOR
             )
-    return chances
+    return probabilities
 
 
 def _fit_mistakes(
@@ -394,7 +396,7 @@ class Outlook:
     """What is believed of n queries before anything is asked.
 
     Args:
-        chances: That an LLM is right at each difficulty, shape (n, L, U).
+        probabilities: That an LLM is right at each difficulty, shape (n, L, U).
         spending: USD of asking it at each difficulty, shape (n, L, U).
         unreadable: Chance that its wrong answer cannot be read, shape (L,).
         mistake: Chance that a wrong answer is the query's popular mistake, shape (n,).
@@ -405,7 +407,7 @@ class Outlook:
         limit: Most seconds of a plan.
     """
 
-    chances: _Array
+    probabilities: _Array
     spending: _Array
     unreadable: _Array
     mistake: _Array
@@ -489,11 +491,11 @@ def _beliefs(level: Level, outlook: Outlook) -> tuple[_Array, _Array]:
     joint = np.broadcast_to(WEIGHTS, (n, n_nodes, k + 1, len(WEIGHTS))).copy()
     right = level.groups[:, None, :] == np.arange(k + 1)[:, None]  # (N, H, k); last: none is
     for place in range(k):
-        chance = outlook.chances[:, level.members[:, place]][:, :, None]  # (n, N, 1, U)
+        probability = outlook.probabilities[:, level.members[:, place]][:, :, None]  # (n, N, 1, U)
         lost = outlook.unreadable[level.members[:, place]]
         seen = np.where(level.groups[:, place] < 0, lost, 1.0 - lost)[:, None, None]
         told = _told(level, place, outlook)  # (N, 2, U)
-        hit, miss = chance * told[:, None, 1], (1.0 - chance) * seen * told[:, None, 0]
+        hit, miss = probability * told[:, None, 1], (1.0 - probability) * seen * told[:, None, 0]
         joint *= np.where(right[:, :, place, None], hit, miss)
     hypotheses = np.arange(k + 1)
     exists = (hypotheses < level.n_groups[:, None]) | (hypotheses == k)  # (N, H)
@@ -504,7 +506,7 @@ def _beliefs(level: Level, outlook: Outlook) -> tuple[_Array, _Array]:
 
 
 def _told(level: Level, place: int, outlook: Outlook) -> _Array:
-    """Return the chance of the length seen of the answer at ``place``, shape (N, 2, U)."""
+    """Return the probability of the length seen of the answer at ``place``, shape (N, 2, U)."""
     if outlook.watched is None:
         return np.ones((1, 2, 1))
     watched = level.members[:, place] == outlook.watched
@@ -512,16 +514,16 @@ def _told(level: Level, place: int, outlook: Outlook) -> _Array:
 
 
 def _alike(level: Level, right: npt.NDArray[np.bool_], mistake: _Array) -> _Array:
-    """Return the chance that readable wrong answers agree as they do, shape (n, N, H)."""
+    """Return the probability that readable wrong answers agree as they do, shape (n, N, H)."""
     readable = (level.groups >= 0)[:, None, :]
     wrong = readable & ~right  # (N, H, k)
     groups = level.groups[:, None, :, None] == np.arange(max(right.shape[2], 1))
     sizes = (wrong[..., None] & groups).sum(axis=2)  # (N, H, G)
     count, largest = wrong.sum(axis=2), sizes.max(axis=2, initial=0)
-    chance = mistake[:, None, None]
-    alone = (1.0 - chance) ** np.maximum(count - 1, 0)
-    none_alike = np.where(count > 0, alone * (1.0 - chance + count * chance), 1.0)
-    some_alike = chance**largest * (1.0 - chance) ** (count - largest)
+    probability = mistake[:, None, None]
+    alone = (1.0 - probability) ** np.maximum(count - 1, 0)
+    none_alike = np.where(count > 0, alone * (1.0 - probability + count * probability), 1.0)
+    some_alike = probability**largest * (1.0 - probability) ** (count - largest)
     repeated = (sizes > 1).sum(axis=2)
     alike: _Array = np.where(
         repeated > 1, _TWO_MISTAKES, np.where(repeated == 1, some_alike, none_alike)

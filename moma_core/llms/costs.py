@@ -1,7 +1,7 @@
 """What one query would cost on each LLM, before asking it: expected USD.
 
 Output length differs by LLM and task, so where costs were measured they are learnt from the query;
-where only prices are known, a typical answer length stands in. Knows nothing of quality.
+where only prices are known, a typical answer length stands in.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class FittedCosts:
         weights, bias = ridge(inputs.astype(np.float64), np.log(costs + _FLOOR), penalty)
         highest = costs.max(axis=0)
         plain = cls(weights.astype(np.float32), bias, np.ones(costs.shape[1]), highest)
-        level = plain.predict((), inputs).mean(axis=0)
-        scale = np.divide(costs.mean(axis=0), level, out=np.zeros_like(level), where=level > 0)
+        mean = plain.predict((), inputs).mean(axis=0)
+        scale = np.divide(costs.mean(axis=0), mean, out=np.zeros_like(mean), where=mean > 0)
         return cls(plain.weights, bias, scale, highest)
 
     def predict(self, texts: Sequence[str], inputs: FloatArray) -> _Array:

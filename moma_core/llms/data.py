@@ -1,6 +1,6 @@
 """Per-query scores and costs of a pool of LLMs, read from parquet (4.1.1).
 
-Knows the schema and refuses what does not fit it; knows no encoder and no head.
+Refuses what does not fit the schema.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a query's letters say beside its sentence vector: length, code and maths cues.
 
-The encoder truncates long texts and blurs form; these counts see all of it. Knows no LLM.
+The encoder truncates long texts and blurs form; these counts see all of it.
 """
 
 from __future__ import annotations

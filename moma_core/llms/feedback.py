@@ -19,17 +19,14 @@ import numpy.typing as npt
 
 from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.llms.selection import rank
+from moma_core.llms.selection import preference_text, rank
 from moma_core.types import (
-    Auto,
     Candidate,
     Cost,
     FloatArray,
-    Performance,
     Preference,
     RoutingDecision,
     ScoreTable,
-    Topsis,
     Trial,
 )
 
@@ -44,7 +41,6 @@ __all__ = [
     "cautious",
     "corrected",
     "learnt_choice",
-    "preference_text",
     "safe_set",
 ]
 
@@ -224,13 +220,13 @@ class LearningConfig:
     """How carefully to learn.
 
     Args:
-        explore: Share of queries on which any safe LLM is tried, each with the same chance.
+        explore: Share of queries on which any safe LLM is tried, each with the same probability.
         delta: An LLM is safe when its predicted quality is at most this much below that of the
             choice without learning.
         dearest: And when it costs at most so many times as much as that choice.
         apply: Whether what was learnt changes choices; else it is only collected.
         caution: Standard deviations by which an LLM must be better before it is chosen instead.
-        level_prior: Rewards' worth of belief that the head's level of an LLM is right.
+        mean_prior: Rewards' worth of belief that the head's mean for an LLM is right.
         weight_prior: The same for each direction of the context.
 
     Raises:
@@ -242,12 +238,12 @@ class LearningConfig:
     dearest: float = 2.0
     apply: bool = False
     caution: float = 1.0
-    level_prior: float = 100.0
+    mean_prior: float = 100.0
     weight_prior: float = 300.0
 
     def __post_init__(self) -> None:
         numbers = (self.explore, self.delta, self.dearest, self.caution)
-        priors = (self.level_prior, self.weight_prior)
+        priors = (self.mean_prior, self.weight_prior)
         if not all(isinstance(value, int | float) for value in (*numbers, *priors)):
             raise InvalidInputError(f"all but apply are numbers, got {self}.")
         if not isinstance(self.apply, bool):
@@ -256,7 +252,7 @@ class LearningConfig:
             raise InvalidInputError(f"explore and delta lie in [0, 1], got {self}.")
         if not (self.dearest >= 1.0 and self.caution >= 0.0):
             raise InvalidInputError(f"dearest is 1 or more and caution 0 or more, got {self}.")
-        if not (self.level_prior > 0.0 and self.weight_prior > 0.0):
+        if not (self.mean_prior > 0.0 and self.weight_prior > 0.0):
             raise InvalidInputError(f"priors are positive, got {self}.")
 
 
@@ -276,8 +272,8 @@ class Arm:
 
     @classmethod
     def blank(cls, config: LearningConfig, k: int) -> Arm:
-        """Return an LLM without rewards; the first number of a context is its level."""
-        prior = np.array([config.level_prior, *[config.weight_prior] * (k - 1)])
+        """Return an LLM without rewards; the first number of a context is 1, for its mean."""
+        prior = np.array([config.mean_prior, *[config.weight_prior] * (k - 1)])
         return cls(np.diag(1.0 / prior), np.zeros(k))
 
     def correction(self, context: _Array) -> float:
@@ -364,24 +360,6 @@ def learnt_choice(
     return next(table.names[i] for i in rank(table, preference, anchor) if table.names[i] in safe)
 
 
-def preference_text(preference: Preference) -> str:
-    """Return a preference as text that `parse_preference` reads back.
-
-    Example:
-        >>> preference_text(Auto(0.03))
-        'auto:0.03'
-    """
-    match preference:
-        case Performance():
-            return "performance"
-        case Auto(points=points):
-            return "auto" if points is None else f"auto:{points!r}"
-        case Topsis(w_score=weight):
-            return f"topsis:{weight!r},{1.0 - weight!r}"
-        case Cost(budget=budget):
-            return "cost" if budget is None else f"cost:{budget!r}"
-
-
 _CLIP = 3.0
 _MEASURE = 0.7
 
@@ -404,7 +382,7 @@ class Directions:
 
     @classmethod
     def none(cls) -> Directions:
-        """Return no direction: corrections are one level an LLM."""
+        """Return no direction: an LLM's correction is one number."""
         return cls(np.zeros(0), np.zeros((0, 0)))
 
     @classmethod
@@ -452,12 +430,12 @@ class Learning:
     Args:
         config: How carefully.
         log: File to which each feedback is appended as a line of JSON; None: not kept.
-        directions: What, beside its level, the correction of an LLM may depend on.
+        directions: What, beside its mean, the correction of an LLM may depend on.
         seed: Of the random tries.
 
     Example:
         >>> from moma_core.types import Candidate, Performance
-        >>> bold = LearningConfig(explore=0.0, apply=True, level_prior=1.0, caution=0.1)
+        >>> bold = LearningConfig(explore=0.0, apply=True, mean_prior=1.0, caution=0.1)
         >>> learning = Learning(bold)
         >>> llms = (Candidate("big", 0.80, 0.002), Candidate("small", 0.78, 0.001))
         >>> plain = RoutingDecision("llm", ("big",), 0.80, llms, cost=0.002)

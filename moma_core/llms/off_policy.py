@@ -1,7 +1,7 @@
 """What a policy would have earned, from the log of another: IPS, SNIPS, doubly robust.
 
 All three weigh rewards by how probable the logged choice was. The learnt policy is cross-fitted:
-what is used on a line was learnt from other lines. Knows no router.
+what is used on a line was learnt from other lines.
 """
 
 from __future__ import annotations

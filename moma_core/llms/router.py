@@ -1,4 +1,4 @@
-"""Chooses an LLM for a query (4.1): head -> score table -> preference; add, remove, reprice, save."""
+"""Chooses an LLM for a query (4.1): head, score table, preference; add, remove, reprice, save."""
 
 from __future__ import annotations
 
@@ -32,11 +32,18 @@ from moma_core.llms.costs import (
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import FEATURES, QueryFeatures
 from moma_core.llms.heads import build_head
-from moma_core.llms.heads.adapted import SHARPNESS, AdaptedHead, Blend, fit_blend
+from moma_core.llms.heads.adapted import GAMMA, AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.contract import Head
-from moma_core.llms.selection import POINTS, check_latency, in_time, parse_preference, rank
+from moma_core.llms.selection import (
+    POINTS,
+    check_latency,
+    in_time,
+    parse_preference,
+    preference_name,
+    rank,
+)
 from moma_core.protocols import Encoder
-from moma_core.types import Auto, Candidate, FloatArray, LLMCard, Preference, ScoreTable
+from moma_core.types import Auto, Candidate, Cost, FloatArray, LLMCard, Preference, ScoreTable
 
 __all__ = [
     "MIN_SCORED",
@@ -65,7 +72,8 @@ class LLMRouter:
         metadata: What it was trained on, JSON-like.
         min_gain_per_usd: Score that one more USD must bring under `Performance`; see
             `selection.choose`.
-        points: Score that halving the cost is worth under `Auto`, where the user says nothing.
+        points: Score that halving the cost is worth under ``auto``, learnt from held-out rows where
+            there were any.
 
     Example:
         >>> router = LLMRouter.packaged()
@@ -160,18 +168,45 @@ class LLMRouter:
         )
         candidates = tuple(
             Candidate(left.names[i], float(left.scores[i]), float(left.costs[i]))
-            for i in rank(left, wanted, self.best_single, self.min_gain_per_usd)
+            for i in rank(
+                left,
+                wanted,
+                self.best_single,
+                min_gain_per_usd=self.min_gain_per_usd,
+                points=self.points,
+            )
         )
         return candidates[0].name, candidates
 
     def resolved(self, preference: str | Preference | None) -> Preference:
-        """Return a preference with what this pool's held-out queries said where it says nothing.
+        """Return the preference with what this router learnt filled in: what halving is worth.
 
         Raises:
             InvalidPreferenceError: No such preference.
         """
         wanted = parse_preference(preference)
         return Auto(self.points) if wanted == Auto() else wanted
+
+    def reason(self, chosen: Candidate, preference: str | Preference | None) -> str:
+        """Return in words why a preference picks an LLM.
+
+        Example:
+            >>> router = LLMRouter.packaged()
+            >>> router.reason(Candidate("small", 0.8, 0.001), "auto:0.03")
+            "auto picks 'small': score 0.80 at $0.001000; halving the cost is worth 0.03 of score"
+        """
+        wanted, cost = self.resolved(preference), chosen.cost or 0.0
+        said = f"{preference_name(wanted)} picks {chosen.name!r}: score {chosen.score:.2f} at "
+        said += f"${cost:.6f}"
+        match wanted:
+            case Auto(points=points):
+                return f"{said}; halving the cost is worth {points:.3g} of score"
+            case Cost(budget=float() | int() as budget) if cost > budget:
+                return (
+                    f"{said}; no LLM is within the budget of ${budget:.3g}, so the cheapest is "
+                    "taken"
+                )
+        return said
 
     def latencies(self, names: Sequence[str]) -> list[float | None]:
         """Return the typical seconds of LLMs by their cards, None where not known."""
@@ -300,8 +335,8 @@ def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
         raise NoTargetError(f"{name!r} is the last LLM of the pool. Add another one first.")
     head, costs = _adapted(router)
     kept = [column for column, each in enumerate(router.names) if each != name]
-    pull = head.pull[:, kept]
-    used = pull.any(axis=1)
+    kernel_weights = head.kernel_weights[:, kept]
+    used = kernel_weights.any(axis=1)
     changed = replace(
         router,
         head=replace(
@@ -310,7 +345,7 @@ def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
             weights=head.weights[:, kept],
             bias=head.bias[kept],
             points=head.points[used],
-            pull=pull[used],
+            kernel_weights=kernel_weights[used],
         ),
         costs=AdaptedCosts(costs.base, costs.weights[:, kept], costs.bias[kept]),
     )
@@ -370,17 +405,17 @@ def _adapted(router: LLMRouter) -> tuple[AdaptedHead, AdaptedCosts]:
 def _with_column(head: AdaptedHead, cards: tuple[LLMCard, ...], blend: Blend) -> AdaptedHead:
     """Return the head with one LLM more, a little below what the blend expects of it."""
     old, new = len(head.points), len(blend.points)
-    pull = np.zeros((old + new, len(cards)))
-    pull[:old, :-1] = head.pull
-    pull[old:, -1] = blend.pull
+    kernel_weights = np.zeros((old + new, len(cards)))
+    kernel_weights[:old, :-1] = head.kernel_weights
+    kernel_weights[old:, -1] = blend.kernel_weights
     return AdaptedHead(
         cards,
         head.base,
         np.column_stack([head.weights, blend.weights]),
         np.append(head.bias, blend.bias - _DOUBT * blend.error),
         np.concatenate([head.points, blend.points]) if old else blend.points,
-        pull,
-        SHARPNESS,
+        kernel_weights,
+        GAMMA,
     )
 
 
@@ -422,7 +457,7 @@ def _from_card(
     gaps = [abs(np.log(_price(card)) - np.log(_price(other))) for other in router.cards]
     like = int(np.argmin(gaps))
     cost_bias = costs.bias[like] + np.log(_price(card)) - np.log(_price(router.cards[like]))
-    like_it = head.pull[:, like]
+    like_it = head.kernel_weights[:, like]
     weights, bias = head.weights[:, like], float(head.bias[like])
     published = card.metadata.get("quality")
     if published is not None:
@@ -485,8 +520,8 @@ def read_llms(directory: str | Path) -> dict[str, Any]:
             "dimension": config["encoder"]["dimension"],
             "best_single": config["best_single"],
             "metadata": config["training"],
-            "min_gain_per_usd": _at_least_zero(config.get("min_gain_per_usd", 0.0)),
-            "points": _at_least_zero(config.get("points", POINTS)),
+            "min_gain_per_usd": _not_negative("min_gain_per_usd", config),
+            "points": _not_negative("points", config),
         }
         _probe(parts, config["features"]["names"], len(llms))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:
@@ -510,7 +545,8 @@ def _plain(card: LLMCard) -> LLMCard:
     return dataclasses.replace(card, metadata=dict(card.metadata))
 
 
-def _at_least_zero(value: Any) -> float:
-    if not 0.0 <= float(value) < np.inf:
-        raise ValueError(f"expected zero or more, got {value!r}")
-    return float(value)
+def _not_negative(name: str, config: Mapping[str, Any]) -> float:
+    value = float(config[name])
+    if not 0.0 <= value < np.inf:
+        raise ValueError(f"expected {name} of zero or more, got {value!r}")
+    return value

@@ -1,4 +1,4 @@
-"""Chooses among scored LLMs: Pareto front, preference, latency, budget (eq. 7-11, 5.2.3)."""
+"""Chooses among scored LLMs by a preference: score against cost, latency and budget (5.2.3)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = [
     "LEAST_USD",
     "POINTS",
     "PREFERENCES",
-    "WORTH",
     "StreamBudget",
     "check_latency",
     "choose",
     "choose_at_rate",
-    "closeness_of_two",
     "closeness_on_front",
     "front_mask",
     "in_time",
     "pareto_front",
     "parse_preference",
     "preference_name",
+    "preference_text",
     "rank",
     "select",
     "topsis",
+    "value",
 ]
 
 
@@ -78,10 +78,12 @@ def pareto_front(
     return front[np.argsort(costs[front], kind="stable")]
 
 
-WORTH = 0.25
-"""Of two LLMs at equal weights, the dearer one's whole price is worth this share of its score. At 1
-the cheaper one of most pairs of real LLMs would answer everything: prices differ by factors, scores
-by a tenth."""
+POINTS = 0.02
+"""Score that halving the cost is worth under `Auto` where neither the user nor training says."""
+
+LEAST_USD = 1e-7
+"""USD: what costs less, or nothing, counts as costing this much, so that a free LLM does not win
+whatever it scores. A short call to the cheapest LLMs on offer costs a hundred times as much."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -138,37 +140,23 @@ def closeness_on_front(
     return np.where(front, closeness, -np.inf)
 
 
-def closeness_of_two(costs: _Array, scores: _Array, w_cost: float, w_score: float) -> _Array:
-    """Return what speaks for each of two candidates, neither of which beats the other on both.
+def value(costs: _Array, scores: _Array, points: float) -> _Array:
+    """Return ``score - points * log2(cost)``: each halving of the cost adds ``points``.
 
-    For the dearer one its lead in score, as a share of its score, times ``w_score``; for the
-    cheaper one what it saves, as a share of the other's cost, times ``w_cost * WORTH``. More weight
-    on cost takes from the one and gives to the other, so it never picks the dearer one.
+    It says of two candidates which one is better whatever else there is to choose from, and it
+    needs no unit of cost. Whoever maximises it never pays more as ``points`` grows.
 
     Args:
-        costs: USD, shape (n, 2).
-        scores: Quality, shape (n, 2).
-        w_cost: Weight of the cost, zero or more.
-        w_score: Weight of the score, zero or more.
-
-    Returns:
-        The larger, the better, shape (n, 2).
+        costs: USD, zero or more; below `LEAST_USD` counts as that much.
+        scores: Quality, of the same shape.
+        points: Score, zero or more.
 
     Example:
-        >>> costs, scores = np.array([[1.0, 15.0]] * 2), np.array([[0.81, 0.85], [0.50, 0.85]])
-        >>> closeness_of_two(costs, scores, 0.5, 0.5).argmax(axis=1).tolist()
-        [0, 1]
+        >>> value(np.array([1e-3, 2e-3]), np.array([0.80, 0.82]), 0.02).round(4).tolist()
+        [0.9993, 0.9993]
     """
-    lead, saved = _share(scores - scores[:, ::-1], scores), _share(costs[:, ::-1] - costs, costs)
-    speaks: _Array = w_score * np.maximum(lead, 0.0) + w_cost * WORTH * np.maximum(saved, 0.0)
-    return speaks
-
-
-def _share(gaps: _Array, values: _Array) -> _Array:
-    largest = np.broadcast_to(values.max(axis=1, keepdims=True), values.shape)
-    shares = gaps.copy()
-    np.divide(gaps, largest, out=shares, where=largest > 0)
-    return shares
+    earned: _Array = scores - points * np.log2(np.maximum(costs, LEAST_USD))
+    return earned
 
 
 def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _Array:
@@ -181,16 +169,12 @@ def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _
 
 
 PREFERENCES = ("auto", "cost", "performance", "topsis")
-POINTS = 0.02
-"""Score that halving the cost is worth under `Auto` where nothing says better."""
-LEAST_USD = 1e-7
-"""Below this, USD a query, a smaller cost counts for nothing under `Auto`: an LLM at home is free."""
 DEFAULT_BUDGET_SHARE = 0.25
 """``cost`` without a budget may spend this share of what the strongest LLM costs on the query."""
 
 _CHOICES = (
-    "Choose 'performance', 'auto', 'auto:0.03' (score that halving the cost is worth), 'cost', "
-    "'cost:0.002' (budget in USD per query), or 'topsis:0.7,0.3' (weights of score and cost)."
+    "Choose 'performance', 'auto', 'auto:0.03' (halving the cost is worth 0.03 of score), 'cost', "
+    "'cost:0.002' (a budget in USD per query), or 'topsis:0.7,0.3' (weights of score and cost)."
 )
 
 
@@ -198,15 +182,16 @@ def parse_preference(preference: str | Preference | None) -> Preference:
     """Return a `Preference` from what a user typed; None means auto.
 
     Args:
-        preference: ``"performance"``, ``"auto"``, ``"cost"``, ``"cost:0.002"`` (USD per query),
-            a `Preference`, or None.
+        preference: ``"performance"``, ``"auto"``, ``"auto:0.03"`` (score that halving the cost is
+            worth), ``"cost"``, ``"cost:0.002"`` (USD per query), ``"topsis"``,
+            ``"topsis:0.7,0.3"`` (weights of score and cost), a `Preference`, or None.
 
     Raises:
         InvalidPreferenceError: Anything else; the message lists the choices.
 
     Example:
-        >>> parse_preference("cost:0.002")
-        Cost(budget=0.002)
+        >>> parse_preference("cost:0.002"), parse_preference("auto:0.03")
+        (Cost(budget=0.002), Auto(points=0.03))
     """
     if preference is None:
         return Auto()
@@ -215,30 +200,40 @@ def parse_preference(preference: str | Preference | None) -> Preference:
     if not isinstance(preference, str):
         raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
     name, separator, amount = preference.strip().lower().partition(":")
-    plain: dict[str, Preference] = {
-        "performance": Performance(), "auto": Auto(), "cost": Cost(), "topsis": Topsis(),
-    }  # fmt: skip
-    if name not in plain or (separator and name == "performance"):
-        raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
-    if not separator:
-        return plain[name]
+    match name, separator:
+        case "performance", "":
+            return Performance()
+        case "auto", _:
+            return Auto(_number(amount, preference) if separator else None)
+        case "cost", _:
+            return Cost(
+                _number(amount.strip().removeprefix("$"), preference) if separator else None
+            )
+        case "topsis", _:
+            return Topsis(_weight(amount, preference) if separator else 0.5)
+    raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
+
+
+def _number(text: str, preference: str) -> float:
     try:
-        numbers = [float(part.strip().removeprefix("$")) for part in amount.split(",")]
-        return _with_numbers(name, numbers)
-    except (ValueError, InvalidPreferenceError) as error:
-        raise InvalidPreferenceError(f"cannot read {preference!r:.60}. {_CHOICES}") from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise InvalidPreferenceError(
+            f"expected a number of zero or more after the colon, got {preference!r:.60}. {_CHOICES}"
+        )
+    return number
 
 
-def _with_numbers(name: str, numbers: list[float]) -> Preference:
-    if name == "topsis":
-        score, cost = numbers
-        if not (score >= 0.0 and cost >= 0.0 and 0.0 < score + cost < math.inf):
-            raise ValueError("weights are zero or more, not both zero")
-        return Topsis(score / (score + cost))
-    (number,) = numbers
-    if not (math.isfinite(number) and number >= 0.0):
-        raise ValueError("expected a number of zero or more")
-    return Cost(number) if name == "cost" else Auto(number)
+def _weight(text: str, preference: str) -> float:
+    """Return the weight of the score from ``"0.7,0.3"``."""
+    numbers = [_number(part, preference) for part in text.split(",")]
+    if len(numbers) != 2 or sum(numbers) <= 0:
+        raise InvalidPreferenceError(
+            f"topsis takes the weights of score and cost, got {preference!r:.60}. {_CHOICES}"
+        )
+    return numbers[0] / sum(numbers)
 
 
 def preference_name(preference: Preference) -> str:
@@ -246,22 +241,39 @@ def preference_name(preference: Preference) -> str:
     return type(preference).__name__.lower()
 
 
+def preference_text(preference: Preference) -> str:
+    """Return a preference as text that `parse_preference` reads back.
+
+    Example:
+        >>> preference_text(Auto(0.03)), preference_text(Cost())
+        ('auto:0.03', 'cost')
+    """
+    match preference:
+        case Auto(points=float() | int() as amount) | Cost(budget=float() | int() as amount):
+            return f"{preference_name(preference)}:{amount!r}"
+        case Topsis(w_score=weight):
+            return f"topsis:{weight!r},{1.0 - weight!r}"
+    return preference_name(preference)
+
+
 def choose(
     costs: _Array,
     scores: _Array,
     preference: Preference,
     anchor: int | None = None,
+    *,
     min_gain_per_usd: float = 0.0,
+    points: float = POINTS,
 ) -> npt.NDArray[np.intp]:
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
     - `Performance`: the best score, less ``min_gain_per_usd`` times the cost; ties: lower cost.
-    - `Auto`: the largest ``score - points * log2(cost)``; ties: lower cost.
+    - `Auto`: the largest `value`: halving the cost is worth some score; ties: lower cost. An LLM
+      that is not chosen cannot change the choice.
     - `Cost`: the best score among those within the budget; ties: lower cost. When none is within
-      it, the cheapest (ties: higher score). Without a budget of the user's it is never dearer than
-      `Auto`.
-    - `Topsis`: the largest TOPSIS closeness on the Pareto front; ties: higher score, lower cost. Of
-      two LLMs in all, by `closeness_of_two`, because TOPSIS cannot tell two apart.
+      it, the cheapest (ties: higher score). Without a budget, `DEFAULT_BUDGET_SHARE` of the
+      strongest LLM's cost, and at most what `Auto` would pay.
+    - `Topsis`: the largest closeness on the Pareto front (8-11); ties: higher score, lower cost.
 
     What is left tied after that goes to the first column. The choice is always on the front.
 
@@ -271,13 +283,16 @@ def choose(
         preference: What to optimise.
         anchor: Column of the LLM whose cost sets the default budget of `Cost`; None means the
             best-scoring one of each row.
-        min_gain_per_usd: Score that one more USD must bring under `Performance`: below it, predicted scores
-            count as tied (`training.fit_min_gain`). Zero: only equal scores do.
+        min_gain_per_usd: Score that one more USD must bring under `Performance`: below it,
+            predicted scores count as tied (`training.fit_min_gain`). Zero: only equal scores do.
+        points: Score that halving the cost is worth where ``Auto`` does not say.
 
     Returns:
         Column indices, shape (n,).
     """
-    order: npt.NDArray[np.intp] = _order(costs, scores, preference, anchor, min_gain_per_usd)[:, 0]
+    order: npt.NDArray[np.intp] = _order(
+        costs, scores, preference, anchor, (min_gain_per_usd, points)
+    )[:, 0]
     return order
 
 
@@ -314,18 +329,21 @@ def rank(
     table: ScoreTable,
     preference: Preference,
     anchor: str | None = None,
+    *,
     min_gain_per_usd: float = 0.0,
+    points: float = POINTS,
 ) -> tuple[int, ...]:
     """Return every index of ``table``, the chosen one first, then in order of preference.
 
-    Auto lists the front by closeness, then the dominated ones by score; cost lists the affordable
-    ones by score, then the others by cost.
+    Cost lists the affordable ones by score, then the others by cost; TOPSIS the front by closeness,
+    then the dominated ones by score.
 
     Args:
         table: Scores and costs of one query.
         preference: What to optimise.
         anchor: Name whose cost sets the default budget of `Cost`; see `choose`.
         min_gain_per_usd: See `choose`.
+        points: See `choose`.
 
     Raises:
         NoTargetError: The table is empty.
@@ -333,7 +351,9 @@ def rank(
     if not table.names:
         raise NoTargetError("no LLM to choose from. Enable or add at least one.")
     column = table.names.index(anchor) if anchor in table.names else None
-    order = _order(table.costs[None], table.scores[None], preference, column, min_gain_per_usd)[0]
+    order = _order(
+        table.costs[None], table.scores[None], preference, column, (min_gain_per_usd, points)
+    )[0]
     return tuple(order.tolist())
 
 
@@ -342,41 +362,33 @@ def _order(
     scores: _Array,
     preference: Preference,
     anchor: int | None,
-    min_gain_per_usd: float,
+    learnt: tuple[float, float],
 ) -> npt.NDArray[np.intp]:
+    min_gain_per_usd, points = learnt
     match preference:
         case Performance():
             return _sorted(scores - min_gain_per_usd * costs, -costs)
-        case Auto(points=points):
-            return _sorted(_net_of_cost(costs, scores, points), -costs, scores)
+        case Auto(points=given):
+            return _sorted(value(costs, scores, points if given is None else given), -costs, scores)
         case Topsis(w_score=weight):
             front = front_mask(costs, scores)
             closeness = closeness_on_front(costs, scores, front, 1.0 - weight, weight)
-            if costs.shape[1] == 2:
-                pairs = closeness_of_two(costs, scores, 1.0 - weight, weight)
-                closeness = np.where(front.all(axis=1, keepdims=True), pairs, closeness)
             return _sorted(closeness, scores, -costs)
         case Cost(budget=budget):
-            limit = _default_budget(costs, scores, anchor) if budget is None else budget
+            limit = _default_budget(costs, scores, anchor, points) if budget is None else budget
             fits = costs <= limit
             within = np.where(fits, scores, -np.inf)
             return _sorted(within, -costs, scores)
 
 
-def _default_budget(costs: _Array, scores: _Array, anchor: int | None) -> _Array:
-    """Return a share of the anchor's cost, or the cost of what `Auto` chooses if that is less."""
+def _default_budget(costs: _Array, scores: _Array, anchor: int | None, points: float) -> _Array:
+    """Return a share of the strongest LLM's cost, at most what `Auto` pays, shape (n, 1)."""
     rows = np.arange(len(costs))
-    auto = costs[rows, _order(costs, scores, Auto(), None, 0.0)[:, 0]]
     strongest = _sorted(scores, -costs)[:, 0] if anchor is None else np.full(len(costs), anchor)
-    budget: _Array = np.minimum(DEFAULT_BUDGET_SHARE * costs[rows, strongest], auto)[:, None]
+    by_auto = _sorted(value(costs, scores, points), -costs, scores)[:, 0]
+    share = DEFAULT_BUDGET_SHARE * costs[rows, strongest]
+    budget: _Array = np.minimum(share, costs[rows, by_auto])[:, None]
     return budget
-
-
-def _net_of_cost(costs: _Array, scores: _Array, points: float | None) -> _Array:
-    """Return what `Auto` maximises, shape (n, m)."""
-    worth = POINTS if points is None else points
-    net: _Array = scores - worth * np.log2(np.maximum(costs, LEAST_USD))
-    return net
 
 
 def _sorted(*keys: _Array) -> npt.NDArray[np.intp]:

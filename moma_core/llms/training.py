@@ -6,14 +6,14 @@ Fits the heads, learns their blend, fits the costs; for a cascade also the hidde
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._numerics import find_centres, nearest
+from moma_core._numerics import find_centres, nearest, sigmoid
 from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llms.cascade import RATES, CascadeRouter, replay
 from moma_core.llms.cascade_planner import SharedDifficulty
@@ -25,7 +25,7 @@ from moma_core.llms.heads.contract import Head
 from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import POINTS, choose, choose_at_rate
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.types import Auto, FloatArray, LLMCard
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_SHORTLIST",
     "MIN_QUERIES",
-    "Progress",
     "Trained",
     "abilities",
     "check_answers",
@@ -67,14 +66,14 @@ def abilities(scores: _Array, rounds: int = 40) -> tuple[_Array, _Array]:
     ease, ability = np.zeros(len(scores)), np.zeros(scores.shape[1])
     for _ in range(rounds):
         for axis in (1, 0):
-            chance = _sigmoid(ease[:, None] + ability)
-            slope = ((target - chance) * known).sum(axis=axis)
-            curve = (chance * (1.0 - chance) * known).sum(axis=axis)
+            probability = sigmoid(ease[:, None] + ability)
+            grad = ((target - probability) * known).sum(axis=axis)
+            curve = (probability * (1.0 - probability) * known).sum(axis=axis)
             if axis:
-                ease += np.clip((slope - _EASE_PRIOR * ease) / (curve + _EASE_PRIOR), -2.0, 2.0)
+                ease += np.clip((grad - _EASE_PRIOR * ease) / (curve + _EASE_PRIOR), -2.0, 2.0)
             else:
-                pull = _ABILITY_PRIOR * (ability - ability.mean())
-                ability += np.clip((slope - pull) / (curve + _ABILITY_PRIOR), -2.0, 2.0)
+                residual = _ABILITY_PRIOR * (ability - ability.mean())
+                ability += np.clip((grad - residual) / (curve + _ABILITY_PRIOR), -2.0, 2.0)
     return ease, ability
 
 
@@ -91,7 +90,7 @@ def fill_scores(scores: _Array, inputs: FloatArray, seed: int = 0, regions: int 
     if known.all():
         return scores
     ease, ability = abilities(scores)
-    expected = _sigmoid(ease[:, None] + ability)
+    expected = sigmoid(ease[:, None] + ability)
     points = inputs.astype(np.float64)
     centres = find_centres(
         points, max(1, min(regions, len(points) // 20)), np.random.default_rng(seed)
@@ -136,20 +135,15 @@ def _masked_mean(values: _Array, known: npt.NDArray[np.bool_], axis: int) -> _Ar
     return mean
 
 
-def _sigmoid(logits: _Array) -> _Array:
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))
-
-
 FOLDS = 4
 MIN_QUERIES = 8
-_POINTS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04)
-_POINTS_QUERIES = 100
 _MIN_GAINS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
 """Score that must be gained for what the best single LLM costs on average; as `RATES` of cascades.
 """
+_POINTS = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04)
+"""Score that halving the cost may be worth."""
+_TOLERATED = 0.005
 _MIN_GAIN_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,6 +168,7 @@ class Trained:
 def train(
     dataset: LLMDataset,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
@@ -205,12 +200,22 @@ def train(
         InvalidInputError: No such head.
         InvalidDataError: Too few queries, or vectors of another length.
     """
-    return train_pool(dataset, encoder, head, seed, prices, progress, vectors, notes).router
+    return train_pool(
+        dataset,
+        encoder,
+        head=head,
+        seed=seed,
+        prices=prices,
+        progress=progress,
+        vectors=vectors,
+        notes=notes,
+    ).router
 
 
 def train_pool(
     dataset: LLMDataset,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
@@ -234,8 +239,10 @@ def train_pool(
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
     costs, expected = FittedCosts.fit(inputs, spent), _expected(inputs, spent, seed)
     single = _best_single(llms, scores, spent)
-    column = data.llms.index(single)
-    unit = float(spent[:, column].mean())
+    points = fit_points(held_out, expected, data.scores, data.llms.index(single))
+    min_gain_per_usd = fit_min_gain(
+        held_out, expected, data.scores, spent[:, data.llms.index(single)].mean()
+    )
     report("costs", total, total)
     router = LLMRouter(
         head=fitted,
@@ -244,8 +251,8 @@ def train_pool(
         encoder_fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         best_single=single,
-        min_gain_per_usd=fit_min_gain(held_out, expected, data.scores, unit),
-        points=fit_points(held_out, expected, data.scores, column),
+        min_gain_per_usd=min_gain_per_usd,
+        points=points,
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
     return Trained(router, data, held_out, expected, spent)
@@ -279,10 +286,11 @@ def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: floa
 
 
 def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int) -> float:
-    """Return the score that halving the cost is worth under `Auto`, by queries held out.
+    """Return the score that halving the cost is worth under `Auto`.
 
-    The largest of a ladder at which the choices score no less than the best single LLM, on queries
-    that the head did not see. With fewer than 100 queries scored by every LLM nothing tells: 0.02.
+    The largest of a ladder at which queries that the head did not see lose at most 0.005 to the
+    best single LLM, up to one standard error. On fewer than 300 queries scored by every LLM, or
+    where no step of the ladder keeps to it, `POINTS`.
 
     Args:
         predicted: Quality predicted by heads that did not see the query, shape (n, m).
@@ -291,13 +299,15 @@ def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int)
         single: Column of the best single LLM.
     """
     rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
-    if len(rows) < _POINTS_QUERIES:
+    if len(rows) < _MIN_GAIN_QUERIES:
         return POINTS
+    predicted, expected = predicted[rows], expected[rows]
     for points in reversed(_POINTS):
-        picks = choose(expected[rows], predicted[rows], Auto(points))
-        if float((scores[rows, picks] - scores[rows, single]).mean()) >= 0.0:
+        picks = choose(expected, predicted, Auto(points))
+        lead = scores[rows, picks] - scores[rows, single]
+        if float(lead.mean() + lead.std() / np.sqrt(len(rows))) >= -_TOLERATED:
             return points
-    return _POINTS[0]
+    return POINTS
 
 
 def _expected(inputs: FloatArray, spent: _Array, seed: int) -> _Array:
@@ -424,6 +434,7 @@ _REPLAYED_RATES = range(1, 11)
 def train_cascade(
     dataset: LLMDataset,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
@@ -455,7 +466,9 @@ def train_cascade(
     if not 1 <= depth <= MAX_DEPTH:
         raise InvalidInputError(f"a cascade asks 1 to {MAX_DEPTH} LLMs, got depth={depth!r}.")
     check_answers(dataset)
-    trained = train_pool(dataset, encoder, head, seed, prices, progress, vectors)
+    trained = train_pool(
+        dataset, encoder, head=head, seed=seed, prices=prices, progress=progress, vectors=vectors
+    )
     answers = trained.data.answers
     assert answers is not None  # noqa: S101 - checked above
     difficulty = SharedDifficulty.fit(
@@ -552,7 +565,7 @@ def _earned(router: CascadeRouter, trained: Trained) -> _Array:
     for column, rate in enumerate(kept):
         plan = np.full(len(scores), column)
         score, cost, _ = replay(
-            planned.levels, planned.policy, plan, known, scores, spent, planned.watch
+            planned.levels, planned.policy, plan, known, scores, spent, watch=planned.watch
         )
         earned += (score - rate / max(router.unit, 1e-12) * cost) / len(kept)
     return earned

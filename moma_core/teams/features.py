@@ -1,23 +1,20 @@
 """What each stage of the cascade sees: numbers of a query, of an option, of the seats so far.
 
 Texts enter by one fixed random projection of their vectors, so that an option added later is seen
-like the others. Knows no parameter.
+like the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from moma_core.teams.cards import ModeCard, TeamOptions, calls_by_member
-from moma_core.types import FloatArray
 
 __all__ = [
-    "QualitySource",
     "Tables",
     "TeamInputs",
     "query_numbers",
@@ -27,18 +24,6 @@ _Array = npt.NDArray[np.float64]
 NUMBERS = 5
 SEAT_NUMBERS = 3
 MODE_NUMBERS, SIZE_NUMBERS, ROLE_NUMBERS, LLM_NUMBERS = 4, 4, 3, 5
-
-
-@runtime_checkable
-class QualitySource(Protocol):
-    """Predicts how well each LLM would answer and for how much; an `LLMRouter` is one."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The LLMs, in the order of the columns."""
-
-    def predict(self, texts: list[str], vectors: FloatArray) -> tuple[_Array, _Array]:
-        """Return quality in [0, 1] and USD of a step-by-step answer, both of shape (n, m)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

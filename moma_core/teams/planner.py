@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._numerics import sigmoid
 from moma_core._store import read_pair, under, write_pair
 from moma_core.errors import ArtifactError, MoMAError
 from moma_core.teams.cards import ModeCard, RoleCard, TeamOptions
@@ -71,8 +72,8 @@ class TeamValue:
         def objective(weights: _Array) -> tuple[float, _Array]:
             logits = design @ weights
             loss = np.logaddexp(0.0, logits) - right * logits
-            slope = design.T @ (_sigmoid(logits) - right) + strength * weights
-            return float(loss.sum() + 0.5 * strength @ weights**2), slope
+            grad = design.T @ (sigmoid(logits) - right) + strength * weights
+            return float(loss.sum() + 0.5 * strength @ weights**2), grad
 
         found = minimize(
             objective, np.zeros(len(centre)), jac=True, method="L-BFGS-B", options={"maxiter": 200}
@@ -80,9 +81,9 @@ class TeamValue:
         return cls(found.x, centre, scale)
 
     def predict(self, tables: Tables, inputs: TeamInputs, plans: PlanBatch) -> _Array:
-        """Return the chance that each plan's answer is right, in (0, 1), shape (B,)."""
+        """Return the probability that each plan's answer is right, in (0, 1), shape (B,)."""
         design = (_features(tables, inputs, plans) - self.centre) / self.scale
-        return _sigmoid(design @ self.weights)
+        return sigmoid(design @ self.weights)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps."""
@@ -129,11 +130,6 @@ def _repeats(names: npt.NDArray[np.intp]) -> _Array:
         seen = (names[:, :seat] == names[:, seat : seat + 1]).any(axis=1)
         again += seen & (names[:, seat] >= 0)
     return again
-
-
-def _sigmoid(values: _Array) -> _Array:
-    squashed: _Array = 0.5 * (1.0 + np.tanh(0.5 * values))
-    return squashed
 
 
 TEAM_FILES = "teams.json", "teams.safetensors"
@@ -229,8 +225,8 @@ def _probe(parts: TeamParts) -> None:
     dimension = parts.policy.projection.shape[0]
     inputs = TeamInputs(np.zeros((1, dimension)), np.full((1, 2), 0.5), np.full((1, 2), 1e-4))
     tables = Tables.of(parts.options, parts.policy.projection)
-    walk = parts.policy.walk(tables, inputs, np.full(1, 0.1))
-    if not np.isfinite(parts.value.predict(tables, inputs, walk.plans)).all():
+    rollout = parts.policy.rollout(tables, inputs, np.full(1, 0.1))
+    if not np.isfinite(parts.value.predict(tables, inputs, rollout.plans)).all():
         raise ValueError("predictions are not finite")
 
 
@@ -324,8 +320,8 @@ class TeamPlanner:
     def candidates(self, inputs: TeamInputs, allowed: Allowed | None = None) -> Candidates:
         """Return the plan of each rate for one query."""
         rows = inputs.take(np.zeros(len(RATES), np.intp))
-        walk = self.parts.policy.walk(self.tables, rows, np.array(RATES), allowed=allowed)
-        return self._priced(walk.plans, rows)
+        rollout = self.parts.policy.rollout(self.tables, rows, np.array(RATES), allowed=allowed)
+        return self._priced(rollout.plans, rows)
 
     def alternatives(self, inputs: TeamInputs, allowed: Allowed | None = None) -> Candidates:
         """Return the plans of every mode at three rates for one query."""
@@ -336,7 +332,7 @@ class TeamPlanner:
         rows = inputs.take(np.zeros(len(rates), np.intp))
         for mode in np.flatnonzero(open_modes):
             only = replace(allowed, modes=np.arange(n_modes) == mode)
-            parts.append(self.parts.policy.walk(self.tables, rows, rates, allowed=only).plans)
+            parts.append(self.parts.policy.rollout(self.tables, rows, rates, allowed=only).plans)
         plans = PlanBatch.joined(parts)
         return self._priced(plans, inputs.take(np.zeros(len(plans), np.intp)))
 

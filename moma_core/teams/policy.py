@@ -34,9 +34,9 @@ __all__ = [
     "Params",
     "PlanBatch",
     "Policy",
+    "PolicyStep",
+    "Rollout",
     "Scored",
-    "Step",
-    "Walk",
     "allowed_without",
     "forced",
     "greedy",
@@ -226,7 +226,7 @@ class PlanBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class PolicyStep:
     """One decision of the cascade for some rows.
 
     Args:
@@ -254,7 +254,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Walk:
+class Rollout:
     """Plans with the steps that led to them.
 
     Args:
@@ -265,7 +265,7 @@ class Walk:
     """
 
     plans: PlanBatch
-    steps: tuple[Step, ...]
+    steps: tuple[PolicyStep, ...]
     hidden: _Array
     vectors: _Array
 
@@ -328,11 +328,11 @@ def allowed_without(options: TeamOptions, llms: Sequence[str], exclude: Collecti
     return Allowed(modes=left["mode"], roles=roles, llms=left["LLM"]) if names else Allowed()
 
 
-Choose = Callable[[Step], _Index]
+Choose = Callable[[PolicyStep], _Index]
 """Picks one option a row of a step, shape (b,)."""
 
 
-def greedy(step: Step) -> _Index:
+def greedy(step: PolicyStep) -> _Index:
     """Pick the likeliest option."""
     best: _Index = step.logits.argmax(axis=1)
     return best
@@ -341,7 +341,7 @@ def greedy(step: Step) -> _Index:
 def sampled(rng: np.random.Generator) -> Choose:
     """Return a chooser that draws by probability (the Gumbel trick); domains stay greedy."""
 
-    def choose(step: Step) -> _Index:
+    def choose(step: PolicyStep) -> _Index:
         if step.stage == "domain":
             return greedy(step)
         best: _Index = (step.logits + rng.gumbel(size=step.logits.shape)).argmax(axis=1)
@@ -355,7 +355,7 @@ def forced(plans: PlanBatch, sizes: _Index) -> Choose:
     by_size = {(n, r): g for g, (n, r) in enumerate(sizes.tolist())}
     size = np.array([by_size[n, r] for n, r in zip(plans.size, plans.rounds, strict=True)], np.intp)
 
-    def choose(step: Step) -> _Index:
+    def choose(step: PolicyStep) -> _Index:
         columns = {"domain": plans.domain, "mode": plans.mode, "size": size}
         if step.stage in columns:
             return columns[step.stage][step.rows]
@@ -387,6 +387,7 @@ class Cascade:
         tables: Tables,
         inputs: TeamInputs,
         rates: _Array,
+        *,
         choose: Choose,
         allowed: Allowed,
         hidden: _Array,
@@ -398,7 +399,7 @@ class Cascade:
         self._numbers = query_numbers(inputs, rates)
         self._burden = rates * np.median(self._relative, axis=1)
         self._role_likeness = inputs.vectors @ tables.whole["role"].T
-        self.steps: list[Step] = []
+        self.steps: list[PolicyStep] = []
 
     def run(self) -> None:
         """Take every decision in order."""
@@ -498,7 +499,7 @@ class Cascade:
         logits, scored = scorer_forward(self._params, stage, context, texts, numbers)
         if fits is not None:
             logits = np.where(fits, logits, -np.inf)
-        step = Step(stage, seat, rows, logits, scored, np.zeros(len(rows), np.intp))
+        step = PolicyStep(stage, seat, rows, logits, scored, np.zeros(len(rows), np.intp))
         step.chosen[:] = self._choose(step)
         self.steps.append(step)
         return step.chosen
@@ -541,14 +542,14 @@ class Policy:
             params |= init_scorer(stage, shape, rng, prior)
         return cls(params, projection, unit)
 
-    def walk(
+    def rollout(
         self,
         tables: Tables,
         inputs: TeamInputs,
         rates: _Array,
         choose: Choose = greedy,
         allowed: Allowed | None = None,
-    ) -> Walk:
+    ) -> Rollout:
         """Decide a plan for each row, stage after stage.
 
         Args:
@@ -560,25 +561,32 @@ class Policy:
         """
         hidden = np.tanh(inputs.vectors @ self.params["W"] + self.params["b"])
         cascade = Cascade(
-            self.params, self.unit, tables, inputs, rates, choose, allowed or Allowed(), hidden
+            self.params,
+            self.unit,
+            tables,
+            inputs,
+            rates,
+            choose=choose,
+            allowed=allowed or Allowed(),
+            hidden=hidden,
         )
         cascade.run()
-        return Walk(cascade.plans(), tuple(cascade.steps), hidden, inputs.vectors)
+        return Rollout(cascade.plans(), tuple(cascade.steps), hidden, inputs.vectors)
 
-    def backward(self, walk: Walk, upstream: list[_Array]) -> Params:
+    def backward(self, rollout: Rollout, upstream: list[_Array]) -> Params:
         """Return the gradients of all parameters.
 
         Args:
-            walk: From `walk`.
-            upstream: Gradient of each step's logits, shapes as in ``walk.steps``.
+            rollout: From `rollout`.
+            upstream: Gradient of each step's logits, shapes as in ``rollout.steps``.
         """
         gradients = {name: np.zeros_like(value) for name, value in self.params.items()}
-        on_hidden = np.zeros(walk.hidden.shape)
-        for step, slope in zip(walk.steps, upstream, strict=True):
-            context = scorer_backward(self.params, step.stage, step.scored, slope, gradients)
+        on_hidden = np.zeros(rollout.hidden.shape)
+        for step, grad in zip(rollout.steps, upstream, strict=True):
+            context = scorer_backward(self.params, step.stage, step.scored, grad, gradients)
             if step.stage in ("domain", "mode", "role"):
                 on_hidden[step.rows] += context[:, :HIDDEN]
-        on_hidden *= 1.0 - walk.hidden**2
-        gradients["W"] += walk.vectors.T @ on_hidden
+        on_hidden *= 1.0 - rollout.hidden**2
+        gradients["W"] += rollout.vectors.T @ on_hidden
         gradients["b"] += on_hidden.sum(axis=0)
         return gradients

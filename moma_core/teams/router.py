@@ -1,4 +1,4 @@
-"""Plans a team for a query (MasRouter, sect. 4): one plan a rate -> predicted front -> preference."""
+"""Plans a team for a query (MasRouter, sect. 4): a plan a rate, predicted front, preference."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from moma_core.errors import (
     InvalidQueryError,
     NoTargetError,
 )
-from moma_core.llms.selection import choose, pareto_front, parse_preference, preference_name
+from moma_core.llms.router import LLMRouter
+from moma_core.llms.selection import choose, pareto_front, parse_preference, preference_name, value
 from moma_core.protocols import Encoder
 from moma_core.teams.cards import ModeCard, RoleCard
-from moma_core.teams.features import QualitySource, TeamInputs
+from moma_core.teams.features import TeamInputs
 from moma_core.teams.planner import (
     Candidates,
     TeamParts,
@@ -124,10 +125,10 @@ MARK = "escalated from"
 
 
 def doubted(quality: float, doubt: float) -> float:
-    """Return the chance that an answer is right after a sign of trouble.
+    """Return the probability that an answer is right after a sign of trouble.
 
     Args:
-        quality: The chance before.
+        quality: The probability before.
         doubt: What the sign does to the odds; see `Signal.doubt`.
 
     Example:
@@ -176,19 +177,16 @@ class TeamRouter:
 
     Args:
         encoder: The one it was trained with.
-        llms: Predicts each LLM's quality and cost; an `LLMRouter`.
+        llms: Predicts each LLM's quality and cost; what halving the cost is worth.
         parts: What training produced.
-        worth: Quality that a team must add to one LLM's answer for each `unit` of cost it adds, for
-            `improves` to say yes under `Auto`.
 
     Raises:
         ArtifactError: The encoder is another one than in training.
     """
 
     encoder: Encoder
-    llms: QualitySource
+    llms: LLMRouter
     parts: TeamParts
-    worth: float = 0.02
 
     def __post_init__(self) -> None:
         if self.encoder.fingerprint != self.parts.options.fingerprint:
@@ -243,7 +241,8 @@ class TeamRouter:
         found = self.planner.candidates(inputs, allowed)
         if isinstance(wanted, Cost):
             found = self._within(found, wanted, inputs, allowed)
-        best = int(choose(found.costs[None], found.quality[None], wanted)[0])
+        costs, quality = found.costs[None], found.quality[None]
+        best = int(choose(costs, quality, wanted, points=self.llms.points)[0])
         plan = team_plan(self.parts.options, self.llms.names, found, best, inputs)
         return replace(plan, reason=explain(plan, preference_name(wanted)))
 
@@ -333,7 +332,8 @@ class TeamRouter:
         """Say whether a team is worth its cost beside one LLM's answer.
 
         - `Performance`: it is predicted to be better.
-        - `Auto`, `Topsis`: the gain is at least `worth` for each `unit` of cost added.
+        - `Auto`: it is predicted to be better, and worth its cost as LLMs are: halving the cost is
+          worth some score.
         - `Cost`: it is predicted to be better, and within the budget; without a budget, no dearer.
 
         Args:
@@ -346,8 +346,13 @@ class TeamRouter:
         match parse_preference(preference):
             case Performance():
                 return gain > 0.0
-            case Auto() | Topsis():
-                return gain > 0.0 and gain >= self.worth * added / self.parts.policy.unit
+            case Auto(points=given):
+                costs, scores = np.array([plan.cost, cost]), np.array([plan.quality, quality])
+                team, llm = value(costs, scores, self.llms.points if given is None else given)
+                return bool(gain > 0.0 and team > llm)
+            case Topsis(w_score=weight):
+                costs, scores = np.array([plan.cost, cost]), np.array([plan.quality, quality])
+                return bool(choose(costs[None], scores[None], Topsis(weight))[0] == 0)
             case Cost(budget=budget):
                 return gain > 0.0 and (added <= 0.0 if budget is None else plan.cost <= budget)
 
@@ -376,7 +381,7 @@ class TeamRouter:
         write_teams(self.parts, directory)
 
     @classmethod
-    def load(cls, directory: str | Path, encoder: Encoder, llms: QualitySource) -> TeamRouter:
+    def load(cls, directory: str | Path, encoder: Encoder, llms: LLMRouter) -> TeamRouter:
         """Read what `save` wrote; the LLMs may be others than in training.
 
         Raises:
@@ -385,7 +390,7 @@ class TeamRouter:
         return cls(encoder, llms, read_teams(directory))
 
     @classmethod
-    def packaged(cls, encoder: Encoder, llms: QualitySource) -> TeamRouter:
+    def packaged(cls, encoder: Encoder, llms: LLMRouter) -> TeamRouter:
         """Return the router that ships here, trained in the simulator, over any LLM router.
 
         Its rates refer to what ``llms`` predicts its best LLM to cost on the roles' descriptions.

@@ -308,15 +308,15 @@ class TeamSimulator:
         return Outcomes(right, cost, agreement, np.clip(sure, 0.0, 1.0), passed)
 
     def ability(self, rows: npt.NDArray[np.intp], plans: PlanBatch) -> _Array:
-        """Return the chance that each member alone is right, 0 beyond the team, shape (B, S)."""
+        """Return how probably each member alone is right, 0 beyond the team, shape (B, S)."""
         how, seats = self.assumptions, np.maximum(plans.llms, 0)
-        level = self.scores[rows].mean(axis=1, keepdims=True)
+        ease = self.scores[rows].mean(axis=1, keepdims=True)
         mean = self.scores.mean(axis=0)
-        again = np.clip(level + mean[seats] - mean.mean(), 0.02, 0.98)
+        again = np.clip(ease + mean[seats] - mean.mean(), 0.02, 0.98)
         recorded = np.take_along_axis(self.scores[rows], seats, axis=1)
-        chance = np.clip(how.repeat * recorded + (1.0 - how.repeat) * again, 0.03, 0.97)
-        shift = self._role_shift(rows, plans) - self._bare_shift(rows, plans, 1.0 - level)
-        odds = chance / (1.0 - chance) * np.exp(shift)
+        probability = np.clip(how.repeat * recorded + (1.0 - how.repeat) * again, 0.03, 0.97)
+        shift = self._role_shift(rows, plans) - self._bare_shift(rows, plans, 1.0 - ease)
+        odds = probability / (1.0 - probability) * np.exp(shift)
         return np.where(plans.seated, odds / (1.0 + odds), 0.0)
 
     def _bare_shift(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError, UnknownNameError
+from moma_core.protocols import Progress
 from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import Tables, TeamInputs
 from moma_core.teams.planner import TeamParts, TeamValue
@@ -20,8 +21,8 @@ from moma_core.teams.policy import (
     Choose,
     PlanBatch,
     Policy,
-    Step,
-    Walk,
+    PolicyStep,
+    Rollout,
     forced,
     greedy,
     sampled,
@@ -32,7 +33,6 @@ __all__ = [
     "Environment",
     "LoggedPlans",
     "OffPolicy",
-    "Progress",
     "TrainConfig",
     "ascent",
     "domain_labels",
@@ -47,8 +47,6 @@ __all__ = [
 
 """Quality that must be gained for what the best single LLM costs on average; one plan each."""
 
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)``."""
 
 _Array = npt.NDArray[np.float64]
 _Index = npt.NDArray[np.intp]
@@ -107,6 +105,7 @@ def reinforce(
     domains: _Index,
     config: TrainConfig,
     rng: np.random.Generator,
+    *,
     allowed: Allowed | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -136,13 +135,13 @@ def reinforce(
         done = number / config.steps
         rows = np.repeat(rng.integers(len(inputs), size=config.queries), config.samples)
         rates = np.repeat(rng.choice(RATES, size=config.queries), config.samples)
-        walk = policy.walk(tables, inputs.take(rows), rates, sampled(rng), allowed)
-        utility = _utility(environment, rows, walk.plans, rates / policy.unit, config, rng)
+        rollout = policy.rollout(tables, inputs.take(rows), rates, sampled(rng), allowed)
+        utility = _utility(environment, rows, rollout.plans, rates / policy.unit, config, rng)
         advantage = _advantage(utility.reshape(config.queries, config.samples)).ravel()
-        upstream = ascent(walk, advantage, weight, config.classify, domains[rows])
-        optimiser.step(policy.backward(walk, upstream), 1.0 - 0.9 * done)
+        upstream = ascent(rollout, advantage, weight, config.classify, domains[rows])
+        optimiser.step(policy.backward(rollout, upstream), 1.0 - 0.9 * done)
         target = config.entropy[0] + done * (config.entropy[1] - config.entropy[0])
-        weight = float(np.clip(weight * np.exp(0.1 * (target - _entropy(walk))), 1e-4, 0.1))
+        weight = float(np.clip(weight * np.exp(0.1 * (target - _entropy(rollout))), 1e-4, 0.1))
         history.append(float(utility.mean()))
         if progress is not None:
             progress("training the controller", number + 1, config.steps)
@@ -150,7 +149,7 @@ def reinforce(
 
 
 def ascent(
-    walk: Walk, advantage: _Array, entropy: float, classify: float, domains: _Index
+    rollout: Rollout, advantage: _Array, entropy: float, classify: float, domains: _Index
 ) -> list[_Array]:
     """Return the gradient of the objective by each step's logits, to climb.
 
@@ -158,7 +157,7 @@ def ascent(
     mean(log p(true domain))``.
 
     Args:
-        walk: B plans with their steps.
+        rollout: B plans with their steps.
         advantage: Shape (B,).
         entropy: Weight of the entropy bonus.
         classify: Weight of the task-classification loss.
@@ -168,28 +167,30 @@ def ascent(
         _classify(step, domains, classify) / len(domains)
         if step.stage == "domain"
         else _climb(step, advantage, entropy) / len(domains)
-        for step in walk.steps
+        for step in rollout.steps
     ]
 
 
-def _climb(step: Step, advantage: _Array, weight: float) -> _Array:
+def _climb(step: PolicyStep, advantage: _Array, weight: float) -> _Array:
     logs, places = step.log_probabilities, np.arange(len(step.rows))
-    chances = np.exp(logs)
-    possible = chances[places, step.chosen] > 0  # a logged choice may be barred to this cascade
+    probabilities = np.exp(logs)
+    possible = (
+        probabilities[places, step.chosen] > 0
+    )  # a logged choice may be barred to this cascade
     drive = advantage[step.rows] * possible
-    slope = -chances * drive[:, None]
-    slope[places, step.chosen] += drive
-    finite = np.where(chances > 0, logs, 0.0)
-    spread = -(chances * finite).sum(axis=1, keepdims=True)
-    climbed: _Array = slope - weight * chances * (finite + spread)
+    grad = -probabilities * drive[:, None]
+    grad[places, step.chosen] += drive
+    finite = np.where(probabilities > 0, logs, 0.0)
+    spread = -(probabilities * finite).sum(axis=1, keepdims=True)
+    climbed: _Array = grad - weight * probabilities * (finite + spread)
     return climbed
 
 
-def _classify(step: Step, domains: _Index, weight: float) -> _Array:
+def _classify(step: PolicyStep, domains: _Index, weight: float) -> _Array:
     known = domains >= 0
-    slope = -np.exp(step.log_probabilities)
-    slope[np.flatnonzero(known), domains[known]] += 1.0
-    scaled: _Array = weight * slope * known[:, None]
+    grad = -np.exp(step.log_probabilities)
+    grad[np.flatnonzero(known), domains[known]] += 1.0
+    scaled: _Array = weight * grad * known[:, None]
     return scaled
 
 
@@ -217,10 +218,10 @@ def _advantage(utility: _Array) -> _Array:
     return scaled
 
 
-def _entropy(walk: Walk) -> float:
+def _entropy(rollout: Rollout) -> float:
     """Mean entropy of the steps beside the greatest possible, in [0, 1]."""
     shares = []
-    for step in walk.steps:
+    for step in rollout.steps:
         options = np.isfinite(step.logits).sum(axis=1)
         if step.stage == "domain" or options.max() < 2:
             continue
@@ -306,14 +307,16 @@ def imitate(
     logged: LoggedPlans,
     domains: _Index,
     rng: np.random.Generator,
+    *,
     steps: int = 200,
     step_size: float = 0.01,
-    sharpness: float = 2.0,
+    inverse_temperature: float = 2.0,
     progress: Progress | None = None,
 ) -> list[float]:
     """Train ``policy`` in place on logged plans, weighted by how well they did.
 
-    The weight is ``exp(sharpness (U - mean U) / std U)``, at most 20, over plans of like rate.
+    The weight is ``exp(inverse_temperature (U - mean U) / std U)``, at most 20, over plans of
+    like rate.
     A role outside the pool of the plan's domain teaches nothing; the rest of its plan does.
 
     Args:
@@ -325,14 +328,14 @@ def imitate(
         rng: Draws the batches.
         steps: Gradient steps of up to 256 plans.
         step_size: Adam's.
-        sharpness: 0 copies the logging policy; more prefers what did well.
+        inverse_temperature: 0 copies the logging policy; more prefers what did well.
         progress: Called after each step.
 
     Returns:
         Weighted mean log-probability of each step's plans, those it cannot draw left out.
     """
     utility = logged.utility(policy.unit)
-    weight = np.exp(sharpness * _standard(utility, logged.rates))
+    weight = np.exp(inverse_temperature * _standard(utility, logged.rates))
     weight = np.minimum(weight, 20.0)
     weight /= weight.mean()
     optimiser, history = Adam(policy.params, step_size), []
@@ -340,10 +343,10 @@ def imitate(
         rows = rng.integers(len(logged.plans), size=min(256, len(logged.plans)))
         plans = logged.plans.take(rows)
         choose = forced(plans, tables.sizes)
-        walk = policy.walk(tables, inputs.take(rows), logged.rates[rows], choose)
-        upstream = ascent(walk, weight[rows], 1e-3, 0.5, domains[rows])
-        optimiser.step(policy.backward(walk, upstream), 1.0 - 0.9 * number / steps)
-        likelihood = weight[rows] * walk.log_probability
+        rollout = policy.rollout(tables, inputs.take(rows), logged.rates[rows], choose)
+        upstream = ascent(rollout, weight[rows], 1e-3, 0.5, domains[rows])
+        optimiser.step(policy.backward(rollout, upstream), 1.0 - 0.9 * number / steps)
+        likelihood = weight[rows] * rollout.log_probability
         history.append(float(np.where(np.isfinite(likelihood), likelihood, 0.0).mean()))
         if progress is not None:
             progress("imitating logged plans", number + 1, steps)
@@ -387,6 +390,7 @@ def fit_teams(
     inputs: TeamInputs,
     environment: Environment,
     domains: Sequence[str],
+    *,
     unit: float,
     config: TrainConfig | None = None,
     seed: int = 0,
@@ -420,8 +424,10 @@ def fit_teams(
     rng = np.random.default_rng(seed)
     policy = Policy.start(inputs.vectors.shape[1], unit, rng)
     tables = Tables.of(options, policy.projection)
-    history = reinforce(policy, tables, inputs, environment, labels, config, rng, allowed, progress)
-    value = fit_value(policy, tables, inputs, environment, rng, config.priced, allowed)
+    history = reinforce(
+        policy, tables, inputs, environment, labels, config, rng, allowed=allowed, progress=progress
+    )
+    value = fit_value(policy, tables, inputs, environment, rng, runs=config.priced, allowed=allowed)
     last = history[-max(len(history) // 10, 1) :]
     facts = {
         "seed": seed,
@@ -454,6 +460,7 @@ def fit_value(
     inputs: TeamInputs,
     environment: Environment,
     rng: np.random.Generator,
+    *,
     runs: int = 24_000,
     allowed: Allowed | None = None,
 ) -> TeamValue:
@@ -476,8 +483,8 @@ def fit_value(
     plans, third = [], runs // 3
     for number, (each, choose) in enumerate(ways):
         part = slice(number * third, (number + 1) * third)
-        walk = each.walk(tables, inputs.take(rows[part]), rates[part], choose, allowed)
-        plans.append(walk.plans)
+        rollout = each.rollout(tables, inputs.take(rows[part]), rates[part], choose, allowed)
+        plans.append(rollout.plans)
     joined = PlanBatch.joined(plans)
     right = environment.run(rows, joined, rng).right
     return TeamValue.fit(tables, inputs.take(rows), joined, right)
@@ -521,6 +528,7 @@ def estimate(
     logged: LoggedPlans,
     value: TeamValue,
     rng: np.random.Generator,
+    *,
     samples: int = 8,
     most: float = 50.0,
 ) -> OffPolicy:
@@ -536,8 +544,8 @@ def estimate(
         samples: Of those, for each query.
         most: Largest weight.
     """
-    walk = policy.walk(tables, inputs, logged.rates, forced(logged.plans, tables.sizes))
-    weight = importance(walk.log_probability, logged.log_probability, most)
+    rollout = policy.rollout(tables, inputs, logged.rates, forced(logged.plans, tables.sizes))
+    weight = importance(rollout.log_probability, logged.log_probability, most)
     earned, price = logged.utility(policy.unit), logged.rates / policy.unit
     believed = value.predict(tables, inputs, logged.plans) - price * logged.plans.cost(inputs.costs)
     expected = np.mean(
@@ -563,7 +571,7 @@ def _believed(
     choose: Choose,
 ) -> _Array:
     """Utility that the value model expects of plans drawn by the policy, shape (B,)."""
-    plans = policy.walk(tables, inputs, rates, choose).plans
+    plans = policy.rollout(tables, inputs, rates, choose).plans
     quality = value.predict(tables, inputs, plans)
     expected: _Array = quality - rates / policy.unit * plans.cost(inputs.costs)
     return expected

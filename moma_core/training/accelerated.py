@@ -3,7 +3,7 @@
 Each process takes its share of each batch from its own part of the queries on disk; gradients are
 averaged by accelerate. Net, losses, dropout and steps are those of the numpy path, so one process
 gives what `fitting.fit_pairs` gives, to rounding. The losses themselves stay numpy (1 us a pair):
-what is dear is the net, and only the net is on the device. Knows no file format and no card.
+what is dear is the net, and only the net is on the device.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from accelerate.utils import InitProcessGroupKwargs  # type: ignore[import-untyp
 from torch.multiprocessing.spawn import spawn
 
 from moma_core.llms.heads.moe import MoEConfig, batch_size, batches, initial
+from moma_core.protocols import Progress
 from moma_core.training.pair_store import PairStore
 
 if TYPE_CHECKING:
-    from moma_core.training.pairs import PairTask, Tell
+    from moma_core.training.pairs import PairTask
 
 __all__ = ["Mixture", "join", "present", "start", "train_shard"]
 
@@ -91,7 +92,7 @@ def start(work: Callable[..., None], given: tuple[Any, ...], count: int) -> Any:
 
 
 def train_shard(
-    accelerator: Accelerator, store: PairStore, task: PairTask, tell: Tell | None = None
+    accelerator: Accelerator, store: PairStore, task: PairTask, tell: Progress | None = None
 ) -> dict[str, _Floats]:
     """Train with the other processes, which call this at the same time; all get the same weights.
 
@@ -105,8 +106,8 @@ def train_shard(
         The weights of `MoEHead`.
     """
     config, count = task.config.net, accelerator.num_processes
-    mean, spread = store.level.astype(np.float32)
-    level = mean, np.where(spread > 1e-6, spread, np.float32(1.0))
+    mean, spread = store.moments.astype(np.float32)
+    moments = mean, np.where(spread > 1e-6, spread, np.float32(1.0))
     rng = np.random.default_rng(task.seed)
     start = task.start(len(store.llms))
     weights = initial(store.inputs.shape[1], start, config, rng)
@@ -117,20 +118,20 @@ def train_shard(
     steps = config.epochs * -(-len(own) // size)
     net = Mixture(weights, config.top)
     model, optimiser = accelerator.prepare(net, _adam(net, config))
-    slope = task.slope(store, tell, count)
+    grad = task.grad(store, tell, count)
     model.train()
-    for done, (rows, dropped) in enumerate(batches(own, level, config, rng, size), 1):
+    for done, (rows, dropped) in enumerate(batches(own, moments, config, rng, size), 1):
         for group in optimiser.param_groups:
             group["lr"] = config.rate * 0.5 * (1.0 + float(np.cos(np.pi * done / steps)))
         outputs, gate = model(torch.from_numpy(dropped).to(accelerator.device))
-        gradient = slope(first + rows, outputs.detach().float().cpu().numpy())
+        gradient = grad(first + rows, outputs.detach().float().cpu().numpy())
         # Its gradient by the outputs is the loss's own; the loss's value nobody needs.
         stand_in = (outputs * torch.from_numpy(gradient).to(outputs.device)).sum() / len(rows)
         optimiser.zero_grad()
         accelerator.backward(stand_in + _crowding(accelerator, gate, config))
         optimiser.step()
     trained = {name: each.detach().cpu().numpy() for name, each in net.named_parameters()}
-    return {**trained, "centre": level[0], "spread": level[1]}
+    return {**trained, "centre": moments[0], "spread": moments[1]}
 
 
 def _part(store: PairStore, accelerator: Accelerator) -> tuple[int, npt.NDArray[np.float32]]:

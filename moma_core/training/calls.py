@@ -1,4 +1,4 @@
-"""Many LLM calls at once: retries, a deadline each, a budget, and a journal that survives a crash."""
+"""Many LLM calls at once: retries, deadlines, a budget, and a journal that survives a crash."""
 
 from __future__ import annotations
 

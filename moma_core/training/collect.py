@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._numerics import find_centres, squared_distances
+from moma_core._store import write_whole
 from moma_core.errors import (
-    ArtifactError,
     InvalidCardError,
     InvalidDataError,
     InvalidInputError,
     NoTargetError,
     needs_extra,
 )
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.training.calls import (
     AskLLM,
     Call,
@@ -356,6 +355,7 @@ def write_tables(
     names: Sequence[str],
     replies: _Replies,
     pairs: _Codes | None,
+    *,
     verdicts: _Codes,
     scorer: Scorer | None,
     calls: tuple[CallsDone, CallsDone],
@@ -529,17 +529,12 @@ def _write(path: Path, columns: Mapping[str, list[Any]]) -> None:
         text = name in texts or name.startswith(("answer|", "reply|"))
         kind = pa.int8() if name == "outcome" else pa.string() if text else pa.float64()
         fields.append((name, kind))
-    part = path.with_suffix(".parquet.part")
-    try:
-        pq.write_table(pa.table(dict(columns), schema=pa.schema(fields)), part)
-        os.replace(part, path)  # noqa: PTH105 - whole or not at all
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path} ({error}). Make room and run again.") from error
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(dict(columns), schema=pa.schema(fields)), buffer)
+    write_whole(path, buffer.getvalue().to_pybytes())
 
 
 JOURNAL_FILE = "journal.jsonl"
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,7 +630,7 @@ def collect(
     tell = progress or (lambda *_: None)
     names = tuple(llms)
     pairs = None if judge is None else _pairs(len(questions), len(names), config)
-    replies: _CollectorReplies = {}
+    replies: dict[tuple[int, int], Mapping[str, Any]] = {}
     verdicts = np.full((0 if pairs is None else len(pairs), 2), -1, np.intp)
     answered, judged = CallsDone(), CallsDone()
     with Journal(Path(out) / JOURNAL_FILE) as journal:
@@ -650,11 +645,16 @@ def collect(
                 _keep_verdicts(calls, journal, verdicts)
         spent = journal.spent
     return write_tables(
-        Path(out), questions, names, replies, pairs, verdicts, scorer, (answered, judged), spent
+        Path(out),
+        questions,
+        names,
+        replies,
+        pairs,
+        verdicts=verdicts,
+        scorer=scorer,
+        calls=(answered, judged),
+        spent=spent,
     )
-
-
-_CollectorReplies = dict[tuple[int, int], Mapping[str, Any]]
 
 
 def _check(
@@ -739,7 +739,7 @@ def _answer_calls(
 
 def _verdict_calls(
     questions: Questions,
-    replies: _CollectorReplies,
+    replies: _Replies,
     pairs: npt.NDArray[np.intp],
     rows: range,
     judge: Judge,

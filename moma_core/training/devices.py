@@ -1,7 +1,7 @@
 """Which processes train on judged pairs: those of ``accelerate launch``, or some started here.
 
 Both ways share the store on disk and end with the same net; imports torch and accelerate only when
-they are used. Knows no loss and no net.
+they are used.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from moma_core.errors import InvalidInputError, MissingExtraError
 from moma_core.llms.heads.moe import MoEHead
+from moma_core.protocols import Progress
 from moma_core.training.pair_store import PairStore
 from moma_core.types import LLMCard
 
 if TYPE_CHECKING:
-    from moma_core.training.pairs import PairTask, Tell
+    from moma_core.training.pairs import PairTask
 
 __all__ = ["Launched", "Processes", "Started", "is_main", "launched", "processes"]
 
@@ -40,7 +41,7 @@ class Processes(Protocol):
         """Build the store once, in ``folder``, and give it to every process."""
 
     def train(
-        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Tell | None
+        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Progress | None
     ) -> MoEHead:
         """Train on the store in ``folder``."""
 
@@ -58,7 +59,7 @@ class Launched:
         return PairStore.open(folder)
 
     def train(
-        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Tell | None
+        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Progress | None
     ) -> MoEHead:
         """Train here; every process returns the same net."""
         module = _accelerated()
@@ -89,7 +90,7 @@ class Started:
         return store
 
     def train(
-        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Tell | None
+        self, task: PairTask, folder: Path, llms: tuple[LLMCard, ...], tell: Progress | None
     ) -> MoEHead:
         """Train there, tell here."""
         from safetensors.numpy import load_file
@@ -177,7 +178,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _pass_on(news: Any, tell: Tell | None) -> None:
+def _pass_on(news: Any, tell: Progress | None) -> None:
     while not news.empty():
         what, done, total = news.get()
         if tell is not None:

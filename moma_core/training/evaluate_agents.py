@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from moma_core.agents.data import LabelledQueries, with_examples
 from moma_core.encoder import RoutingEncoder
-from moma_core.errors import ArtifactError, InvalidDataError, needs_extra
-from moma_core.protocols import Encoder
+from moma_core.errors import InvalidDataError
+from moma_core.protocols import Encoder, Progress
 from moma_core.router import MoMARouter
+from moma_core.training.plots import canvas, write_picture
 from moma_core.types import AgentCard, FloatArray, Ranking
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AT_ONCE",
-    "Progress",
     "ToldEncoder",
     "calibration_error",
     "draw_reliability",
@@ -29,8 +29,6 @@ __all__ = [
     "reliability",
 ]
 
-Progress = Callable[[str, int, int], None]
-"""Called with a label, what is done, and what is to be done in all."""
 
 AT_ONCE = 512
 """Queries between two moves of the bar."""
@@ -104,13 +102,7 @@ def draw_reliability(table: npt.NDArray[np.float64], threshold: float, path: Pat
     Raises:
         ArtifactError: The file cannot be written.
     """
-    with needs_extra("plots"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, (axes,) = canvas(5.0, 5.0)
     axes.plot([0, 1], [0, 1], linestyle=":", color="0.5", label="perfect")
     axes.axvline(threshold, linestyle="--", color="0.3", label=f"threshold {threshold:.2f}")
     axes.plot(table[:, 0], table[:, 1], marker="o", color="black", label="measured")
@@ -121,11 +113,7 @@ def draw_reliability(table: npt.NDArray[np.float64], threshold: float, path: Pat
     )
     axes.set_title(f"Reliability of the gate (error {calibration_error(table):.3f})")
     axes.legend(loc="upper left")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot draw {path} ({error}). Give a .png or .svg path.") from error
+    write_picture(figure, path)
 
 
 _TIMED = 300  # queries routed one by one for the times

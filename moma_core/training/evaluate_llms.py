@@ -136,9 +136,16 @@ def evaluate_llms(
 
 
 def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
-    rows, single = np.arange(len(data)), router.names.index(router.best_single)
+    rows, single = np.arange(len(data)), data.llms.index(router.best_single)
     chosen = {
-        name: choose(costs, scores, router.resolved(preference), single, router.min_gain_per_usd)
+        name: choose(
+            costs,
+            scores,
+            preference,
+            single,
+            min_gain_per_usd=router.min_gain_per_usd,
+            points=router.points,
+        )
         for name, preference in _PREFERENCES.items()
     }
     curve = trade_off_curve(scores, costs, data.scores, data.costs, single)
@@ -195,11 +202,6 @@ def _usage(picks: npt.NDArray[np.intp], llms: tuple[str, ...]) -> dict[str, floa
     return dict(zip(llms, counts.tolist(), strict=True))
 
 
-_CASCADES_PREFERENCES: dict[str, Preference] = {
-    "performance": Performance(),
-    "auto": Auto(),
-    "cost": Cost(),
-}
 _Played = tuple[_Array, _Array, npt.NDArray[np.float64]]
 
 
@@ -246,7 +248,7 @@ def _cascades_report(router: CascadeRouter, planned: Planned, data: LLMDataset) 
     best_score, best_cost = data.scores[:, single].mean(), data.costs[:, single].mean()
     chosen = {
         name: _play(planned, data, planned.choose(preference))
-        for name, preference in _CASCADES_PREFERENCES.items()
+        for name, preference in _PREFERENCES.items()
     }
     swept = [_play(planned, data, np.full(len(data), c)) for c in range(len(RATES) + 1)]
     curve = np.array([[cost.mean(), score.mean()] for score, cost, _ in swept])
@@ -286,7 +288,7 @@ def _play(planned: Planned, data: LLMDataset, column: npt.NDArray[np.intp]) -> _
         data.answers[:, columns],
         data.scores[:, columns],
         data.costs[:, columns],
-        planned.watch,
+        watch=planned.watch,
     )
     asked = np.zeros(data.scores.shape)
     asked[:, columns] = among
@@ -342,7 +344,7 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
     }
     single = router.names.index(router.best_single)
     for name, preference in (("performance", Performance()), ("auto", Auto()), ("cost", Cost())):
-        picks = choose(costs, quality, router.resolved(preference), anchor=single)
+        picks = choose(costs, quality, preference, single, points=router.points)
         report["preferences"][name] = _points(picks[row], a, b, winner)
     alone = np.full(len(row), single)
     report["best_single"] = {"name": router.best_single, **_points(alone, a, b, winner)}

@@ -14,14 +14,14 @@ from moma_core.llms.data import LLMDataset
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import choose, choose_at_rate
 from moma_core.llms.training import train_pool
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import Tables, TeamInputs
 from moma_core.teams.planner import Candidates, TeamParts
 from moma_core.teams.policy import RATES, Allowed, PlanBatch
 from moma_core.teams.router import Signal, TeamRouter, next_on_front
 from moma_core.teams.simulator import Outcomes, TeamSimulator
-from moma_core.teams.training import Progress, TrainConfig, fit_teams
+from moma_core.teams.training import TrainConfig, fit_teams
 from moma_core.types import Auto, Cost, FloatArray, Performance, Preference
 
 __all__ = [
@@ -202,7 +202,7 @@ def train_teams(
         InvalidDataError: Too few queries, or a domain without a role.
     """
     options = TeamOptions.embed(encoder)
-    pool, llms = simulate_training(dataset, encoder, domains, options, seed, progress)
+    pool, llms = simulate_training(dataset, encoder, domains, options, seed=seed, progress=progress)
     unit = float(pool.simulator.costs[:, pool.best_single].mean())
     notes = {"simulated": True, "llms": list(pool.llms), "data_sha256": dataset.fingerprint()}
     parts = fit_teams(
@@ -210,9 +210,9 @@ def train_teams(
         pool.inputs,
         pool.simulator,
         pool.simulator.domains,
-        max(unit, 1e-9),
-        config,
-        seed,
+        unit=max(unit, 1e-9),
+        config=config,
+        seed=seed,
         progress=progress,
         notes=notes,
     )
@@ -224,6 +224,7 @@ def simulate_training(
     encoder: Encoder,
     domains: Mapping[str, str] | None,
     options: TeamOptions,
+    *,
     seed: int = 0,
     progress: Progress | None = None,
     vectors: FloatArray | None = None,
@@ -331,7 +332,7 @@ def evaluate_teams(
 
 def _at_rate(router: TeamRouter, pool: SimulatedPool, rate: float) -> Candidates:
     rates = np.full(len(pool.inputs), rate)
-    plans = router.parts.policy.walk(router.planner.tables, pool.inputs, rates).plans
+    plans = router.parts.policy.rollout(router.planner.tables, pool.inputs, rates).plans
     quality = router.parts.value.predict(router.planner.tables, pool.inputs, plans)
     return Candidates(plans, quality, plans.cost(pool.inputs.costs))
 
@@ -354,7 +355,7 @@ def _named(pool: SimulatedPool, plans: PlanBatch, seed: int) -> dict[str, float]
     return {"quality": quality, "cost": cost, "calls": float(plans.calls.sum(axis=1).mean())}
 
 
-_REPAIRS_REPEATS = 10
+_REPAIR_DRAWS = 10
 _DOUBTS = {
     "disagreement": Signal(agreement=0.0).doubt,
     "low confidence": Signal(confidence=0.0).doubt,
@@ -378,13 +379,13 @@ def measure_repair(
     """
     tables = Tables.of(parts.options, parts.policy.projection)
     n = len(pool.inputs)
-    plans = parts.policy.walk(tables, pool.inputs, np.full(n, RATES[rate])).plans
+    plans = parts.policy.rollout(tables, pool.inputs, np.full(n, RATES[rate])).plans
     targets = {
         sign: _escalations(parts, tables, pool, plans, doubt) for sign, doubt in _DOUBTS.items()
     }
     rng, rows = np.random.default_rng(seed), np.arange(n)
     found: dict[str, list[tuple[float, float, float]]] = {}
-    for _ in range(_REPAIRS_REPEATS):
+    for _ in range(_REPAIR_DRAWS):
         first = pool.simulator.run(rows, plans, rng)
         found.setdefault("none", []).append(_mixed(first, first, np.zeros(n, bool)))
         for name, wanted in _troubles(first).items():
@@ -425,8 +426,8 @@ def _escalations(
     for mode in range(modes):
         only = Allowed(modes=np.arange(modes) == mode)
         for rate in RATES[:-2:2]:
-            walk = parts.policy.walk(tables, inputs, np.full(n, rate), allowed=only)
-            batches.append(walk.plans)
+            rollout = parts.policy.rollout(tables, inputs, np.full(n, rate), allowed=only)
+            batches.append(rollout.plans)
     width = len(batches)
     every, repeated = PlanBatch.joined(batches), inputs.take(np.tile(np.arange(n), width))
     quality = parts.value.predict(tables, repeated, every).reshape(width, n)

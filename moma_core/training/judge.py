@@ -226,14 +226,14 @@ def scores_of_pairs(
         [[0.9, 0.5, 0.1]]
     """
     advantage = _ADVANTAGE[np.asarray(outcome)]
-    level = _solve(first, second, advantage, shape[1], 1.0, np.zeros(shape[1]))
+    mean = _solve(first, second, advantage, shape[1], 1.0, np.zeros(shape[1]))
     scores = np.full(shape, np.nan)
     order = np.argsort(query, kind="stable")
     starts = np.flatnonzero(np.diff(np.asarray(query)[order], prepend=-1))
     for rows in np.split(order, starts[1:]) if len(order) else ():
         seen, local = np.unique(np.concatenate([first[rows], second[rows]]), return_inverse=True)
         a, b = local[: len(rows)], local[len(rows) :]
-        own = _solve(a, b, advantage[rows], len(seen), _QUERY_PRIOR, level[seen])
+        own = _solve(a, b, advantage[rows], len(seen), _QUERY_PRIOR, mean[seen])
         scores[int(query[rows[0]]), seen] = np.clip(0.5 + own, 0.0, 1.0)
     return scores
 

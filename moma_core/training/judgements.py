@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._numerics import sigmoid
 from moma_core.errors import InvalidDataError, needs_extra
 
 __all__ = [
@@ -151,11 +152,11 @@ def _bradley_terry(wins: _Array) -> _Array:
     games = wins + wins.T
     skill = np.zeros(len(wins))
     for _ in range(30):
-        chance = 0.5 * (1.0 + np.tanh(0.5 * (skill[:, None] - skill)))
-        slope = (wins - games * chance).sum(axis=1) - _PRIOR * skill
-        curve = games * chance * (1.0 - chance)
+        probability = sigmoid(skill[:, None] - skill)
+        grad = (wins - games * probability).sum(axis=1) - _PRIOR * skill
+        curve = games * probability * (1.0 - probability)
         hessian = np.diag(curve.sum(axis=1) + _PRIOR) - curve
-        step = np.linalg.solve(hessian, slope)
+        step = np.linalg.solve(hessian, grad)
         skill = skill + np.clip(step, -2.0, 2.0)
         if np.abs(step).max() < 1e-9:
             break
@@ -229,7 +230,8 @@ class Judgements:
         Raises:
             InvalidDataError: A row does not fit it.
         """
-        import pyarrow as pa
+        with needs_extra("train"):
+            import pyarrow as pa
 
         names = [*_REQUIRED, *(name for name in _COSTS if any(row.get(name) for row in rows))]
         try:
@@ -245,7 +247,8 @@ class Judgements:
         Raises:
             InvalidDataError: It does not fit it.
         """
-        import pyarrow as pa
+        with needs_extra("train"):
+            import pyarrow as pa
 
         for name in _REQUIRED:
             if table[name].null_count:

@@ -1,11 +1,11 @@
-"""Judged pairs made ready for training out of core: nine bytes a pair in memory, vectors on disk."""
+"""Judged pairs for training out of core: nine bytes a pair in memory, vectors on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.llms.costs import CHARS_PER_TOKEN, TYPICAL_OUTPUT_TOKENS
 from moma_core.llms.features import FEATURES, QueryFeatures, text_features
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.training.judgements import Judgements, count_outcomes, read_judgements
 
 __all__ = [
@@ -129,7 +130,7 @@ class QueryStore:
     def _check_encoder(self) -> None:
         path, wanted = self._folder / _META, {"format": 1, "encoder": self._encoder.fingerprint}
         if not path.exists():
-            path.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+            write_whole(path, (json.dumps(wanted) + "\n").encode())
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -173,9 +174,8 @@ def block_moments(
     return mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 0.0))
 
 
-Tell = Callable[[str, int, int], None]
-_STORE_META = "pairs.json"
-_ARRAYS = ("level", "starts", "first", "second", "outcome", "counts", "prices")
+_STORE = "pairs.json"
+_ARRAYS = ("moments", "starts", "first", "second", "outcome", "counts", "prices")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,7 +186,7 @@ class PairStore:
         llms: Names, sorted, length m.
         inputs: The heads' inputs of each query, memory-mapped, shape (n, d + f), float16.
         features: Scaling of the text features among them.
-        level: Mean and standard deviation of the inputs, shape (2, d + f).
+        moments: Mean and standard deviation of the inputs, shape (2, d + f).
         starts: Where each query's pairs begin, shape (n + 1,).
         first: Column of each pair's first LLM, shape (pairs,).
         second: Column of its second one, shape (pairs,).
@@ -199,7 +199,7 @@ class PairStore:
     llms: tuple[str, ...]
     inputs: npt.NDArray[np.float16]
     features: QueryFeatures
-    level: npt.NDArray[np.float64]
+    moments: npt.NDArray[np.float64]
     starts: npt.NDArray[np.int64]
     first: npt.NDArray[np.uint16]
     second: npt.NDArray[np.uint16]
@@ -213,7 +213,7 @@ class PairStore:
 
     @classmethod
     def build(
-        cls, path: str | Path, folder: str | Path, encoder: Encoder, tell: Tell | None = None
+        cls, path: str | Path, folder: str | Path, encoder: Encoder, tell: Progress | None = None
     ) -> PairStore:
         """Read a file of pairs once, encoding what ``folder`` does not hold yet.
 
@@ -254,9 +254,9 @@ class PairStore:
         try:
             for name in _ARRAYS:
                 np.save(target / f"{name}.npy", getattr(self, name), allow_pickle=False)
-            (target / _STORE_META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
         except OSError as error:
             raise ArtifactError(f"cannot write {folder} ({error}). Choose another.") from error
+        write_whole(target / _STORE, (json.dumps(meta) + "\n").encode())
 
     @classmethod
     def open(cls, folder: str | Path) -> PairStore:
@@ -267,7 +267,7 @@ class PairStore:
         """
         source = Path(folder)
         try:
-            meta = json.loads((source / _STORE_META).read_text(encoding="utf-8"))
+            meta = json.loads((source / _STORE).read_text(encoding="utf-8"))
             shape = tuple(meta["shape"])
             arrays: dict[str, Any] = {
                 name: np.load(source / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -352,7 +352,7 @@ class _Reading:
             llms=llms,
             inputs=inputs,
             features=features,
-            level=np.stack(block_moments(inputs)),
+            moments=np.stack(block_moments(inputs)),
             starts=starts.astype(np.int64),
             first=first,
             second=second,

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._numerics import sigmoid
 from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llms.costs import PricedCosts
 from moma_core.llms.heads.judged import JudgedHead, Outcomes, calibrate, outcome_loss
 from moma_core.llms.heads.moe import MoEConfig, MoEHead, train_mixture
 from moma_core.llms.router import LLMRouter
-from moma_core.protocols import Encoder
+from moma_core.protocols import Encoder, Progress
 from moma_core.training.devices import launched, processes
 from moma_core.training.judgements import elo_of_counts
 from moma_core.training.pair_store import PairStore
@@ -37,7 +38,6 @@ _PAIRS = 200_000
 _Array = npt.NDArray[np.float64]
 _Floats = npt.NDArray[np.float32]
 _Rows = npt.NDArray[np.intp]
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def fit_pairs(
     llms: tuple[LLMCard, ...],
     config: PairConfig | None = None,
     seed: int = 0,
-    tell: Tell | None = None,
+    tell: Progress | None = None,
 ) -> JudgedHead:
     """Fit a head to all pairs of a store.
 
@@ -84,15 +84,15 @@ def fit_pairs(
         InvalidInputError: The kind is none of `PAIR_HEADS`.
     """
     task = PairTask.of(kind, store, config, seed)
-    mean, spread = store.level.astype(np.float32)
+    mean, spread = store.moments.astype(np.float32)
     net = train_mixture(
         store.inputs,  # type: ignore[arg-type]
         task.start(len(llms)),
-        task.slope(store, tell),
+        task.grad(store, tell),
         llms,
         task.config.net,
         np.random.default_rng(seed),
-        (mean, spread),
+        moments=(mean, spread),
     )
     return task.head(net, store)
 
@@ -129,8 +129,8 @@ class PairTask:
         """Return the first output of every expert, shape (outputs,)."""
         return np.append(np.zeros(llms), -1.0) if self.kind == "preference" else np.zeros(llms)
 
-    def slope(
-        self, store: PairStore, tell: Tell | None, processes: int = 1
+    def grad(
+        self, store: PairStore, tell: Progress | None, processes: int = 1
     ) -> Callable[[_Rows, _Floats], _Floats]:
         """Return the gradient of a query's loss by the net's outputs, see `train_mixture`.
 
@@ -142,14 +142,14 @@ class PairTask:
         loss, scale = PAIR_HEADS[self.kind], len(store.inputs) / len(store)
         seen, total = [0], self.config.net.epochs * len(store.inputs)
 
-        def slope(rows: _Rows, raw: _Floats) -> _Floats:
+        def grad(rows: _Rows, raw: _Floats) -> _Floats:
             if tell is not None:
                 seen[0] += len(rows) * processes
                 tell(f"train {self.kind}", min(seen[0], total), total)
             gradient = loss(store, self.config, rows, raw.astype(np.float64))
             return (gradient * scale).astype(np.float32)
 
-        return slope
+        return grad
 
     def head(self, net: MoEHead, store: PairStore) -> JudgedHead:
         """Return the head of a trained net, calibrated on a sample of the queries."""
@@ -183,7 +183,7 @@ def _contrastive(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array)
     a, b = store.first[pairs], store.second[pairs]
     advantage = _ADVANTAGE[store.outcome[pairs]]
     gap = np.sign(advantage) * (raw[local, a] - raw[local, b])
-    by_a = -advantage * 0.5 * (1.0 - np.tanh(0.5 * gap))
+    by_a = -advantage * sigmoid(-gap)
     _add(gradient, local, a, by_a)
     _add(gradient, local, b, -by_a)
     return gradient
@@ -245,7 +245,7 @@ def _calibrated(
     local, pairs = (each[:: len(store) // _PAIRS + 1] for each in store.pairs_of(rows))
     gap = raw[local, store.first[pairs]] - raw[local, store.second[pairs]]
     steepness = _logistic_slope(gap, _POINTS[store.outcome[pairs]])
-    share = 0.5 * (1.0 + np.tanh(0.5 * steepness * (raw[:, :, None] - raw[:, None, :])))
+    share = sigmoid(steepness * (raw[:, :, None] - raw[:, None, :]))
     quality = (share.sum(axis=2) - 0.5) / (m - 1)
     return calibrate(kind, net, inputs, quality, net.llms)
 
@@ -254,20 +254,21 @@ def _logistic_slope(gap: _Array, points: _Array) -> float:
     """Return k of points = sigmoid(k gap) by Newton steps, with a weak prior around 1."""
     slope = 1.0
     for _ in range(25):
-        chance = 0.5 * (1.0 + np.tanh(0.5 * slope * gap))
-        pull = float(((chance - points) * gap).sum()) + slope - 1.0
-        curve = float((chance * (1.0 - chance) * gap**2).sum()) + 1.0
-        slope = max(slope - float(np.clip(pull / curve, -0.5, 0.5)), 0.0)
+        probability = sigmoid(slope * gap)
+        residual = float(((probability - points) * gap).sum()) + slope - 1.0
+        curve = float((probability * (1.0 - probability) * gap**2).sum()) + 1.0
+        slope = max(slope - float(np.clip(residual / curve, -0.5, 0.5)), 0.0)
     return slope
 
 
 def train_pairs(
     path: str | Path,
     encoder: Encoder,
+    *,
     head: str = "auto",
     seed: int = 0,
     prices: Mapping[str, Any] | None = None,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
     folder: str | Path | None = None,
     config: PairConfig | None = None,
     devices: str | int | None = None,
@@ -301,7 +302,17 @@ def train_pairs(
                 "the processes of accelerate launch share their vectors: give the folder for them."
             )
         with tempfile.TemporaryDirectory(prefix="moma-pairs-") as own:
-            return train_pairs(path, encoder, head, seed, prices, progress, own, config, devices)
+            return train_pairs(
+                path,
+                encoder,
+                head=head,
+                seed=seed,
+                prices=prices,
+                progress=progress,
+                folder=own,
+                config=config,
+                devices=devices,
+            )
     kind, place = "preference" if head == "auto" else head, Path(folder)
 
     def build() -> PairStore:

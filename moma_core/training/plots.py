@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "canvas",
     "draw_capability",
     "draw_front",
     "draw_teams",
     "draw_usage",
+    "write_picture",
 ]
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++", "oo", "**")
@@ -29,6 +31,7 @@ _LEAST_SHARE = 0.01
 _DARK = 0.55
 """Shade of a cell from which its number is white."""
 _Array = npt.NDArray[np.float64]
+_MODE_MARKS = ("^", "s", "v", "o", "D", "P", "X", "*")
 _MARKS = {"performance": "^", "auto": "s", "cost": "v"}
 
 
@@ -44,7 +47,7 @@ def draw_front(report: Mapping[str, Any], dataset: LLMDataset | None, path: str 
         ArtifactError: The file cannot be written.
         InvalidDataError: The report lacks a key.
     """
-    figure, (axes,) = _canvas(7.0, 4.5)
+    figure, (axes,) = canvas(7.0, 4.5)
     try:
         hull = upper_hull(np.array(report["curve"]))
         axes.plot(hull[:, 0], hull[:, 1], "k-", label="router", zorder=3)
@@ -62,7 +65,7 @@ def draw_front(report: Mapping[str, Any], dataset: LLMDataset | None, path: str 
         _draw_singles(axes, dataset)
     axes.set(xlabel="USD a query", ylabel="mean score", xscale="log")
     axes.legend(fontsize=7, loc="lower right")
-    _write(figure, path)
+    write_picture(figure, path)
 
 
 def _draw_singles(axes: Axes, dataset: LLMDataset) -> None:
@@ -85,7 +88,7 @@ def draw_usage(report: Mapping[str, Any], path: str | Path) -> None:
     usage: Mapping[str, Mapping[str, float]] = report.get("usage", {})
     if not usage:
         raise InvalidDataError("the report has no usage. Write one with moma eval llms.")
-    figure, (axes,) = _canvas(7.0, 3.5)
+    figure, (axes,) = canvas(7.0, 3.5)
     names = [
         name
         for name in next(iter(usage.values()))
@@ -101,7 +104,7 @@ def draw_usage(report: Mapping[str, Any], path: str | Path) -> None:
         left += shares
     axes.set(xlabel="calls a query")
     axes.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    _write(figure, path)
+    write_picture(figure, path)
 
 
 def draw_capability(dataset: LLMDataset, path: str | Path, by_difficulty: bool = True) -> None:
@@ -125,9 +128,7 @@ def draw_capability(dataset: LLMDataset, path: str | Path, by_difficulty: bool =
     order = np.argsort(-np.nanmean(dataset.scores, axis=0), kind="stable")
     everything = {"": np.ones(dataset.scores.shape, bool)}
     panels = _difficulties(dataset.scores) if by_difficulty else everything
-    figure, axes = _canvas(
-        1.5 + 0.6 * len(order), 2.0 + 0.3 * len(tasks) * len(panels), len(panels)
-    )
+    figure, axes = canvas(1.5 + 0.6 * len(order), 2.0 + 0.3 * len(tasks) * len(panels), len(panels))
     for panel, (name, cells) in zip(axes, panels.items(), strict=True):
         scores = np.where(cells, dataset.scores, np.nan)
         _draw_cells(panel, _means(scores, np.array(dataset.tasks), tasks)[:, order], tasks)
@@ -136,7 +137,7 @@ def draw_capability(dataset: LLMDataset, path: str | Path, by_difficulty: bool =
     axes[-1].set_xticklabels([dataset.llms[i] for i in order], rotation=60, ha="right")
     for panel in axes[:-1]:
         panel.set_xticklabels([])
-    _write(figure, path)
+    write_picture(figure, path)
 
 
 def _difficulties(scores: _Array) -> dict[str, npt.NDArray[np.bool_]]:
@@ -167,8 +168,12 @@ def _draw_cells(axes: Axes, cells: _Array, tasks: list[str]) -> None:
         axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=6)
 
 
-def _canvas(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of its own with panels over each other, without pyplot: no global state."""
+def canvas(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels over each other, made without pyplot: no global state.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     with needs_extra("plots"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -178,7 +183,12 @@ def _canvas(width: float, height: float, panels: int = 1) -> tuple[Figure, list[
     return figure, list(figure.subplots(panels, squeeze=False)[:, 0])
 
 
-def _write(figure: Figure, path: str | Path) -> None:
+def write_picture(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG or SVG, by the path's ending.
+
+    Raises:
+        ArtifactError: Another ending, or the file cannot be written.
+    """
     target = Path(path)
     if target.suffix not in (".png", ".svg"):
         raise ArtifactError(f"a picture is .png or .svg, got {target.name!r}.")
@@ -187,9 +197,6 @@ def _write(figure: Figure, path: str | Path) -> None:
         figure.savefig(target, dpi=150)
     except OSError as error:
         raise ArtifactError(f"cannot write {target} ({error}). Choose another --out.") from error
-
-
-_TEAM_PLOTS_MARKS = ("^", "s", "v", "o", "D", "P", "X", "*")
 
 
 def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
@@ -203,16 +210,7 @@ def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
         ArtifactError: The file cannot be written.
         InvalidDataError: The report lacks a key.
     """
-    with needs_extra("plots"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-    target = Path(path)
-    if target.suffix not in (".png", ".svg"):
-        raise ArtifactError(f"a picture is .png or .svg, got {target.name!r}.")
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, (axes,) = canvas(7.0, 4.5)
     try:
         curves = {"team router": report["curve"], **report.get("curves", {})}
         points = {**report["preferences"], **report["baselines"]}
@@ -226,13 +224,9 @@ def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
         width = 2.0 if number == 0 else 1.0
         axes.plot(*zip(*ordered, strict=True), style, color="black", lw=width, label=name)
     for number, (name, each) in enumerate(points.items()):
-        mark = _TEAM_PLOTS_MARKS[number % len(_TEAM_PLOTS_MARKS)]
+        mark = _MODE_MARKS[number % len(_MODE_MARKS)]
         axes.plot(each["cost"], each["quality"], mark, mfc="white", mec="black", label=name)
     axes.set(xlabel="USD a query (simulated)", ylabel="quality (simulated)", xscale="log",
              title="Simulated outcomes: no team was run")  # fmt: skip
     axes.legend(fontsize=7, loc="lower right")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=150)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {target} ({error}). Choose another --out.") from error
+    write_picture(figure, path)

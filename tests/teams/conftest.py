@@ -30,6 +30,7 @@ class FakePool:
     quality: tuple[float, ...] = (0.5, 0.7, 0.9)
     names: tuple[str, ...] = NAMES
     costs: tuple[float, ...] = tuple(COSTS)
+    points: float = 0.02
 
     def predict(self, texts, vectors):
         rows = len(texts)
@@ -45,9 +46,9 @@ def build_world(n: int = 240, seed: int = 0):
     }
     domains = [("maths", "code")[i % 2] for i in range(n)]
     texts = [" ".join(rng.choice(words[domain], 3)) for domain in domains]
-    chance = np.array([0.5, 0.7, 0.9])
-    scores = (rng.random((n, 3)) < chance).astype(float)
-    quality = np.clip(chance + 0.1 * (scores - chance), 0, 1)
+    probability = np.array([0.5, 0.7, 0.9])
+    scores = (rng.random((n, 3)) < probability).astype(float)
+    quality = np.clip(probability + 0.1 * (scores - probability), 0, 1)
     costs = np.tile(COSTS, (n, 1))
     options = TeamOptions.embed(encoder, roles=ROLES)
     inputs = TeamInputs(encoder.encode(texts).astype(np.float64), quality, costs)

@@ -88,8 +88,7 @@ def test_one_llm_stays_where_a_team_is_not_worth_it(minilm, trained):
     teams, llms = trained
     router = moma(minilm, llms, teams)
     assert router.route(HARD, Cost(1e-5)).kind == "llm"
-    shy = TeamRouter(minilm, llms, teams.parts, worth=1e9)
-    decision = moma(minilm, llms, shy).route(HARD, "auto")
+    decision = router.route(HARD, "auto:1")
     assert decision.kind == "llm"
     excluded = router.route(HARD, "performance", exclude=("large",))
     assert "large" not in excluded.targets

@@ -28,9 +28,9 @@ def rows(inputs, n, seed=0):
 
 def objective(policy, tables, inputs, rates, plans, advantage, entropy, classify, domains):
     """What `ascent` climbs, written out."""
-    walk = policy.walk(tables, inputs, rates, forced(plans, tables.sizes))
-    total = (advantage * walk.log_probability).mean()
-    for step in walk.steps:
+    rollout = policy.rollout(tables, inputs, rates, forced(plans, tables.sizes))
+    total = (advantage * rollout.log_probability).mean()
+    for step in rollout.steps:
         logs = step.log_probabilities
         if step.stage == "domain":
             known = domains >= 0
@@ -45,11 +45,11 @@ def test_gradients_agree_with_finite_differences(world):
     policy, tables, inputs, _ = world
     some, rates = rows(inputs, 40)
     rng = np.random.default_rng(2)
-    plans = policy.walk(tables, some, rates, sampled(rng)).plans
+    plans = policy.rollout(tables, some, rates, sampled(rng)).plans
     advantage, domains = rng.normal(size=40), rng.integers(-1, 2, size=40)
     arguments = (tables, some, rates, plans, advantage, 0.3, 0.7, domains)
-    walk = policy.walk(tables, some, rates, forced(plans, tables.sizes))
-    gradients = policy.backward(walk, ascent(walk, advantage, 0.3, 0.7, domains))
+    rollout = policy.rollout(tables, some, rates, forced(plans, tables.sizes))
+    gradients = policy.backward(rollout, ascent(rollout, advantage, 0.3, 0.7, domains))
     checked = 0
     for name, values in policy.params.items():
         flat = values.reshape(-1)
@@ -69,7 +69,7 @@ def test_gradients_agree_with_finite_differences(world):
 def test_plans_hold_together(world):
     policy, tables, inputs, options = world
     some, rates = rows(inputs, 200)
-    plans = policy.walk(tables, some, rates, sampled(np.random.default_rng(3))).plans
+    plans = policy.rollout(tables, some, rates, sampled(np.random.default_rng(3))).plans
     for i in range(len(plans)):
         mode, size = options.modes[plans.mode[i]], plans.size[i]
         assert mode.min_members <= size <= mode.max_members
@@ -85,8 +85,8 @@ def test_plans_hold_together(world):
 def test_forced_plans_have_the_probability_they_were_drawn_with(world):
     policy, tables, inputs, _ = world
     some, rates = rows(inputs, 50)
-    drawn = policy.walk(tables, some, rates, sampled(np.random.default_rng(4)))
-    again = policy.walk(tables, some, rates, forced(drawn.plans, tables.sizes))
+    drawn = policy.rollout(tables, some, rates, sampled(np.random.default_rng(4)))
+    again = policy.rollout(tables, some, rates, forced(drawn.plans, tables.sizes))
     np.testing.assert_allclose(again.log_probability, drawn.log_probability)
     assert (drawn.log_probability < 0).all()
 
@@ -94,19 +94,19 @@ def test_forced_plans_have_the_probability_they_were_drawn_with(world):
 def test_draws_follow_the_probabilities(world):
     policy, tables, inputs, options = world
     some, rates = inputs.take(np.zeros(4000, int)), np.full(4000, 0.1)
-    walk = policy.walk(tables, some, rates, sampled(np.random.default_rng(5)))
-    step = next(step for step in walk.steps if step.stage == "mode")
-    share = np.bincount(walk.plans.mode, minlength=len(options.modes)) / 4000
+    rollout = policy.rollout(tables, some, rates, sampled(np.random.default_rng(5)))
+    step = next(step for step in rollout.steps if step.stage == "mode")
+    share = np.bincount(rollout.plans.mode, minlength=len(options.modes)) / 4000
     np.testing.assert_allclose(share, np.exp(step.log_probabilities[0]), atol=0.03)
 
 
 def test_greedy_is_one_plan_and_seeds_repeat(world):
     policy, tables, inputs, _ = world
     some, rates = rows(inputs, 30)
-    twice = [policy.walk(tables, some, rates, greedy).plans for _ in range(2)]
+    twice = [policy.rollout(tables, some, rates, greedy).plans for _ in range(2)]
     np.testing.assert_array_equal(twice[0].llms, twice[1].llms)
     draws = [
-        policy.walk(tables, some, rates, sampled(np.random.default_rng(seed))).plans.llms
+        policy.rollout(tables, some, rates, sampled(np.random.default_rng(seed))).plans.llms
         for seed in (7, 7, 8)
     ]
     np.testing.assert_array_equal(draws[0], draws[1])
@@ -116,9 +116,9 @@ def test_greedy_is_one_plan_and_seeds_repeat(world):
 def test_rows_do_not_touch_one_another(world):
     policy, tables, inputs, _ = world
     some, rates = rows(inputs, 20)
-    together = policy.walk(tables, some, rates).plans
+    together = policy.rollout(tables, some, rates).plans
     for i in (0, 7, 19):
-        alone = policy.walk(tables, some.take([i]), rates[[i]]).plans
+        alone = policy.rollout(tables, some.take([i]), rates[[i]]).plans
         np.testing.assert_array_equal(alone.llms[0], together.llms[i])
         np.testing.assert_array_equal(alone.roles[0], together.roles[i])
 
@@ -132,12 +132,12 @@ def test_only_what_is_allowed_is_chosen(world):
         llms=np.array([True, False, True]),
     )
     choose = sampled(np.random.default_rng(6))
-    plans = policy.walk(tables, some, rates, choose, allowed).plans
+    plans = policy.rollout(tables, some, rates, choose, allowed).plans
     assert {options.modes[m].name for m in plans.mode} == {"debate", "chain"}
     assert set(np.unique(plans.llms)) == {-1, 0, 2}
     assert {options.roles[r].duty for r in plans.roles[plans.seated]} == {"solve"}
     seats = np.array([3, 2, 1, 0, 0])
-    fixed = policy.walk(tables, some, rates, choose, Allowed(seats=seats)).plans
+    fixed = policy.rollout(tables, some, rates, choose, Allowed(seats=seats)).plans
     for seat in range(5):
         here = fixed.seated[:, seat]
         assert (fixed.roles[here, seat] == seats[seat]).all()
@@ -146,7 +146,7 @@ def test_only_what_is_allowed_is_chosen(world):
 def test_cost_counts_every_call(world):
     policy, tables, inputs, options = world
     some, rates = rows(inputs, 30)
-    plans = policy.walk(tables, some, rates, sampled(np.random.default_rng(9))).plans
+    plans = policy.rollout(tables, some, rates, sampled(np.random.default_rng(9))).plans
     for i in range(30):
         mode = options.modes[plans.mode[i]]
         spent = sum(

@@ -19,7 +19,7 @@ UNIT = 2e-3
 
 
 def candidates(costs, quality):
-    """Only the prices matter for a walk along the front."""
+    """Only the prices matter for a rollout along the front."""
     return Candidates(None, np.array(quality), np.array(costs))
 
 
@@ -56,7 +56,13 @@ def test_repair_on_a_failing_check_beats_repair_at_random(pool):
     simulator = pool.simulator
     config = TrainConfig(steps=40, queries=16, samples=6, repeats=2, priced=3000)
     parts = fit_teams(
-        simulator.options, pool.inputs, simulator, simulator.domains, UNIT, config, seed=1
+        simulator.options,
+        pool.inputs,
+        simulator,
+        simulator.domains,
+        unit=UNIT,
+        config=config,
+        seed=1,
     )
     found = measure_repair(parts, pool, RATES.index(0.05))
     checked, drawn = found["failing check"], found["failing check, at random"]

@@ -15,7 +15,7 @@ from moma_core.llms.heads.contract import Head
 from moma_core.types import FloatArray, LLMCard
 
 __all__ = [
-    "SHARPNESS",
+    "GAMMA",
     "AdaptedHead",
     "Blend",
     "fit_blend",
@@ -26,7 +26,7 @@ _Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptedHead:
-    """Predicts ``base @ weights + bias + similarity @ pull``, held to [0, 1].
+    """Predicts ``base @ weights + bias + similarity @ kernel_weights``, held to [0, 1].
 
     Args:
         llms: Cards of the columns.
@@ -34,8 +34,8 @@ class AdaptedHead:
         weights: Shape (m, len(llms)); a kept LLM has a single 1.
         bias: Shape (len(llms),).
         points: Queries that LLMs were added with, shape (k, d); k is 0 where none was.
-        pull: What being like a point adds to an LLM's quality, shape (k, len(llms)).
-        sharpness: Similarity is exp(-sharpness * squared distance).
+        kernel_weights: What being like a point adds to an LLM's quality, shape (k, len(llms)).
+        gamma: Similarity is exp(-gamma * squared distance).
     """
 
     kind: ClassVar[str] = "adapted"
@@ -44,8 +44,8 @@ class AdaptedHead:
     weights: _Array
     bias: _Array
     points: npt.NDArray[np.float32]
-    pull: _Array
-    sharpness: float = 0.0
+    kernel_weights: _Array
+    gamma: float = 0.0
 
     @classmethod
     def over(cls, base: Head, llms: tuple[LLMCard, ...]) -> AdaptedHead:
@@ -60,49 +60,50 @@ class AdaptedHead:
         cls, llms: tuple[LLMCard, ...], base: Head, config: Mapping[str, Any],
         arrays: Mapping[str, Any],
     ) -> AdaptedHead:  # fmt: skip
-        """Rebuild from `config` and `arrays`; older files have no points."""
-        plain = cls.over(base, llms)
+        """Rebuild from `config` and `arrays`."""
         return cls(
             llms,
             base,
             arrays["weights"],
             arrays["bias"],
-            arrays.get("points", plain.points),
-            arrays.get("pull", plain.pull),
-            float(config.get("sharpness", 0.0)),
+            arrays["points"],
+            arrays["kernel_weights"],
+            float(config["gamma"]),
         )
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, len(llms))."""
         quality = self.base.predict(embeddings).astype(np.float64) @ self.weights + self.bias
         if len(self.points):
-            quality += similarity(embeddings, self.points, self.sharpness) @ self.pull
+            quality += similarity(embeddings, self.points, self.gamma) @ self.kernel_weights
         return np.minimum(np.maximum(quality, 0.0), 1.0).astype(np.float32)
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps beside `arrays`."""
         names = [card.name for card in self.base.llms]
         base = {"kind": self.base.kind, **self.base.config()}
-        return {"base": base, "base_llms": names, "sharpness": self.sharpness}
+        return {"base": base, "base_llms": names, "gamma": self.gamma}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps; the base's names are prefixed."""
         inner = {f"base.{name}": values for name, values in self.base.arrays().items()}
-        own = {name: getattr(self, name) for name in ("weights", "bias", "points", "pull")}
+        own = {
+            name: getattr(self, name) for name in ("weights", "bias", "points", "kernel_weights")
+        }
         return {**own, **inner}
 
 
 def similarity(
-    inputs: npt.NDArray[np.floating], points: npt.NDArray[np.floating], sharpness: float
+    inputs: npt.NDArray[np.floating], points: npt.NDArray[np.floating], gamma: float
 ) -> _Array:
-    """Return exp(-sharpness * squared distance), shape (n, k), of inputs (n, d), points (k, d)."""
+    """Return exp(-gamma * squared distance), shape (n, k), of inputs (n, d), points (k, d)."""
     squares = np.einsum("nd,nd->n", inputs, inputs)[:, None] + np.einsum("kd,kd->k", points, points)
     distances = squares - 2.0 * (inputs @ points.T)
-    near: _Array = np.exp(-sharpness * np.maximum(distances, 0.0)).astype(np.float64)
+    near: _Array = np.exp(-gamma * np.maximum(distances, 0.0)).astype(np.float64)
     return near
 
 
-SHARPNESS = 0.7
+GAMMA = 0.7
 """Of the similarity between queries: half of it is left at the distance of related topics."""
 
 _MEASURED = 0.1
@@ -118,20 +119,20 @@ _POINTS = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blend:
-    """Quality of a new LLM: ``predicted @ weights + bias + similarity to points @ pull``.
+    """Quality of a new LLM: ``predicted @ weights + bias + similarity to points @ kernel_weights``.
 
     Args:
         weights: Of the others' predicted quality, shape (m,).
         bias: Added to it.
         points: Queries of the sample, shape (k, d).
-        pull: Shape (k,).
+        kernel_weights: Shape (k,).
         error: Standard error of the level on queries like the sample.
     """
 
     weights: _Array
     bias: float
     points: npt.NDArray[np.float32]
-    pull: _Array
+    kernel_weights: _Array
     error: float
 
 
@@ -147,7 +148,7 @@ def fit_blend(inputs: FloatArray, predicted: _Array, scores: _Array, measured: _
     m = measured.shape[1]
     points = find_centres(inputs.astype(np.float64), _POINTS, np.random.default_rng(0))
     whiten = _whiten(points)
-    smooth = similarity(inputs, points, SHARPNESS) @ whiten
+    smooth = similarity(inputs, points, GAMMA) @ whiten
     centre = np.concatenate([measured.mean(axis=0), predicted.mean(axis=0)])
     features = np.column_stack([np.column_stack([measured, predicted]) - centre, smooth])
     prior = np.concatenate([np.full(m, 1.0 / m), np.zeros(m + smooth.shape[1])])
@@ -155,13 +156,15 @@ def fit_blend(inputs: FloatArray, predicted: _Array, scores: _Array, measured: _
     solved += prior
     level = (scores.sum() + _DRAWN * predicted.mean()) / (len(scores) + _DRAWN)
     bias = float(level + shift - centre @ solved[: 2 * m])
-    pull = whiten @ solved[2 * m :]
-    return Blend(solved[:m] + solved[m : 2 * m], bias, points.astype(np.float32), pull, error)
+    kernel_weights = whiten @ solved[2 * m :]
+    return Blend(
+        solved[:m] + solved[m : 2 * m], bias, points.astype(np.float32), kernel_weights, error
+    )
 
 
 def _whiten(points: _Array) -> _Array:
     """Return what turns similarities to points into features of unit prior variance, (k, k)."""
-    values, vectors = np.linalg.eigh(similarity(points, points, SHARPNESS))
+    values, vectors = np.linalg.eigh(similarity(points, points, GAMMA))
     return np.asarray(vectors / np.sqrt(np.maximum(values, 1e-6)), np.float64)
 
 
@@ -174,10 +177,11 @@ def _averaged(features: _Array, rest: _Array, m: int) -> tuple[_Array, float, fl
         scale = np.concatenate([np.full(width, np.sqrt(variance)) for variance, width in parts])
         weights, shift, variance, likely[place] = _solve(features * scale, rest)
         found.append((weights * scale, shift, variance))
-    chances = np.exp(likely - likely.max())
-    chances /= chances.sum()
+    probabilities = np.exp(likely - likely.max())
+    probabilities /= probabilities.sum()
     weights, shift, variance = (
-        sum(c * each[part] for c, each in zip(chances, found, strict=True)) for part in range(3)
+        sum(c * each[part] for c, each in zip(probabilities, found, strict=True))
+        for part in range(3)
     )
     return np.asarray(weights, np.float64), float(shift), float(np.sqrt(variance))
 

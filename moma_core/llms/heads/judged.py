@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._numerics import sigmoid
 from moma_core.llms.heads.moe import MoEConfig, MoEHead, train_mixture
 from moma_core.types import FloatArray, LLMCard
 
@@ -158,23 +159,18 @@ def _five_outcome_loss(
     """The loss with its gradients in closed form, several times faster than by differences."""
     side = np.array([0.0, 1.0, -1.0, 1.0, -1.0])[outcome]
     tie, sign = outcome == 0, np.where(outcome >= 3, 1.0, -1.0)
-    t, by_t_of_eta = np.logaddexp(0.0, eta), _sigmoid(eta)
+    t, by_t_of_eta = np.logaddexp(0.0, eta), sigmoid(eta)
     up, down = gap - t, -gap - t
     lead = np.where(side < 0, down, up)  # of the winner, beyond the threshold
     strong = sign * form.strength * (lead - form.margin)
     won = log_sigmoid(lead) + log_sigmoid(strong)
-    by_lead = _sigmoid(-lead) + sign * form.strength * _sigmoid(-strong)
+    by_lead = sigmoid(-lead) + sign * form.strength * sigmoid(-strong)
     drawn = eta + np.logaddexp(np.log(2.0), eta) - 2.0 * t + log_sigmoid(-up) + log_sigmoid(-down)
-    by_gap = np.where(tie, _sigmoid(down) - _sigmoid(up), side * by_lead)
-    by_t = np.where(tie, _sigmoid(up) + _sigmoid(down) - 2.0, -by_lead)
-    by_eta = by_t * by_t_of_eta + np.where(tie, 1.0 + _sigmoid(eta - np.log(2.0)), 0.0)
+    by_gap = np.where(tie, sigmoid(down) - sigmoid(up), side * by_lead)
+    by_t = np.where(tie, sigmoid(up) + sigmoid(down) - 2.0, -by_lead)
+    by_eta = by_t * by_t_of_eta + np.where(tie, 1.0 + sigmoid(eta - np.log(2.0)), 0.0)
     loss, size = -np.where(tie, drawn, won), len(outcome)
     return float(loss.mean()), -by_gap / size, by_gap / size, -by_eta / size
-
-
-def _sigmoid(values: _Array) -> _Array:
-    result: _Array = 0.5 * (1.0 + np.tanh(0.5 * values))
-    return result
 
 
 _H = 1e-4
@@ -217,8 +213,8 @@ def pairwise_loss(values: _Array, scores: _Array) -> tuple[float, _Array]:
     better = np.maximum(scores[:, :, None] - scores[:, None, :], 0.0)  # (n, a, b): a beats b
     gap = values[:, :, None] - values[:, None, :]
     loss = float((better * np.logaddexp(0.0, -gap)).sum() / len(values))
-    slope = -better * 0.5 * (1.0 - np.tanh(0.5 * gap))
-    return loss, slope.sum(axis=2) - slope.sum(axis=1)
+    grad = -better * sigmoid(-gap)
+    return loss, grad.sum(axis=2) - grad.sum(axis=1)
 
 
 def best_llm_loss(values: _Array, scores: _Array) -> tuple[float, _Array]:
@@ -278,7 +274,7 @@ class JudgedHead:
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
         raw = self.net.outputs(embeddings)[:, : len(self.llms)].astype(np.float64)
-        return (0.5 * (1.0 + np.tanh(0.5 * (self.slope * raw + self.offset)))).astype(np.float32)
+        return sigmoid(self.slope * raw + self.offset).astype(np.float32)
 
     def tie_threshold(self, embeddings: FloatArray) -> FloatArray:
         """Return eta of each query (preference head), shape (n,)."""
@@ -314,7 +310,7 @@ def fit_preference(
     first, second = np.triu_indices(m, 1)
     bad = config.bad if config.form.grounded else None
 
-    def slope(rows: npt.NDArray[np.intp], raw: _Floats) -> _Floats:
+    def grad(rows: npt.NDArray[np.intp], raw: _Floats) -> _Floats:
         gradient = np.zeros(raw.shape)
         if not len(first):
             return gradient.astype(np.float32)
@@ -330,7 +326,7 @@ def fit_preference(
         return gradient.astype(np.float32)
 
     start = np.append(_start(scores), -1.0)
-    net = train_mixture(inputs, start, slope, llms, config.net, rng)
+    net = train_mixture(inputs, start, grad, llms, config.net, rng)
     return calibrate("preference", net, inputs, scores, llms)
 
 
@@ -365,16 +361,16 @@ def _fit(
     config: JudgedConfig,
     rng: np.random.Generator,
 ) -> JudgedHead:
-    def slope(rows: npt.NDArray[np.intp], raw: _Floats) -> _Floats:
+    def grad(rows: npt.NDArray[np.intp], raw: _Floats) -> _Floats:
         return loss(raw.astype(np.float64), scores[rows])[1].astype(np.float32)
 
-    net = train_mixture(inputs, np.zeros(scores.shape[1]), slope, llms, config.net, rng)
+    net = train_mixture(inputs, np.zeros(scores.shape[1]), grad, llms, config.net, rng)
     return calibrate(kind, net, inputs, scores, llms)
 
 
 def _start(scores: _Array) -> _Array:
-    level = np.clip(scores.mean(axis=0), 0.02, 0.98)
-    start: _Array = np.log(level / (1.0 - level))
+    mean = np.clip(scores.mean(axis=0), 0.02, 0.98)
+    start: _Array = np.log(mean / (1.0 - mean))
     return start
 
 
@@ -396,11 +392,13 @@ def calibrate(
     raw = net.outputs(inputs)[:, :m].astype(np.float64)
     slope, offset = 0.0, _start(scores)
     for _ in range(25):
-        chance = 0.5 * (1.0 + np.tanh(0.5 * (slope * raw + offset)))
-        pull, curve = chance - scores, np.maximum(chance * (1.0 - chance), 1e-4)
+        probability = sigmoid(slope * raw + offset)
+        residual, curve = probability - scores, np.maximum(probability * (1.0 - probability), 1e-4)
         middle = (curve * raw).sum(axis=0) / curve.sum(axis=0)
-        level = pull.sum(axis=0) / curve.sum(axis=0)
-        steep = ((pull - curve * level) * raw).sum() / ((curve * (raw - middle) ** 2).sum() + 1.0)
+        mean = residual.sum(axis=0) / curve.sum(axis=0)
+        steep = ((residual - curve * mean) * raw).sum() / (
+            (curve * (raw - middle) ** 2).sum() + 1.0
+        )
         slope = max(slope - float(np.clip(steep, -0.5, 0.5)), 0.0)
-        offset = offset - np.clip(level - steep * middle, -1.0, 1.0)
+        offset = offset - np.clip(mean - steep * middle, -1.0, 1.0)
     return JudgedHead(kind, llms, net, slope, offset)

@@ -32,12 +32,12 @@ class KernelConfig:
 
     Args:
         landmarks: Landmark queries; fewer when there are fewer than 3 queries for each.
-        sharpness: Kernel exp(-sharpness * squared distance).
+        gamma: Kernel exp(-gamma * squared distance).
         penalties: Ridge penalties to choose from, beside dropping the direction.
     """
 
     landmarks: int = 320
-    sharpness: float = 1.5
+    gamma: float = 1.5
     penalties: tuple[float, ...] = (0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
@@ -51,7 +51,7 @@ class KernelHead:
         squares: Squared length of each landmark, shape (k,).
         weights: Shape (k, m).
         bias: Shape (m,).
-        sharpness: Of the kernel.
+        gamma: Of the kernel.
     """
 
     kind: ClassVar[str] = "kernel"
@@ -60,20 +60,20 @@ class KernelHead:
     squares: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
-    sharpness: float
+    gamma: float
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
         squares = np.einsum("nd,nd->n", embeddings, embeddings)[:, None] + self.squares
         distances = squares - 2.0 * (embeddings @ self.landmarks.T)
-        similar = np.exp(np.float32(-self.sharpness) * distances)
+        similar = np.exp(np.float32(-self.gamma) * distances)
         raw = similar @ self.weights + self.bias
         quality: FloatArray = np.minimum(np.maximum(raw, 0.0), 1.0)  # np.clip is slow on one row
         return quality
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps beside `arrays`."""
-        return {"sharpness": self.sharpness}
+        return {"gamma": self.gamma}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps."""
@@ -91,7 +91,7 @@ class KernelHead:
             arrays["squares"],
             arrays["weights"],
             arrays["bias"],
-            config["sharpness"],
+            config["gamma"],
         )
 
 
@@ -106,22 +106,22 @@ def fit_kernel(
     points = inputs.astype(np.float64)
     landmarks = find_centres(points, max(1, min(config.landmarks, len(points) // 3)), rng)
     values, vectors = np.linalg.eigh(
-        np.exp(-config.sharpness * squared_distances(landmarks, landmarks))
+        np.exp(-config.gamma * squared_distances(landmarks, landmarks))
     )
     whiten = vectors / np.sqrt(np.maximum(values, 1e-6))
-    features = np.exp(-config.sharpness * squared_distances(points, landmarks)) @ whiten  # (n, k)
-    centre, level = features.mean(axis=0), scores.mean(axis=0)
-    directions = np.linalg.eigh((scores - level).T @ (scores - level))[1]  # (m, m)
-    solved = _ridge_by_gcv(features - centre, (scores - level) @ directions, config.penalties)
+    features = np.exp(-config.gamma * squared_distances(points, landmarks)) @ whiten  # (n, k)
+    centre, mean = features.mean(axis=0), scores.mean(axis=0)
+    directions = np.linalg.eigh((scores - mean).T @ (scores - mean))[1]  # (m, m)
+    solved = _ridge_by_gcv(features - centre, (scores - mean) @ directions, config.penalties)
     weights = whiten @ solved @ directions.T
-    bias = level - centre @ solved @ directions.T
+    bias = mean - centre @ solved @ directions.T
     return KernelHead(
         llms,
         landmarks.astype(np.float32),
         (landmarks**2).sum(axis=1).astype(np.float32),
         weights.astype(np.float32),
         bias.astype(np.float32),
-        config.sharpness,
+        config.gamma,
     )
 
 

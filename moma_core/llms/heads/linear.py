@@ -67,11 +67,11 @@ class LinearHead:
 
 def ridge(inputs: _Array, targets: _Array, penalty: float) -> tuple[_Array, _Array]:
     """Return weights (d, m) and bias (m,) of a ridge regression with a free intercept."""
-    centre, level = inputs.mean(axis=0), targets.mean(axis=0)
+    centre, mean = inputs.mean(axis=0), targets.mean(axis=0)
     centred = inputs - centre
     gram = centred.T @ centred + penalty * np.eye(inputs.shape[1])
-    weights: _Array = np.linalg.solve(gram, centred.T @ (targets - level))
-    bias: _Array = level - centre @ weights
+    weights: _Array = np.linalg.solve(gram, centred.T @ (targets - mean))
+    bias: _Array = mean - centre @ weights
     return weights, bias
 
 

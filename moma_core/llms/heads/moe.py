@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._numerics import sigmoid
 from moma_core.types import FloatArray, LLMCard
 
 __all__ = [
@@ -42,7 +43,7 @@ class MoEConfig:
         rate: Adam's first step size; it falls to zero along a cosine.
         decay: Weight decay, decoupled.
         dropout: Share of inputs dropped.
-        balance: Strength of the pull towards experts that are used equally often.
+        balance: Weight of the penalty that asks for experts that are used equally often.
     """
 
     experts: int = 8
@@ -74,7 +75,7 @@ class MoEHead:
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
-        return _sigmoid(self.outputs(embeddings))
+        return sigmoid(self.outputs(embeddings)).astype(np.float32)
 
     def outputs(self, embeddings: FloatArray) -> FloatArray:
         """Return the blended outputs of the experts before the sigmoid, shape (n, outputs)."""
@@ -108,35 +109,36 @@ def fit_moe(
     """Fit on inputs (n, d) and complete scores (n, m) by Adam on the cross-entropy."""
     targets = scores.astype(np.float32)
 
-    def slope(rows: npt.NDArray[np.intp], logits: _Floats) -> _Floats:
-        return _sigmoid(logits) - targets[rows]
+    def grad(rows: npt.NDArray[np.intp], logits: _Floats) -> _Floats:
+        return sigmoid(logits).astype(np.float32) - targets[rows]
 
-    level = np.clip(scores.mean(axis=0), 0.02, 0.98)
-    return train_mixture(inputs, np.log(level / (1.0 - level)), slope, llms, config, rng)
+    mean = np.clip(scores.mean(axis=0), 0.02, 0.98)
+    return train_mixture(inputs, np.log(mean / (1.0 - mean)), grad, llms, config, rng)
 
 
 def train_mixture(
     inputs: FloatArray,
     start: npt.NDArray[np.float64],
-    slope: Callable[[npt.NDArray[np.intp], _Floats], _Floats],
+    grad: Callable[[npt.NDArray[np.intp], _Floats], _Floats],
     llms: tuple[LLMCard, ...],
     config: MoEConfig,
     rng: np.random.Generator,
-    level: tuple[_Floats, _Floats] | None = None,
+    *,
+    moments: tuple[_Floats, _Floats] | None = None,
 ) -> MoEHead:
-    """Return a mixture trained by Adam on whatever loss ``slope`` is the gradient of.
+    """Return a mixture trained by Adam on whatever loss ``grad`` is the gradient of.
 
     Args:
         inputs: Shape (n, d); only a batch at a time is copied, so it may lie on disk.
         start: First output of every expert, shape (outputs,).
-        slope: Gradient of a query's loss by the mixture's outputs, from rows (B,) of ``inputs``
+        grad: Gradient of a query's loss by the mixture's outputs, from rows (B,) of ``inputs``
             and outputs (B, outputs), shape (B, outputs).
         llms: Cards of the first outputs.
         config: How to build and train.
         rng: Source of every random choice.
-        level: Mean and standard deviation of the inputs, shape (d,) each, when already known.
+        moments: Mean and standard deviation of the inputs, shape (d,) each, when already known.
     """
-    centre, spread = level or (inputs.mean(axis=0), inputs.std(axis=0))
+    centre, spread = moments or (inputs.mean(axis=0), inputs.std(axis=0))
     spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
     weights = initial(inputs.shape[1], start, config, rng)
     size = batch_size(len(inputs), config)
@@ -144,7 +146,7 @@ def train_mixture(
     for rows, dropped in batches(inputs, (centre, spread), config, rng, size):
         forward = _forward(dropped, weights, config.top)
         optimiser.step(
-            weights, _gradients(dropped, forward, slope(rows, forward[0]), weights, config)
+            weights, _gradients(dropped, forward, grad(rows, forward[0]), weights, config)
         )
     return MoEHead(
         llms, {**weights, "centre": centre, "spread": spread}, min(config.top, config.experts)
@@ -158,7 +160,7 @@ def batch_size(n: int, config: MoEConfig) -> int:
 
 def batches(
     inputs: FloatArray,
-    level: tuple[_Floats, _Floats],
+    moments: tuple[_Floats, _Floats],
     config: MoEConfig,
     rng: np.random.Generator,
     size: int,
@@ -167,12 +169,12 @@ def batches(
 
     Args:
         inputs: Shape (n, d); may lie on disk.
-        level: Centre and spread of the inputs, shape (d,) each.
+        moments: Centre and spread of the inputs, shape (d,) each.
         config: Epochs and dropout.
         rng: Source of order and dropout.
         size: Rows of a step; the last one of an epoch has what is left.
     """
-    centre, spread = level
+    centre, spread = moments
     for _ in range(config.epochs):
         order = rng.permutation(len(inputs))
         for first in range(0, len(inputs), size):
@@ -220,17 +222,17 @@ def _forward(
 def _gradients(
     inputs: _Floats,
     forward: tuple[_Floats, _Floats, _Floats, _Floats],
-    slope: _Floats,
+    grad: _Floats,
     weights: _Weights,
     config: MoEConfig,
 ) -> _Weights:
-    """Gradients of the mean loss of slope (B, m), plus the pull towards balanced experts."""
+    """Gradients of the mean loss, whose gradient by the outputs is ``grad`` (B, m)."""
     _, gate, hidden, outputs = forward
     size, experts, width = hidden.shape
-    slope = slope / np.float32(size)
-    to_outputs = gate[:, :, None] * slope[:, None, :]  # (B, K, m)
+    grad = grad / np.float32(size)
+    to_outputs = gate[:, :, None] * grad[:, None, :]  # (B, K, m)
     crowding = np.float32(config.balance * experts / size) * gate.mean(axis=0)  # (K,)
-    to_gate = (outputs @ slope[:, :, None])[:, :, 0] + crowding  # (B, K)
+    to_gate = (outputs @ grad[:, :, None])[:, :, 0] + crowding  # (B, K)
     to_choice = gate * (to_gate - (gate * to_gate).sum(axis=1, keepdims=True))
     by_expert = to_outputs.transpose(1, 0, 2)  # (K, B, m)
     to_hidden = (by_expert @ weights["output"].transpose(0, 2, 1)).transpose(1, 0, 2) * (hidden > 0)
@@ -274,8 +276,3 @@ def _top_softmax(logits: _Floats, top: int) -> _Floats:
     weights = np.exp(kept - kept.max(axis=1, keepdims=True))
     gate: _Floats = weights / weights.sum(axis=1, keepdims=True)
     return gate
-
-
-def _sigmoid(logits: _Floats) -> _Floats:
-    chance: _Floats = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
-    return chance

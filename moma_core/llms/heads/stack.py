@@ -1,7 +1,7 @@
 """Stacked head: a weighted sum of other heads, weights learnt on queries they were not fitted on.
 
-A prediction is split into the query's level (mean over LLMs: how easy it is) and each LLM's
-spread around it. Both parts get non-negative weights of their own by least squares, each LLM's
+A prediction is split into the query's ease (its mean over LLMs) and each LLM's spread around it.
+Both parts get non-negative weights of their own by least squares, each LLM's
 training mean being the origin. Spread that does not generalise is so shrunk towards "the LLM that
 is best overall", which keeps the performance preference from chasing noise.
 """
@@ -34,17 +34,17 @@ class StackWeights:
 
     Args:
         base: Training mean of each LLM, shape (m,).
-        levels: Mean level of each member's predictions, shape (h,).
-        spreads: Mean spread of each member's predictions, shape (h, m).
-        level: Weight of each member's level, shape (h,).
-        spread: Weight of each member's spread, shape (h,).
+        ease_means: Mean ease in each member's predictions, shape (h,).
+        spread_means: Mean spread in each member's predictions, shape (h, m).
+        ease_weights: Weight of each member's ease, shape (h,).
+        spread_weights: Weight of each member's spread, shape (h,).
     """
 
     base: _Array
-    levels: _Array
-    spreads: _Array
-    level: _Array
-    spread: _Array
+    ease_means: _Array
+    spread_means: _Array
+    ease_weights: _Array
+    spread_weights: _Array
 
     def blend(self, predictions: _Array) -> _Array:
         """Return quality in (0, 1), shape (n, m), from predictions of shape (h, n, m).
@@ -54,9 +54,13 @@ class StackWeights:
         h, n, m = predictions.shape
         flat = predictions.reshape(h, n * m)
         means = flat.reshape(h, n, m) @ np.full(m, 1.0 / m)  # (h, n); np.mean is slow on one row
-        common = (self.level - self.spread) @ means  # (n,)
-        origin = self.base - self.level @ self.levels - self.spread @ self.spreads
-        raw: _Array = (self.spread @ flat).reshape(n, m) + common[:, None] + origin
+        common = (self.ease_weights - self.spread_weights) @ means  # (n,)
+        origin = (
+            self.base
+            - self.ease_weights @ self.ease_means
+            - self.spread_weights @ self.spread_means
+        )
+        raw: _Array = (self.spread_weights @ flat).reshape(n, m) + common[:, None] + origin
         if raw.max(initial=0.0) > 1.0 - _SOFT:
             high = 1.0 - _SOFT * np.exp(-np.maximum(raw - (1.0 - _SOFT), 0.0) / _SOFT)
             raw = np.where(raw > 1.0 - _SOFT, high, raw)
@@ -79,13 +83,15 @@ def fit_weights(
 
     base, means = scores.mean(axis=0), predictions.mean(axis=2)
     spread = predictions - means[:, :, None]
-    levels, spreads = means.mean(axis=1), spread.mean(axis=1)
-    true_level = scores.mean(axis=1)
-    around = scores - true_level[:, None] - (base - base.mean())
+    ease_means, spread_means = means.mean(axis=1), spread.mean(axis=1)
+    true_ease = scores.mean(axis=1)
+    around = scores - true_ease[:, None] - (base - base.mean())
     kept = observed.ravel()
-    by_spread = (spread - spreads[:, None, :]).reshape(len(predictions), -1)[:, kept].T
-    level = nnls((means - levels[:, None]).T, true_level - base.mean())[0]
-    return StackWeights(base, levels, spreads, level, nnls(by_spread, around.ravel()[kept])[0])
+    by_spread = (spread - spread_means[:, None, :]).reshape(len(predictions), -1)[:, kept].T
+    ease = nnls((means - ease_means[:, None]).T, true_ease - base.mean())[0]
+    return StackWeights(
+        base, ease_means, spread_means, ease, nnls(by_spread, around.ravel()[kept])[0]
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
