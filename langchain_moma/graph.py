@@ -18,6 +18,7 @@ from langchain_moma.decision import (
     decision_in,
     dispatch,
     excluded_in,
+    names_of,
     preference_in,
     record,
     refuse_without_llms,
@@ -209,14 +210,10 @@ def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, st
     Raises:
         InvalidInputError: They are no names.
     """
-    if isinstance(destinations, str):
-        raise InvalidInputError(
-            f"destinations are a list of names, got one text. Write [{destinations!r}]."
-        )
     if isinstance(destinations, Mapping):
         nodes = dict(destinations)
     else:
-        nodes = {name: name for name in destinations or ()}
+        nodes = {name: name for name in names_of(destinations, "destinations")}
     for name in (*nodes, *nodes.values()):
         if not isinstance(name, str):
             raise InvalidInputError(

@@ -30,7 +30,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,6 +120,7 @@ class Fallback(Iterator["Attempt"]):
             out.
         fallback_on: Errors after which the next LLM is asked, instead of the rule above.
         passing: Exceptions that say nothing of the LLM, such as a framework's interrupts; raised.
+        on_failure: Called with each failure, also with one that is raised.
 
     Example:
         >>> fallback = Fallback(["small", "large"], Health())
@@ -142,6 +143,7 @@ class Fallback(Iterator["Attempt"]):
         windows: Mapping[str, int | None] | None = None,
         fallback_on: FallbackOn | None = None,
         passing: tuple[type[BaseException], ...] = (),
+        on_failure: Callable[[Failure], None] | None = None,
     ) -> None:
         self.health = health
         self.failures: list[Failure] = []
@@ -149,6 +151,7 @@ class Fallback(Iterator["Attempt"]):
         self._names = iter(names)
         self._windows = windows or {}
         self._fallback_on = fallback_on
+        self._on_failure = on_failure
         self._passed_over: list[str] = []
         self._floor = 0
         self._done = False
@@ -157,13 +160,13 @@ class Fallback(Iterator["Attempt"]):
         """Return the next attempt."""
         while not self._done:
             for name in self._names:
-                if not self._fits(name):
+                if not self.fits(name):
                     continue
                 if available([name], self.health):
                     return Attempt(name, self)
                 self._passed_over.append(name)
             self._done = True
-            for name in filter(self._fits, self._passed_over):
+            for name in filter(self.fits, self._passed_over):
                 return Attempt(name, self)
         raise StopIteration
 
@@ -173,6 +176,8 @@ class Fallback(Iterator["Attempt"]):
         self.failures.append(failure)
         if failure.fault == "overflow":
             self._floor = max(self._floor, self._windows.get(name) or 0)
+        if self._on_failure is not None:
+            self._on_failure(failure)
         return failure
 
     def goes_on(self, failure: Failure) -> bool:
@@ -204,7 +209,12 @@ class Fallback(Iterator["Attempt"]):
             )
         return first.error
 
-    def _fits(self, name: str) -> bool:
+    def attempt(self, name: str) -> Attempt:
+        """Return an attempt at an LLM of the caller's choice, whatever its circuit."""
+        return Attempt(name, self)
+
+    def fits(self, name: str) -> bool:
+        """Say whether an LLM's window is larger than those that overflowed, as far as is known."""
         window = self._windows.get(name)
         return window is None or window > self._floor
 
@@ -225,26 +235,36 @@ class Attempt:
         self._held: list[Any] = []
         self._watch: AbstractContextManager[None] | None = None
 
-    def chunks(self, chunk: _Chunk, *, empty: bool) -> Sequence[_Chunk]:
-        """Return the chunks to pass on now; empty ones are held back until one says something."""
+    def chunks(
+        self, chunk: _Chunk, *, empty: bool, mark: Callable[[_Chunk], _Chunk] | None = None
+    ) -> list[_Chunk]:
+        """Return the chunks to pass on now; empty ones are held back until one says something.
+
+        Args:
+            chunk: The stream's next one.
+            empty: Whether it says nothing.
+            mark: Changes the first chunk that is passed on.
+        """
         if empty and not self.committed:
             self._held.append(chunk)
-            return ()
-        self.committed = True
-        held, self._held = self._held, []
-        return [*held, chunk]
+            return []
+        return [chunk] if self.committed else self._commit([*self._held, chunk], mark)
 
-    def rest(self) -> Sequence[Any]:
+    def rest(self, mark: Callable[[Any], Any] | None = None) -> list[Any]:
         """Return what is still held back at the end of a stream.
 
         Raises:
             EmptyAnswerError: Not one chunk came.
         """
-        if not self.committed and not self._held:
+        if self.committed:
+            return []
+        if not self._held:
             raise EmptyAnswerError(f"LLM {self.name!r} ended its answer before the first chunk.")
-        held, self._held = self._held, []
+        return self._commit(self._held, mark)
+
+    def _commit(self, chunks: list[Any], mark: Callable[[Any], Any] | None) -> list[Any]:
         self.committed = True
-        return held
+        return chunks if mark is None else [mark(chunks[0]), *chunks[1:]]
 
     def __enter__(self) -> Attempt:
         passing = (*self._fallback.passing, _NotItsFault)

@@ -75,8 +75,11 @@ def test_the_preference_decides_for_each_call() -> None:
     assert who(both.invoke(ASK, excluded)) == SMALL
     purse = both.configurable_fields(preference=ConfigurableField(id="purse"))
     assert who(purse.invoke(ASK, {"configurable": {"purse": "cost:0"}})) == SMALL
-    with pytest.raises(InvalidInputError, match="list of names"):
-        both.invoke(ASK, {"configurable": {"moma_exclude": LARGE}})
+    assert who(both.invoke(ASK, {"configurable": {"moma_exclude": LARGE}})) == SMALL
+    part_of_a_name = {"configurable": {"moma_exclude": "gpt-4o"}}
+    assert who(both.invoke(ASK, part_of_a_name)) == LARGE
+    with pytest.raises(InvalidInputError, match="takes names"):
+        both.invoke(ASK, {"configurable": {"moma_exclude": 5}})
 
 
 def test_one_run_of_ours_and_one_of_the_llm_with_true_usage() -> None:

@@ -286,8 +286,8 @@ def test_what_cannot_work_is_refused_when_built(router: MoMARouter) -> None:
         MoMAMiddleware(router, max_tools=0)
     with pytest.raises(InvalidInputError, match="max_tools=8"):
         MoMAMiddleware(router, max_tools="8")
-    with pytest.raises(InvalidInputError, match="always is a list"):
-        MoMAMiddleware(router, always="weather")
+    with pytest.raises(InvalidInputError, match="always takes names"):
+        MoMAMiddleware(router, always=5)
     with pytest.raises(InvalidInputError, match="chat models by name"):
         MoMAMiddleware(router, llms=[ScriptedChat()])
     with pytest.raises(InvalidInputError, match="must be a MoMARouter"):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import Field, SkipValidation
 
-from langchain_moma.calls import Ask, ChatPool
+from langchain_moma.calls import ChatCalls, ChatRequest
 from langchain_moma.chat import ChatMoMA
+from langchain_moma.decision import names_of
 from langchain_moma.messages import some_query_of
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
@@ -20,13 +20,12 @@ from moma_core import (
     InvalidInputError,
     LLMRouter,
     MoMARouter,
-    NoTargetError,
     Preference,
     RoutingDecision,
     RoutingEncoder,
 )
 from moma_core.health import Health
-from moma_core.llms.selection import parse_preference, preference_name
+from moma_core.llms.selection import parse_preference
 from moma_core.types import Cost
 
 __all__ = [
@@ -152,42 +151,24 @@ class _Roles:
 
 
 @dataclass(frozen=True)
-class _RolePool(ChatPool):
+class _RoleCalls(ChatCalls):
     """Chooses the LLM of one role; fallbacks stay within what that LLM would have cost."""
 
     role: str = ""
     roles: _Roles = field(kw_only=True)
 
-    def decide(self, ask: Ask) -> RoutingDecision:
-        """Give the role its LLM, or the next best where that one cannot take this call.
-
-        Raises:
-            NoTargetError: None can.
-        """
-        eligible = self.eligible(ask)
-        if not eligible:
-            raise NoTargetError(self._why_nobody(ask))
-        well = [name for name in eligible if not self.health.is_open(name)] or eligible
-        start = time.perf_counter()
-        text = some_query_of(ask.messages).text
-        everyone, candidates = self.roles.assigned(text, ask.preference, list(self.llms))
+    def _choose(self, request: ChatRequest, names: Sequence[str]) -> RoutingDecision:
+        """Give the role its LLM, or the next best where that one cannot take this call."""
+        query = some_query_of(request.messages)
+        everyone, candidates = self.roles.assigned(query.text, request.preference, list(self.llms))
         wanted = everyone[self.role]
         ranked = sorted(
-            (one for one in candidates if one.name in well), key=lambda one: _after(one, wanted)
+            (one for one in candidates if one.name in names), key=lambda one: _after(one, wanted)
         )
         best = ranked[0]
         reason = f"{self.role} gets {best.name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}"
-        decision = RoutingDecision(
-            "llm",
-            (best.name,),
-            best.score,
-            tuple(ranked),
-            preference_name(parse_preference(ask.preference)),
-            reason,
-            cost=best.cost,
-        )
-        self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, self.surface)
-        return decision
+        made = self.router.choose_llm(query, best.name, request.preference)  # what feedback needs
+        return replace(made, candidates=tuple(ranked), reason=reason)
 
 
 def _after(one: Candidate, wanted: Candidate) -> tuple[bool, bool, float]:
@@ -208,13 +189,14 @@ class RoleChat(ChatMoMA):
     roles: SkipValidation[_Roles] = Field(exclude=True, repr=False)
 
     @property
-    def _pool(self) -> ChatPool:
-        return _RolePool(
+    def _calls(self) -> ChatCalls:
+        return _RoleCalls(
             self.router,
             self.llms,
             self.health,
             self.telemetry,
             surface=self.role,
+            fallback_on=self.fallback_on,
             role=self.role,
             roles=self.roles,
         )
@@ -326,12 +308,15 @@ def _moma(router: LLMRouter | HasLLMs, encoder: Encoder | None) -> MoMARouter:
 
 
 def _shares(roles: Sequence[str] | Mapping[str, float | RoleShare]) -> dict[str, RoleShare]:
-    named: Mapping[str, Any] = roles if isinstance(roles, Mapping) else dict.fromkeys(roles, 1.0)
+    if isinstance(roles, Mapping):
+        named: Mapping[str, Any] = roles
+    else:
+        named = dict.fromkeys(names_of(roles, "roles"), 1.0)
     shares = {
         role: share if isinstance(share, RoleShare) else RoleShare(share)
         for role, share in named.items()
     }
-    if isinstance(roles, str) or not shares:
+    if not shares:
         raise InvalidInputError(f"name the roles, got {roles!r}. Write roles=['coder', 'tester'].")
     for role, share in shares.items():
         if not (share.weight > 0 and share.calls > 0):
