@@ -18,7 +18,6 @@ from langchain_moma.decision import (
     decision_in,
     dispatch,
     excluded_in,
-    names_of,
     preference_in,
     record,
     refuse_without_llms,
@@ -213,7 +212,8 @@ def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, st
     if isinstance(destinations, Mapping):
         nodes = dict(destinations)
     else:
-        nodes = {name: name for name in names_of(destinations, "destinations")}
+        listed = [destinations] if isinstance(destinations, str) else destinations or ()
+        nodes = {name: name for name in listed}
     for name in (*nodes, *nodes.values()):
         if not isinstance(name, str):
             raise InvalidInputError(

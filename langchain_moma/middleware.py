@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextvars import ContextVar, Token
+from contextvars import Token
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NotRequired
 from uuid import UUID
@@ -201,6 +202,7 @@ def _answered_before(messages: Sequence[BaseMessage]) -> Iterator[str]:
 
 
 _KEY = "moma_turn"
+_GIVEN_UP = 32  # failed calls that are remembered, for an outer fallback to ask again
 
 
 class MoMAAgentState(AgentState[Any]):
@@ -284,6 +286,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self._preference, self._max_latency = preference, max_latency
         self._always = frozenset(names_of(always, "always"))
         self._seen: set[str] = set()
+        self._given_up: deque[tuple[Any, BaseChatModel]] = deque(maxlen=_GIVEN_UP)
         self._calls: ChatCalls | None = None
         if llms is not None:
             self._calls = ChatCalls(
@@ -301,7 +304,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             dispatch(_event(turn), ensure_config())
         request = self._bound(request, turn)
         calls = self._calls
-        if calls is None or _is_replaced(request):
+        if calls is None or self._is_anothers(request, calls):
             return _kept(handler(request), turn)
         witness = Witness()
 
@@ -309,7 +312,11 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             with witness:
                 return handler(_for_llm(request, calls.llms[name], name))
 
-        response = calls.call(self._request(request), ask, ensure_config(), witness.marked)
+        try:
+            response = calls.call(self._request(request), ask, ensure_config(), witness.marked)
+        except Exception:
+            self._given_up.append((request.state, request.model))
+            raise
         return _kept(response, turn)
 
     async def awrap_model_call(
@@ -328,7 +335,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             await adispatch(_event(turn), ensure_config())
         request = self._bound(request, turn)
         calls = self._calls
-        if calls is None or _is_replaced(request):
+        if calls is None or self._is_anothers(request, calls):
             return _kept(await handler(request), turn)
         witness = Witness()
 
@@ -336,7 +343,12 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             with witness:
                 return await handler(_for_llm(request, calls.llms[name], name))
 
-        response = await calls.acall(self._request(request), ask, ensure_config(), witness.marked)
+        asked = self._request(request)
+        try:
+            response = await calls.acall(asked, ask, ensure_config(), witness.marked)
+        except Exception:
+            self._given_up.append((request.state, request.model))
+            raise
         return _kept(response, turn)
 
     def wrap_tool_call(
@@ -379,6 +391,14 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         """Return the tools that the router decides about; one that it lost stays masked."""
         self._seen.update(self.router.agents.names)
         return self._seen
+
+    def _is_anothers(self, request: ModelRequest[Any], calls: ChatCalls) -> bool:
+        """Say whether an outer middleware, once all our LLMs failed, asks one of its own."""
+        ours = any(request.model is llm for llm in calls.llms.values())
+        return any(
+            state is request.state and (model is not request.model or not ours)
+            for state, model in list(self._given_up)
+        )
 
     def _open(self, turn: TurnRecord) -> set[str]:
         agents = self.router.agents
@@ -444,18 +464,6 @@ def _for_llm(request: ModelRequest[Any], llm: BaseChatModel, name: str) -> Model
         tools=portable_tools(request.tools, llm),
         model_settings=portable_options(request.model_settings, llm),
     )
-
-
-_first_model: ContextVar[tuple[Any, BaseChatModel] | None] = ContextVar("first", default=None)
-
-
-def _is_replaced(request: ModelRequest[Any]) -> bool:
-    """Say whether an outer middleware, such as a fallback, asks again with a model of its own."""
-    first = _first_model.get()
-    if first is None or first[0] is not request.state:
-        _first_model.set((request.state, request.model))
-        return False
-    return first[1] is not request.model
 
 
 class Witness(BaseCallbackHandler):
