@@ -20,7 +20,14 @@ from langgraph.errors import GraphBubbleUp
 from pydantic import Field, SkipValidation
 
 from langchain_moma.calls import CallRunnable, check_chat_models, says_nothing, window_of
-from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch, excluded_in, preference_in
+from langchain_moma.decision import (
+    FALLBACK_EVENT,
+    adispatch,
+    check_wish,
+    dispatch,
+    excluded_in,
+    preference_in,
+)
 from langchain_moma.messages import (
     LLM_KEY,
     portable_messages,
@@ -31,7 +38,6 @@ from moma_core import CascadeRouter, Encoder, InvalidInputError, Preference, Rou
 from moma_core.fallback import Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
 from moma_core.llms.cascade import Accept, Ask, CascadePlan
-from moma_core.llms.selection import parse_preference
 from moma_core.training.judge import final_answer
 
 __all__ = [
@@ -93,7 +99,7 @@ class ChatCascade(CallRunnable, BaseChatModel):
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         _check(self.router, self.llms)
-        parse_preference(self.preference)
+        check_wish(self.preference, self.max_latency)
         check_fallback_on(self.fallback_on)
         self.router.base.check_encoder(self.encoder.fingerprint)
 

@@ -29,13 +29,18 @@ from langchain_moma.calls import (
     How,
     Needs,
 )
-from langchain_moma.decision import PREFERENCE, did_you_mean, excluded_in, preference_in
+from langchain_moma.decision import (
+    PREFERENCE,
+    check_wish,
+    did_you_mean,
+    excluded_in,
+    preference_in,
+)
 from langchain_moma.messages import messages_in, portable_options, portable_tools
 from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, Preference, UnknownNameError
 from moma_core.fallback import FallbackOn
 from moma_core.health import Health
-from moma_core.llms.selection import check_latency, parse_preference
 
 __all__ = [
     "ChatMoMA",
@@ -99,8 +104,7 @@ class ChatMoMA(CallRunnable, BaseChatModel):
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         self._calls.check()
-        parse_preference(self.preference)
-        check_latency(self.max_latency)
+        check_wish(self.preference, self.max_latency)
 
     @property
     def _calls(self) -> ChatCalls:

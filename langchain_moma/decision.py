@@ -22,6 +22,7 @@ from moma_core import (
     RoutingState,
     UnknownNameError,
 )
+from moma_core.llms.selection import check_latency, parse_preference
 
 __all__ = [
     "DECISION_KEY",
@@ -33,6 +34,7 @@ __all__ = [
     "adispatch",
     "check_registered",
     "check_router",
+    "check_wish",
     "decision_in",
     "did_you_mean",
     "dispatch",
@@ -152,6 +154,16 @@ def preference_in(
     return default if chosen is None else chosen
 
 
+def check_wish(preference: str | Preference | None, max_latency: float | None = None) -> Preference:
+    """Return the preference that words mean, so that a slip shows when something is built.
+
+    Raises:
+        InvalidPreferenceError: There is no such preference, or the latency is no number.
+    """
+    check_latency(max_latency)
+    return parse_preference(preference)
+
+
 def excluded_in(config: RunnableConfig | None) -> frozenset[str]:
     """Return the names that may not be chosen in this call; a text is one name.
 
@@ -183,7 +195,7 @@ def names_of(names: Iterable[str] | str | None, parameter: str) -> tuple[str, ..
 
 
 def dispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
-    """Send an event, `moma.route` unless told otherwise, to whoever listens to this run."""
+    """Send an event, `moma.route` by default, to whoever listens to this run."""
     if _inside_run(config):
         dispatch_custom_event(event, data, config=config)
 

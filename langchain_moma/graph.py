@@ -15,6 +15,7 @@ from langgraph.types import Command, Send
 from langchain_moma.decision import (
     MoMARecord,
     check_registered,
+    check_wish,
     decision_in,
     dispatch,
     excluded_in,
@@ -38,7 +39,6 @@ from moma_core import (
     UnknownNameError,
 )
 from moma_core.errors import InvalidQueryError
-from moma_core.llms.selection import parse_preference
 
 __all__ = [
     "Destinations",
@@ -81,6 +81,7 @@ class Destinations:
         preference: As in `MoMARouter.route`.
         telemetry: Receives the decisions.
         several: Whether a query may go to several agents.
+        max_latency: As in `MoMARouter.route`.
 
     Raises:
         UnknownNameError: A name is not registered with the router.
@@ -95,25 +96,11 @@ class Destinations:
     preference: str | Preference | None
     telemetry: Telemetry
     several: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        router: MoMARouter,
-        destinations: Sequence[str] | Mapping[str, str],
-        llm: str | None,
-        default: str | None,
-        preference: str | Preference | None,
-        telemetry: Telemetry | None,
-        several: Several,
-    ) -> Destinations:
-        """Take what `as_node` and `as_edge` are given."""
-        nodes, told = named_nodes(destinations), telemetry or Telemetry()
-        return cls(router, nodes, llm, default, preference, told, several != "first")
+    max_latency: float | None = None
 
     def __post_init__(self) -> None:
         check_registered(self.router, self.nodes)
-        parse_preference(self.preference)
+        check_wish(self.preference, self.max_latency)
         if not self.names:
             raise InvalidInputError(
                 "a router needs somewhere to go, got no destination. Name the nodes, for example "
@@ -153,7 +140,12 @@ class Destinations:
         start = time.perf_counter()
         try:
             decision = self.router.route(
-                query, preference, state, exclude=out, several=self.several
+                query,
+                preference,
+                state,
+                exclude=out,
+                several=self.several,
+                max_latency=self.max_latency,
             )
         except NoTargetError as error:
             if self.default is None:
@@ -264,6 +256,7 @@ def as_node(
     llm: str | None = None,
     default: str | None = None,
     preference: str | Preference | None = None,
+    max_latency: float | None = None,
     several: Several = "first",
     active_agent: str | None = None,
     telemetry: Telemetry | None = None,
@@ -284,6 +277,7 @@ def as_node(
         default: Node for what neither an agent nor an LLM can take; else `NoTargetError` is raised.
         preference: As in `MoMARouter.route`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``.
+        max_latency: As in `MoMARouter.route`.
         several: ``"first"``: each query goes to one agent. Else one that asks for several things
             may go to several: ``"parallel"`` sends to all at once, each with its own decision;
             ``"in_order"`` goes to the first, to the next whenever the graph comes back to this
@@ -313,7 +307,16 @@ def as_node(
         ('WRITE HELLO IN CAPITALS', ['shout'])
     """
     check_several(several)
-    ways = Destinations.of(router, destinations, llm, default, preference, telemetry, several)
+    ways = Destinations(
+        router,
+        named_nodes(destinations),
+        llm,
+        default,
+        preference,
+        telemetry or Telemetry(),
+        several=several != "first",
+        max_latency=max_latency,
+    )
     node = _Node(ways, several, active_agent)
 
     def decide(state: Any, config: RunnableConfig) -> Command[Any]:
@@ -333,6 +336,7 @@ def as_edge(
     llm: str | None = None,
     default: str | None = None,
     preference: str | Preference | None = None,
+    max_latency: float | None = None,
     several: Literal["first", "parallel"] = "first",
     telemetry: Telemetry | None = None,
     name: str = _NAME,
@@ -348,6 +352,7 @@ def as_edge(
         llm: As in `as_node`.
         default: As in `as_node`.
         preference: As in `as_node`.
+        max_latency: As in `as_node`.
         several: As in `as_node`; an edge cannot come back, so not in order.
         telemetry: Counters.
         name: Name of the branch; two edges from one node need different ones.
@@ -369,7 +374,16 @@ def as_edge(
         'WRITE HELLO IN CAPITALS'
     """
     check_several(several, ("first", "parallel"))
-    ways = Destinations.of(router, destinations, llm, default, preference, telemetry, several)
+    ways = Destinations(
+        router,
+        named_nodes(destinations),
+        llm,
+        default,
+        preference,
+        telemetry or Telemetry(),
+        several=several != "first",
+        max_latency=max_latency,
+    )
 
     def path(state: Any, config: RunnableConfig) -> str | list[Send]:
         stops, record = ways.route(_conversation(state), _get(state, _KEY), config)

@@ -42,6 +42,7 @@ from langchain_moma.cards import agent_cards_from_tools
 from langchain_moma.decision import (
     adispatch,
     check_router,
+    check_wish,
     decision_in,
     dispatch,
     excluded_in,
@@ -69,7 +70,6 @@ from moma_core import (
 )
 from moma_core.fallback import FallbackOn
 from moma_core.health import Health
-from moma_core.llms.selection import check_latency, parse_preference
 from moma_core.types import Words
 
 __all__ = [
@@ -281,8 +281,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self.telemetry = telemetry or Telemetry()
         check_router(router)
         self._shortlist = Shortlist(router, max_tools)
-        parse_preference(preference)  # a slip shows now, not in the first turn
-        check_latency(max_latency)
+        check_wish(preference, max_latency)
         self._preference, self._max_latency = preference, max_latency
         self._always = frozenset(names_of(always, "always"))
         self._seen: set[str] = set()

@@ -38,6 +38,7 @@ from langchain_moma.decision import (
     PREFERENCE,
     adispatch,
     check_registered,
+    check_wish,
     dispatch,
     excluded_in,
     preference_in,
@@ -48,7 +49,6 @@ from langchain_moma.messages import TEXT_KEYS, RouterInput, last_turn, messages_
 from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
 from moma_core import InvalidInputError, MoMARouter, NoTargetError, Preference, UnknownNameError
-from moma_core.llms.selection import parse_preference
 
 __all__ = [
     "Arguments",
@@ -303,8 +303,8 @@ class InOrder(Runnable[RouterInput, dict[str, Any]]):
     def _given(
         self, name: str, value: RouterInput, answers: Mapping[str, Any], options: Mapping[str, Any]
     ) -> _Given:
-        told = with_answers(value, answers)
-        return _Given(self._targets[name], self._targets.input_for(name, told), options)
+        longer = with_answers(value, answers)
+        return _Given(self._targets[name], self._targets.input_for(name, longer), options)
 
 
 def at_once(
@@ -442,6 +442,7 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``; likewise ``moma_exclude``, a
             list of names that may not be chosen in one call.
+        max_latency: As in `MoMARouter.route`.
         several: ``"first"``: one target, whose output is the output. ``"in_order"``: one after the
             other, each with the answers so far below the user's words. ``"parallel"``: all at
             once, each with the input alone.
@@ -469,6 +470,7 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
     targets: SkipValidation[Targets] = Field(exclude=True)
     default: SkipValidation[Runnable[Any, Any] | None] = Field(default=None, exclude=True)
     preference: SkipValidation[str | Preference | None] = None
+    max_latency: float | None = None
     several: SkipValidation[Several] = "first"
     telemetry: SkipValidation[Telemetry] = Field(exclude=True, repr=False)
 
@@ -480,12 +482,13 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
         arguments: Mapping[str, Arguments] | None = None,
         default: Any = None,
         preference: str | Preference | None = None,
+        max_latency: float | None = None,
         several: Several = "first",
         telemetry: Telemetry | None = None,
         name: str | None = None,
     ) -> None:
         check_several(several)
-        parse_preference(preference)
+        check_wish(preference, max_latency)
         # configurable_fields() builds this class anew at each call: by then agents may have been
         # removed from the router, which must not break a running program.
         if not isinstance(targets, Targets):
@@ -496,6 +499,7 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
             "targets": targets,
             "default": None if default is None else coerce_to_runnable(default),
             "preference": preference,
+            "max_latency": max_latency,
             "several": several,
             "telemetry": telemetry or Telemetry(),
             "name": name,
@@ -557,7 +561,13 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
         preference, several = preference_in(config, self.preference), self.several != "first"
         start = time.perf_counter()
         try:
-            decision = self.router.route(query_of(value), preference, exclude=out, several=several)
+            decision = self.router.route(
+                query_of(value),
+                preference,
+                exclude=out,
+                several=several,
+                max_latency=self.max_latency,
+            )
         except NoTargetError as error:
             if self.default is None:
                 refuse_without_llms(error, self.router, self.targets, _NO_LLM)

@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from langchain_moma.calls import CallRunnable
+from langchain_moma.calls import CallRunnable, marked
 from langchain_moma.messages import RouterInput, messages_in
 from langchain_moma.teams.graph import Team, build, with_options
 from moma_core import InvalidInputError, LLMCard, TeamPlan
@@ -88,8 +88,7 @@ class _TeamCall:
 
 def _answer(end: Any) -> AIMessage:
     answer: AIMessage = end["messages"][-1]
-    told = {**answer.response_metadata, TEAM_KEY: end["team"]}
-    return answer.model_copy(update={"response_metadata": told})
+    return marked(answer, {TEAM_KEY: end["team"]})
 
 
 def _chunk(part: Any) -> AIMessageChunk:

@@ -11,7 +11,7 @@ from pydantic import Field, SkipValidation
 
 from langchain_moma.calls import ChatCalls, ChatRequest
 from langchain_moma.chat import ChatMoMA
-from langchain_moma.decision import names_of
+from langchain_moma.decision import check_wish, names_of
 from langchain_moma.messages import some_query_of
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
@@ -25,7 +25,6 @@ from moma_core import (
     RoutingEncoder,
 )
 from moma_core.health import Health
-from moma_core.llms.selection import parse_preference
 from moma_core.types import Cost
 
 __all__ = [
@@ -53,7 +52,7 @@ class RoleShare(NamedTuple):
 class _Raise(NamedTuple):
     """One step up for one role."""
 
-    slope: float
+    gain: float
     role: str
     rung: int
     added: float
@@ -78,8 +77,8 @@ def assign(
     rungs = _hull(candidates)
     at = dict.fromkeys(roles, 0)
     left = budget - sum(share.calls for share in roles.values()) * (rungs[0].cost or 0.0)
-    # Slopes fall along a hull, so sorting keeps each role's steps in order.
-    for step in sorted(_raises(rungs, roles), key=lambda step: step.slope, reverse=True):
+    # Gains fall along a hull, so sorting keeps each role's steps in order.
+    for step in sorted(_raises(rungs, roles), key=lambda step: step.gain, reverse=True):
         if step.added <= left * (1 + 1e-9) and at[step.role] == step.rung - 1:
             at[step.role], left = step.rung, left - step.added
     return {role: rungs[rung] for role, rung in at.items()}
@@ -91,13 +90,13 @@ def _hull(candidates: Sequence[Candidate]) -> list[Candidate]:
     for llm in sorted(candidates, key=lambda one: (one.cost or 0.0, -one.score)):
         if hull and llm.score <= hull[-1].score:
             continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], llm):
+        while len(hull) > 1 and _gain_per_usd(hull[-2], hull[-1]) <= _gain_per_usd(hull[-1], llm):
             hull.pop()
         hull.append(llm)
     return hull
 
 
-def _slope(low: Candidate, high: Candidate) -> float:
+def _gain_per_usd(low: Candidate, high: Candidate) -> float:
     added = (high.cost or 0.0) - (low.cost or 0.0)
     return float("inf") if added <= 0 else (high.score - low.score) / added
 
@@ -105,7 +104,7 @@ def _slope(low: Candidate, high: Candidate) -> float:
 def _raises(rungs: Sequence[Candidate], roles: Mapping[str, RoleShare]) -> list[_Raise]:
     return [
         _Raise(
-            _slope(rungs[i - 1], rungs[i]) * share.weight / share.calls,
+            _gain_per_usd(rungs[i - 1], rungs[i]) * share.weight / share.calls,
             role,
             i,
             ((rungs[i].cost or 0.0) - (rungs[i - 1].cost or 0.0)) * share.calls,
@@ -144,7 +143,7 @@ class _Roles:
 
     def _budget(self, preference: str | Preference | None, single: Candidate) -> float:
         """Return the USD for all roles: as given, else what one LLM in all of them would cost."""
-        wanted = parse_preference(preference)
+        wanted = check_wish(preference)
         if isinstance(wanted, Cost) and wanted.budget is not None:
             return wanted.budget
         return (single.cost or 0.0) * sum(share.calls for share in self.shares.values())
@@ -262,7 +261,7 @@ def role_llms(
             cheapest LLM in every role that is what is taken. Otherwise the roles together cost no
             more than the one LLM of this preference would in every role. For one call:
             ``config={"configurable": {"moma_preference": "cost:0.01"}}``.
-        encoder: Of a bare `LLMRouter`; by default the packaged MiniLM.
+        encoder: Of a bare `LLMRouter`; by default the packaged one.
         health: Circuit breakers, shared by all roles.
         telemetry: Counters, shared by all roles.
 
