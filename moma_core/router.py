@@ -114,6 +114,7 @@ class MoMARouter:
         categories: Taxonomy | Sequence[Category] | None = None,
         teams: TeamRouter | None = None,
         reranker: Reranker | Literal["packaged"] | None = "packaged",
+        substitutes: bool = False,
     ) -> MoMARouter:
         """Build a router from agent cards.
 
@@ -135,6 +136,8 @@ class MoMARouter:
             reranker: Reads query and card together where few examples are known; None: nobody
                 does. The packaged one goes with the packaged encoder: beside another encoder it
                 is asked only if it is given.
+            substitutes: Whether a neighbour may take what is meant for an agent that is disabled,
+                unhealthy or excluded; by default such a query is deferred, and the reason says so.
 
         Agents that ``path`` holds already stay; those of the same names are brought up to date.
 
@@ -157,6 +160,7 @@ class MoMARouter:
             decider=decider,
             reranker=reader,
             taxonomy=Taxonomy.from_given(categories, encoder),
+            substitutes=substitutes,
         )
         router = cls(encoder, agent_router, open_pool(llms), teams)
         catalog.put(*cards)  # last: what fails above leaves nothing registered
@@ -335,7 +339,7 @@ class MoMARouter:
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise InvalidInputError(f"k is how many agents to return, 1 or more, got {k!r:.40}.")
         only = None if among is None else names_of(among, "among")
-        choice = Choice(names_of(exclude, "exclude"), only, k)
+        choice = Choice(names_of(exclude, "exclude"), only, k, substitutes=True)
         if isinstance(query, str | Query):
             asked, before = Query.of(query), RoutingState.of(state)
             turns = self.states.encode([asked], self._encoder, before)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "LENGTH",
     "LOUDEST",
     "Read",
     "Reranker",
@@ -40,7 +41,9 @@ __all__ = [
     "shortlist",
 ]
 
-_LENGTH = 16
+LENGTH = 16
+"""Agents in a shortlist, where there are so many."""
+
 _LEAST = -50.0  # stands for the logit of nobody
 _GAMMA = 20.0  # how much the nearest examples outweigh the mean one
 
@@ -93,7 +96,7 @@ def shortlist(
     logits: FloatArray,
     vectors: FloatArray,
     exemplars_of: Callable[[int], FloatArray | None] | None,
-    length: int = _LENGTH,
+    length: int = LENGTH,
 ) -> Shortlist:
     """Return the best agents of each query with their closeness.
 
@@ -105,7 +108,7 @@ def shortlist(
         length: Agents to keep, where more than usual are wanted.
     """
     n, c = logits.shape
-    k = min(max(length, _LENGTH), c)
+    k = min(max(length, LENGTH), c)
     agents = np.argpartition(-logits, k - 1, axis=1)[:, :k]
     chosen = np.take_along_axis(logits, agents, axis=1)
     others = np.full(n, -np.inf, dtype=np.float32)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from moma_core.agents.gate import (
 )
 from moma_core.agents.ranker import Features, LinearRanker, logsumexp
 from moma_core.agents.reranker import (
+    LENGTH,
     LOUDEST,
     Read,
     Reranker,
@@ -75,12 +76,15 @@ class Eligible:
         total: How many agents are registered.
         left_out: Reason and number of agents, each agent counted once.
         state: Names of the active states.
+        absent: Rows of the agents that a query may mean and that are not there now, and why:
+            disabled, unhealthy or excluded.
     """
 
     rows: npt.NDArray[np.intp]
     total: int
     left_out: tuple[tuple[str, int], ...] = ()
     state: tuple[str, ...] = ()
+    absent: Mapping[int, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out)
@@ -120,6 +124,7 @@ def eligible_agents(
         masks.append(("unhealthy", _without(snapshot, unhealthy)))
     if exclude:
         masks.append(("excluded", _without(snapshot, exclude)))
+    absences = len(masks)  # those that follow say which agents are not meant
     if among is not None:
         masks.append(("not asked about", ~_without(snapshot, among)))
     if state.active:
@@ -134,7 +139,16 @@ def eligible_agents(
         eligible &= mask
         if count:
             left_out.append((reason, count))
-    return Eligible(np.flatnonzero(eligible), eligible.size, tuple(left_out), state.active)
+    meant = np.ones(eligible.size, dtype=bool)
+    for _, mask in masks[absences:]:
+        meant &= mask
+    absent = {
+        int(row): reason
+        for reason, mask in reversed(masks[:absences])  # an agent's first reason counts
+        for row in np.flatnonzero(meant & ~mask)
+    }
+    rows = np.flatnonzero(eligible)
+    return Eligible(rows, eligible.size, tuple(left_out), state.active, absent)
 
 
 def _without(snapshot: Snapshot, names: Collection[str]) -> npt.NDArray[np.bool_]:
@@ -153,6 +167,7 @@ def apply_decider(
     snapshot: Snapshot,
     weight: float,
     decider: FinalDecider,
+    away: npt.NDArray[np.bool_] | None = None,
 ) -> Shortlist:
     """Return the list of each of n queries with the logits that a final decision gives it.
 
@@ -163,22 +178,25 @@ def apply_decider(
         snapshot: All agents.
         weight: Of the examples one by one, as in `Shortlist.refined`.
         decider: Gives probabilities.
+        away: Which of the columns it is not to choose; they keep their logits.
 
     Raises:
         ScoreError: The probabilities are not finite, or not one for each agent.
     """
-    refined = best.refined(weight)
-    mass = logsumexp(refined)
-    logits = np.empty_like(refined)
+    logits = best.refined(weight)
     for i, text in enumerate(texts):
-        cards = [snapshot.records[rows[agent]].card for agent in best.agents[i]]
-        probabilities = np.asarray(decider.decide(text, cards, refined[i]))
-        if probabilities.shape != refined[i].shape or not np.isfinite(probabilities).all():
+        places = np.arange(logits.shape[1])
+        if away is not None:
+            places = np.flatnonzero(~away[best.agents[i]])
+        cards = [snapshot.records[rows[agent]].card for agent in best.agents[i, places]]
+        before = logits[i, places]
+        probabilities = np.asarray(decider.decide(text, cards, before))
+        if probabilities.shape != before.shape or not np.isfinite(probabilities).all():
             raise ScoreError(
                 f"the final decision gave {probabilities!s:.60} for {len(cards)} agents; one finite "
                 "value each was expected. Check the decider, or route without it: decider=None."
             )
-        logits[i] = np.log(np.maximum(probabilities, _LEAST)) + mass[i]
+        logits[i, places] = np.log(np.maximum(probabilities, _LEAST)) + logsumexp(before)
     return replace(best, logits=logits - np.float32(weight) * best.closeness)
 
 
@@ -193,11 +211,18 @@ class RankRequest:
         turns: What they say, with their vectors.
         state: Where the conversation stood before them.
         k: How many candidates to return of each.
+        absent: Rows of agents that a turn may mean and that are not there now, and why. They are
+            ranked with the others: where one fits as well as any, nobody takes its place.
     """
 
     turns: EncodedTurns
     state: RoutingState = field(default_factory=RoutingState)
     k: int = K
+    absent: Mapping[int, str] = field(default_factory=dict)
+
+
+_ABSENT = 8  # of them, the best, that have a place in a shortlist
+_AS_GOOD = 0.5  # logit by which the best agent must lead each of them
 
 
 def rank(
@@ -220,6 +245,9 @@ def rank(
         ScoreError: The logits are not finite.
     """
     snapshot, trained = catalog.snapshot, catalog.trained
+    absent = np.array(sorted(request.absent), dtype=np.intp)
+    rows = np.union1d(rows, absent)
+    away = np.isin(rows, absent)
     logits, scope = _scores(request, rows, snapshot, trained)
     if not np.isfinite(logits).all():
         raise ScoreError(
@@ -228,13 +256,14 @@ def rank(
         )
     weight, vectors = trained.exemplar_weight, request.turns.alone
     own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
-    best = shortlist(logits, vectors, own, request.k)
+    length = max(request.k, LENGTH) + min(absent.size, _ABSENT)
+    best = shortlist(_few_absent(logits, away), vectors, own, length)
     texts = [reading.text for reading in request.turns.readings]
     read = None
     if reranker is not None:
         best, read = rerank(best, texts, rows, snapshot, weight, reranker)
     if decider is not None:
-        best = apply_decider(best, texts, rows, snapshot, weight, decider)
+        best = apply_decider(best, texts, rows, snapshot, weight, decider, away)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
     seen = best.signals(weight, scope)
@@ -252,16 +281,35 @@ def rank(
         thresholds = trust * COLD_THRESHOLD + (1.0 - trust) * trained.gate.threshold
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
-    names = snapshot.names
-    order = np.argsort(-refined, axis=1, kind="stable")[:, : request.k]
-    return [
-        _outcome(
-            (float(gated[i]), float(some[i])),
-            float(thresholds[i]),
-            tuple(Candidate(names[rows[best.agents[i, j]]], float(shares[i, j])) for j in places),
+    outcomes = []
+    for i, places in enumerate(np.argsort(-refined, axis=1, kind="stable")):
+        listed = rows[best.agents[i, places]]
+        there = np.flatnonzero(~away[best.agents[i, places]])
+        missing = None
+        if there.size < places.size:
+            rival = int(np.delete(np.arange(places.size), there)[0])
+            ahead = refined[i, places[there[0]]] - refined[i, places[rival]]
+            if ahead < _AS_GOOD:
+                missing = snapshot.names[listed[rival]], request.absent[int(listed[rival])]
+        candidates = tuple(
+            Candidate(snapshot.names[listed[j]], float(shares[i, places[j]]))
+            for j in there[: request.k]
         )
-        for i, places in enumerate(order)
-    ]
+        probabilities = float(gated[i]), float(some[i])
+        nearest = snapshot.names[listed[0]]
+        outcomes.append(_outcome(probabilities, float(thresholds[i]), candidates, nearest, missing))
+    return outcomes
+
+
+def _few_absent(logits: FloatArray, away: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return logits (n, c) in which all but the best few columns that are ``away`` are -inf."""
+    columns = np.flatnonzero(away)
+    if columns.size <= _ABSENT:
+        return logits
+    kept: FloatArray = logits.copy()
+    weak = np.argpartition(-logits[:, columns], _ABSENT - 1, axis=1)[:, _ABSENT:]
+    np.put_along_axis(kept, columns[weak], np.float32(-np.inf), axis=1)
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,16 +469,31 @@ def _known(
 
 
 def _outcome(
-    probabilities: tuple[float, float], threshold: float, candidates: tuple[Candidate, ...]
+    probabilities: tuple[float, float],
+    threshold: float,
+    candidates: tuple[Candidate, ...],
+    nearest: str,
+    missing: tuple[str, str] | None,
 ) -> AgentOutcome:
-    """Return what the gate says: its probability that the first is right, and that some fits."""
+    """Return what the gate says: its probability that the first is right, and that some fits.
+
+    Args:
+        probabilities: The two of them.
+        threshold: Least probability to accept.
+        candidates: Agents that are there, best first.
+        nearest: Who is best, there or not.
+        missing: Who fits as well as any and is not there, and why; None: nobody.
+    """
     probability, some_fits = probabilities
-    if probability >= threshold:
+    if probability >= threshold and missing is None:
         return Handled((candidates[0].name,), probability, candidates, some_fits)
-    reason = (
-        f"no agent fits: the nearest, {candidates[0].name!r}, is right with probability "
-        f"{probability:.2f} and {threshold:.2f} is needed"
-    )
+    if probability >= threshold and missing is not None:
+        reason = f"{missing[0]!r}, which fits as well as any agent, is {missing[1]}"
+    else:
+        reason = (
+            f"no agent fits: the nearest, {nearest!r}, is right with probability "
+            f"{probability:.2f} and {threshold:.2f} is needed"
+        )
     return Deferred(reason, probability, candidates, some_fits)
 
 
@@ -442,11 +505,14 @@ class Choice:
         exclude: Names that may not be chosen.
         among: The only names that may be chosen; None: all.
         k: How many candidates to return.
+        substitutes: Whether a neighbour may take what is meant for an agent that is disabled,
+            unhealthy or excluded.
     """
 
     exclude: Collection[str] = ()
     among: Collection[str] | None = None
     k: int = K
+    substitutes: bool = False
 
 
 _REFIT_SHARE = 0.2  # of agents changed since the last full fit, above which all are fitted again
@@ -468,6 +534,8 @@ class AgentRouter:
         taxonomy: The user's list of categories and what they are for; by default what cards name.
         decider: Has the last word on who of the shortlist is best, before the gate; None: nobody.
         reranker: Reads query and card together where few examples are known; None: nobody does.
+        substitutes: Whether a neighbour may take what is meant for an agent that is disabled,
+            unhealthy or excluded; by default such a query is deferred.
     """
 
     def __init__(
@@ -481,8 +549,11 @@ class AgentRouter:
         taxonomy: Taxonomy | None = None,
         decider: FinalDecider | None = None,
         reranker: Reranker | None = None,
+        *,
+        substitutes: bool = False,
     ) -> None:
         self.catalog = catalog
+        self.substitutes = substitutes
         if trained is not None and max_wrong_agent_rate is None:
             max_wrong_agent_rate = trained.gate.max_wrong_agent_rate
         self.max_wrong_agent_rate = max_wrong_agent_rate
@@ -557,15 +628,17 @@ class AgentRouter:
         with trace.timed("eligible") as detail:
             allowed = self._eligible(snapshot, following, choice)
             rows = allowed.rows
+            absent = self._absent(allowed, choice)
             if not reading.follows:
                 rows = categories.narrowed(vector, rows)
+                absent = _narrowed(categories, vector, absent)
             detail.append(str(allowed))
             if rows.size < allowed.rows.size:
                 detail.append(f"of which {rows.size} in the nearest categories")
         if rows.size == 0:
             return Deferred(allowed.why_nobody), following
         with trace.timed("rank") as detail:
-            request = RankRequest(turns, state, choice.k)
+            request = RankRequest(turns, state, choice.k, absent)
             outcome = rank(
                 request, rows, self._fitted(snapshot, trained), self.decider, self.reranker
             )[0]
@@ -573,6 +646,8 @@ class AgentRouter:
         with trace.timed("gate") as detail:
             needed = trained.gate.threshold
             detail.append(f"probability {outcome.probability:.2f}, needed {needed:.2f}")
+            if isinstance(outcome, Deferred) and outcome.probability >= needed:
+                detail.append(f"but {outcome.reason}")
         return outcome, following
 
     def route_batch(
@@ -602,22 +677,28 @@ class AgentRouter:
             size = _BATCH if current[2].retrieval is None else 1  # then each has rows of its own
             for start in range(0, len(members), size):
                 chunk = members[start : start + size]
-                found = self._rank_chunk(turns.rows(chunk), allowed.rows, current, choice.k)
+                found = self._rank_chunk(turns.rows(chunk), allowed, current, choice)
                 outcomes |= dict(zip(chunk, found, strict=True))
         return [outcomes[i] for i in range(len(queries))]
 
     def _rank_chunk(
         self,
         turns: EncodedTurns,
-        rows: npt.NDArray[np.intp],
+        allowed: Eligible,
         current: tuple[Snapshot, Trained, Categories],
-        k: int,
+        choice: Choice,
     ) -> list[AgentOutcome]:
         snapshot, trained, categories = current
+        rows, absent = allowed.rows, self._absent(allowed, choice)
         if not turns.readings[0].follows:
             rows = categories.narrowed(turns.alone[0], rows)
+            absent = _narrowed(categories, turns.alone[0], absent)
+        request = RankRequest(turns, k=choice.k, absent=absent)
         fitted = self._fitted(snapshot, trained)
-        return rank(RankRequest(turns, k=k), rows, fitted, self.decider, self.reranker)
+        return rank(request, rows, fitted, self.decider, self.reranker)
+
+    def _absent(self, allowed: Eligible, choice: Choice) -> Mapping[int, str]:
+        return {} if choice.substitutes or self.substitutes else allowed.absent
 
     def _fitted(self, snapshot: Snapshot, trained: Trained) -> Fitted:
         known = self._known
@@ -659,6 +740,16 @@ class AgentRouter:
             return collect(snapshot, self.taxonomy)
         before, _, known = self._current
         return follow(known, before, snapshot)
+
+
+def _narrowed(
+    categories: Categories, vector: FloatArray, absent: Mapping[int, str]
+) -> Mapping[int, str]:
+    """Return those of the absent agents that are in the nearest categories of a vector (d,)."""
+    if not absent:
+        return absent
+    rows = np.array(sorted(absent), dtype=np.intp)
+    return {int(row): absent[int(row)] for row in categories.narrowed(vector, rows)}
 
 
 _BATCH = 256
