@@ -209,7 +209,7 @@ def count_tokens(messages: Sequence[BaseMessage]) -> int:
     Example:
         >>> from langchain_core.messages import HumanMessage
         >>> count_tokens([HumanMessage("rain" * 50)]), count_tokens([HumanMessage("\u96e8" * 200)])
-        (55, 205)
+        (54, 204)
     """
     texts = [str(message.text) for message in messages]
     foreign = [c for text in texts if not text.isascii() for c in text if c >= _GREEK]

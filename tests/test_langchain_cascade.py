@@ -47,7 +47,7 @@ def trained() -> Any:
 
 DATA = scored()
 ROUTER = trained()
-AUTO = ROUTER.plan(ASK, ENCODER.encode([ASK])[0], "auto")
+TOPSIS = ROUTER.plan(ASK, ENCODER.encode([ASK])[0], "topsis")
 
 
 def saying(text: str, **options: Any) -> ScriptedChat:
@@ -57,8 +57,9 @@ def saying(text: str, **options: Any) -> ScriptedChat:
 def chat(a: str = "391", b: str = "391", large: str = "391", **options: Any) -> ChatCascade:
     said = {A: a, B: b, LARGE: large}
     llms = {name: saying(f"By {name}.\nAnswer: {text}", name=name) for name, text in said.items()}
-    return ChatCascade(router=ROUTER, llms={**llms, **options.pop("llms", {})}, encoder=ENCODER,
-                       **options)  # fmt: skip
+    llms |= options.pop("llms", {})
+    options = {"preference": "topsis", "encoder": ENCODER, **options}
+    return ChatCascade(router=ROUTER, llms=llms, **options)
 
 
 def who(answer: AIMessage) -> str:
@@ -74,7 +75,7 @@ def calls(model: ChatCascade) -> int:
 
 
 def test_the_plan_asks_a_cheap_one_first() -> None:
-    assert (AUTO.root.llm, AUTO.calls) == (A, 3)
+    assert (TOPSIS.root.llm, TOPSIS.calls) == (A, 3)
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream", "generate", "agenerate"])

@@ -526,15 +526,8 @@ def build(
         >>> end["messages"][-1].text, end["team"]["total"]["calls"]
         ('b heard: done', 2)
     """
-    if not isinstance(plan, TeamPlan):
-        raise InvalidInputError(
-            f"expected a TeamPlan, got {type(plan).__name__}. Take TeamRouter.plan(query), or "
-            "decision.team where decision.kind is 'team'."
-        )
     limits = limits or Limits()
-    stages = stages_of(plan, modes, limits.rounds)
     prices = {card.name: card for card in cards}
-    check_fallback_on(fallback_on)
     members = Members(
         llms,
         names_of(fallbacks, "fallbacks"),
@@ -543,7 +536,8 @@ def build(
         telemetry or Telemetry(),
         fallback_on,
     )
-    _check_llms(plan, members, limits)
+    _check(plan, members, limits)
+    stages = stages_of(plan, modes, limits.rounds)
     again = partial(
         build,
         llms=llms,
@@ -652,7 +646,14 @@ def _node_names(plan: TeamPlan) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_llms(plan: TeamPlan, members: Members, limits: Limits) -> None:
+def _check(plan: TeamPlan, members: Members, limits: Limits) -> None:
+    """Refuse what could never answer."""
+    if not isinstance(plan, TeamPlan):
+        raise InvalidInputError(
+            f"expected a TeamPlan, got {type(plan).__name__}. Take TeamRouter.plan(query), or "
+            "decision.team where decision.kind is 'team'."
+        )
+    check_fallback_on(members.fallback_on)
     asked = (*plan.llms, *members.fallbacks)
     for llm in asked:
         if llm not in members.llms:
