@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from moma_core.training.judge import Judge
     from moma_core.types import (
         AgentCard,
+        Auto,
         Candidate,
+        Cost,
         LLMCard,
+        Performance,
         Preference,
         Query,
         RoutingDecision,
@@ -66,8 +69,11 @@ _HOMES = {
     "moma_core.training.judge": ("Judge",),
     "moma_core.types": (
         "AgentCard",
+        "Auto",
         "Candidate",
+        "Cost",
         "LLMCard",
+        "Performance",
         "Preference",
         "Query",
         "RoutingDecision",
@@ -81,9 +87,11 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AgentCard",
     "ArtifactError",
+    "Auto",
     "Candidate",
     "CascadeRouter",
     "Category",
+    "Cost",
     "Encoder",
     "FinalDecider",
     "InvalidInputError",
@@ -97,6 +105,7 @@ __all__ = [
     "MoMAError",
     "MoMARouter",
     "NoTargetError",
+    "Performance",
     "Preference",
     "Query",
     "Registry",

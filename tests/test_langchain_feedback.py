@@ -169,7 +169,6 @@ def test_a_middlewares_candidates_sum_as_documented_whatever_k(k: int) -> None:
     assert sum(scores) <= ranking.probability + 1e-6
 
 
-@pytest.mark.xfail(reason="the reranker (3eacd3e) reads more pairs for k > 16", strict=True)
 def test_probabilities_do_not_depend_on_k() -> None:
     router = MoMARouter.from_cards(agent_cards_from_tools(garden()), llms=None)
     few, many = router.rank(GARDEN, 3), router.rank(GARDEN, 40)

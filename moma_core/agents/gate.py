@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -516,42 +516,35 @@ def _threshold(
 class Evidence:
     """What speaks for the best agent of n queries where few of its examples are known.
 
-    Every array has shape (n,).
+    Every array has shape (n,). How near queries come to cards differs from catalog to catalog, so
+    cosines count from the catalog's own level: the median over the packaged queries, which no agent
+    should take, of their largest cosine with any card or example.
 
     Args:
-        lead: How far its logit, the reranker's say included, leads the next one's; at most 3.
-        nearest: Largest cosine of the query to a description or example of any agent.
-        cosine: Of the query to the best agent's description or examples.
+        above: Largest cosine of the query with a card or example, less the catalog's level.
+        foreign: Largest cosine with a query that no agent should take, less that with any agent.
+        cosine_lead: Cosine of the best agent, less the largest of the others'.
         log_share: Log share of the softmax that the best agent holds; at least -5.
-        best_read: The reranker's largest logit, a quarter of it.
-        read: The reranker's logit of the best agent, a quarter of it.
-        log_agents: Logarithm of the number of agents.
-        negative: Largest cosine of the query to a query that no agent should take.
-        background: How near such queries come to this catalog's agents on average: a cosine.
+        lead: How far its logit, the reranker's say included, leads the next one's; at most 3.
+        read_lead: The reranker's logit of the best agent, less the largest of the others'.
+        read: The reranker's logit of the best agent.
     """
 
-    lead: FloatArray
-    nearest: FloatArray
-    cosine: FloatArray
+    above: FloatArray
+    foreign: FloatArray
+    cosine_lead: FloatArray
     log_share: FloatArray
-    best_read: FloatArray
+    lead: FloatArray
+    read_lead: FloatArray
     read: FloatArray
-    log_agents: FloatArray
-    negative: FloatArray
-    background: FloatArray
-
-    def rows(self) -> npt.NDArray[np.float64]:
-        """Return the numbers side by side, shape (n, 9)."""
-        columns = [getattr(self, field.name) for field in fields(self)]
-        return np.column_stack(columns).astype(np.float64)
 
 
-# Logistic regressions over catalogs of CLINC150, MetaTool and banking50 (train rows, sub-catalogs
-# of 4 to 199 agents, 0 to 3 examples each), one set left out at a time to measure them
-# (benchmarks/fit_cold_gate.py); the last number is the intercept.
-_SOME_FITS = (0.159, 3.13, 5.846, 0.468, 0.0, 0.405, -0.265, -0.52, 0.0, -2.041)
-_IS_RIGHT = (0.557, 0.0, 6.954, 0.977, 0.0, 0.22, -0.18, -0.488, 0.0, -1.913)
-COLD_THRESHOLD = 0.4
+# Logistic regressions over sub-catalogs of CLINC150, MetaTool and banking50 (train rows, 4 to 199
+# agents, 0 and 3 examples each), judged with one of the three left out (benchmarks/fit_cold_gate.py);
+# the last number is the intercept.
+_SOME_FITS = (3.687, -3.35, 0.134, -0.276)  # above, foreign, read
+_IS_RIGHT = (8.604, 0.597, 0.772, 0.019, 0.0, 0.466)  # the five of the best agent
+COLD_THRESHOLD = 0.3
 """Least probability to accept an agent of which little is known; benchmarks/fit_cold_gate.py."""
 
 
@@ -561,11 +554,17 @@ def cold_probabilities(
     """Return the probabilities that the best agent is right, and that some agent fits, (n,) each.
 
     One pair of curves for all catalogs: what a gate fitted to a catalog's own examples starts from.
+    The first is the product of both curves, as the second says that there is a right agent at all.
     """
-    rows = np.column_stack([seen.rows(), np.ones(len(seen.lead))])
-    scores = rows @ np.array([_IS_RIGHT, _SOME_FITS]).T
-    right, fits = 1.0 / (1.0 + np.exp(-np.clip(scores, -50, 50))).T
-    return right, np.maximum(fits, right)
+    fits = _logistic([seen.above, seen.foreign, seen.read], _SOME_FITS)
+    best = [seen.cosine_lead, seen.log_share, seen.lead, seen.read_lead, seen.read]
+    return fits * _logistic(best, _IS_RIGHT), fits
+
+
+def _logistic(columns: Sequence[FloatArray], weights: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    score = np.column_stack(columns).astype(np.float64) @ np.array(weights[:-1]) + weights[-1]
+    values: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
+    return values
 
 
 def blended(

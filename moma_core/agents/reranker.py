@@ -232,7 +232,7 @@ def rerank(
     """Return the lists with the reranker's say, and what it said; it counts less among examples.
 
     With m examples an agent among the best three it counts ``1 / (1 + m / 3)``. The order within a
-    list changes, not how much of the whole probability the list holds.
+    list changes, not how much of the whole probability those asked about hold.
 
     Args:
         best: The ranker's, k agents a query.
@@ -257,12 +257,13 @@ def rerank(
         cards = [snapshot.records[rows[agent]].card for agent in best.agents[i, places]]
         said[i, places] = np.clip(reranker.logits(texts[int(i)], cards), -LOUDEST, LOUDEST)
         moved[i, places] += _READ_WEIGHT * share[i] * said[i, places]
-        moved[i] += logsumexp(refined[i]) - logsumexp(moved[i] + weight * best.closeness[i])
+        after = moved[i, places] + weight * best.closeness[i, places]
+        moved[i, places] += logsumexp(refined[i, places]) - logsumexp(after)
     share[share < _LEAST_SHARE] = 0.0
     return replace(best, logits=moved), Read(said, share)
 
 
-_WEIGHTS = ("reranker.onnx", "94630ef0d6ae79579a5b4ed347d4b96e63871e983e0c0dd9f03b1f3e5b633549")
+_WEIGHTS = ("reranker.onnx", "1b41899913c0b97a9121222da5c57bd54a2d0671668fea672fffb8f04970e568")
 _QUERY_TOKENS, _CARD_TOKENS = 40, 72
 _DESCRIPTION_CHARS = 420
 _AT_ONCE = 16

@@ -322,7 +322,7 @@ class Fitted:
 
     @cached_property
     def background(self) -> float:
-        """How near the packaged queries, which no agent should take, come on average: a cosine."""
+        """How near the packaged queries, which no agent should take, mostly come: a cosine."""
         vectors = self.negatives.vectors[self.negatives.n_given :]
         if not len(vectors) or not self.snapshot.records:
             return 0.0
@@ -331,7 +331,7 @@ class Fitted:
         with_any = [own for own in examples if len(own)]
         if with_any:
             nearest = np.maximum(nearest, (vectors @ np.concatenate(with_any).T).max(axis=1))
-        return float(nearest.mean())
+        return float(np.median(nearest))
 
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
@@ -347,34 +347,36 @@ def _evidence(
     """Return what speaks for the best agent of each query."""
     snapshot, weight = catalog.snapshot, catalog.trained.exemplar_weight
     refined = best.refined(weight)
-    chosen = refined.argmax(axis=1)
-    ranked = np.sort(refined, axis=1)
-    rival = ranked[:, -2] if ranked.shape[1] > 1 else np.full(len(ranked), _NOBODY, np.float32)
+    places = np.argsort(-refined, axis=1, kind="stable")[:, :LENGTH]
+    n, pick = len(places), (np.arange(len(places)), places[:, 0])
+    ranked = np.take_along_axis(refined, places, axis=1)
     cosines = np.array(
         [
-            [_cosine(snapshot.records[rows[agent]], vector) for agent in row]
-            for row, vector in zip(best.agents, vectors, strict=True)
+            [_cosine(snapshot.records[rows[agent]], vector) for agent in row[order]]
+            for row, order, vector in zip(best.agents, places, vectors, strict=True)
         ],
         dtype=np.float32,
     )
-    pick = np.arange(len(chosen)), chosen
-    negative = np.full(len(chosen), -1.0, dtype=np.float32)
+    said = np.take_along_axis(read.logits, places, axis=1)
+    said = np.clip(np.where(np.isfinite(said), said, -LOUDEST), -_HEARD, _HEARD)
+    nearest = cosines.max(axis=1)
+    foreign = np.full(n, -1.0, dtype=np.float32)
     if len(catalog.negatives.vectors):
-        negative = (vectors @ catalog.negatives.vectors.T).max(axis=1)
-    said = np.where(np.isfinite(read.logits), read.logits, -LOUDEST)
+        foreign = (vectors @ catalog.negatives.vectors.T).max(axis=1)
+    alone = ranked.shape[1] == 1
     return Evidence(
-        lead=np.minimum(ranked[:, -1] - rival, 3.0),
-        nearest=cosines.max(axis=1),
-        cosine=cosines[pick],
+        above=nearest - catalog.background,
+        foreign=foreign - nearest,
+        cosine_lead=cosines[:, 0] - (_NEAR if alone else cosines[:, 1:].max(axis=1)),
         log_share=np.maximum(refined[pick] - best.total(weight), -5.0),
-        best_read=said.max(axis=1) / 4.0,
-        read=said[pick] / 4.0,
-        log_agents=np.full(len(chosen), np.log(len(rows)), dtype=np.float32),
-        negative=negative,
-        background=np.full(len(chosen), catalog.background, dtype=np.float32),
+        lead=np.minimum(ranked[:, 0] - (_NOBODY if alone else ranked[:, 1]), 3.0),
+        read_lead=said[:, 0] - (-_HEARD if alone else said[:, 1:].max(axis=1)),
+        read=said[:, 0],
     )
 
 
+_NEAR = 0.1  # cosine that somebody reaches for any query
+_HEARD = 6.0  # log-odds of the reranker beyond which the gate is no surer
 _NOBODY = 0.5  # logit that somebody reaches for any query
 
 
