@@ -27,7 +27,7 @@ from moma_core import AgentCard, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import LabelledQueries, read_agents, with_examples
 from moma_core.agents.gate import Negatives
-from moma_core.agents.shortlist import exemplars, shortlist
+from moma_core.agents.reranker import exemplars, shortlist
 from moma_core.agents.training import train
 from moma_core.registry.memory import MemoryRegistry
 

@@ -1,4 +1,8 @@
-"""Calls to the chat models of a router: which to try, in which order, until one answers."""
+"""Calls to the chat models of a router: which LLM to ask, and whom to ask next when it fails.
+
+`ChatCalls` holds the chat models. A `ChatRequest` says what is asked, a `ChatRun` walks from LLM
+to LLM until one answers (`moma_core.fallback`). `CallRunnable` gives a Runnable its four forms.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +13,35 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.messages.utils import count_tokens_approximately
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
 from langchain_moma.decision import (
+    DECISION_KEY,
+    EVENT,
     FALLBACK_EVENT,
     adispatch,
     check_registered,
     check_router,
     dispatch,
 )
-from langchain_moma.messages import last_turn, some_query_of
+from langchain_moma.messages import (
+    LLM_KEY,
+    count_tokens,
+    last_turn,
+    portable_messages,
+    some_query_of,
+)
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
     InvalidInputError,
@@ -46,27 +51,35 @@ from moma_core import (
     Preference,
     RoutingDecision,
 )
+from moma_core.fallback import (
+    Attempt,
+    Failure,
+    Fallback,
+    FallbackOn,
+    available,
+    check_fallback_on,
+)
 from moma_core.health import Health
 
 __all__ = [
-    "LLM_KEY",
-    "Ask",
-    "CallForms",
-    "ChatPool",
-    "Delegation",
-    "Direct",
-    "Failures",
-    "Fallback",
-    "Handed",
+    "Call",
+    "CallRunnable",
+    "ChatCall",
+    "ChatCalls",
+    "ChatRequest",
+    "ChatRun",
     "How",
     "Needs",
-    "Try",
-    "alone",
+    "check_chat_models",
     "marked",
-    "portable_messages",
-    "portable_options",
-    "portable_tools",
+    "says_nothing",
+    "window_of",
 ]
+
+How = Callable[[BaseChatModel], Runnable[Any, Any]]
+"""Turns a chat model into what is to be run: with tools bound, with a schema, with options."""
+
+_T = TypeVar("_T")
 
 _TOKENS_A_TOOL = 150
 _MEDIA = {
@@ -122,19 +135,16 @@ class Needs:
             features.add(("structured_output",))
         if structured:
             features.add(("structured_output", "tool_calling"))
-        tokens = count_tokens_approximately(messages) + _TOKENS_A_TOOL * len(tools)
+        tokens = count_tokens(messages) + sum(map(_tool_tokens, tools))
         return cls(frozenset(features), tokens)
 
     def lacking(self, llm: BaseChatModel, card: LLMCard | None) -> str | None:
         """Return what this LLM lacks, in words; None when nothing is known to be missing."""
-        stated: dict[str, Any] = dict(llm.profile or {})
-        window = stated.get("max_input_tokens")
-        if card is not None:
-            stated.update(card.metadata)
-            window = card.context_window or window
+        stated: dict[str, Any] = dict(llm.profile or {}) | dict(card.metadata if card else {})
         for choice in sorted(self.features):
             if all(stated.get(key) is False for key in choice):
                 return " or ".join(choice)
+        window = window_of(llm, card)
         if window is not None and self.tokens > window:
             return f"room for {self.tokens:,} tokens"
         return None
@@ -147,133 +157,49 @@ def _media_in(message: BaseMessage) -> set[str]:
     return {_MEDIA[kind] for kind in kinds if kind in _MEDIA}
 
 
-_MARK = "cache_control"
-_OWNERS = {_MARK: ("anthropic",), "prompt_cache_key": ("openai",)}
-
-Message = TypeVar("Message", bound=BaseMessage)
-
-
-def portable_messages(messages: Sequence[Message], llm: BaseChatModel) -> list[Message]:
-    """Return the messages without marks that ``llm`` does not take; untouched ones as they are.
-
-    Example:
-        >>> from langchain_core.messages import HumanMessage
-        >>> from langchain_moma.testing import ScriptedChat
-        >>> block = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
-        >>> portable_messages([HumanMessage([block])], ScriptedChat())[0].content
-        [{'type': 'text', 'text': 'hi'}]
-    """
-    if _owns(llm, _MARK):
-        return list(messages)
-    return [_without_mark(message) for message in messages]
+def _tool_tokens(tool: Any) -> int:
+    """Return about how many tokens a tool's definition takes; a schema of its own is counted."""
+    schema = tool if isinstance(tool, dict) else getattr(tool, "args_schema", None)
+    written = json.dumps(schema, default=str) if isinstance(schema, dict) else ""
+    return max(_TOKENS_A_TOOL, (len(written) + len(getattr(tool, "description", ""))) // 4)
 
 
-def portable_tools(tools: Sequence[Any], llm: BaseChatModel) -> list[Any]:
-    """Return the tools without marks that ``llm`` does not take."""
-    if _owns(llm, _MARK):
-        return list(tools)
-    return [_tool_without_mark(tool) for tool in tools]
-
-
-def portable_options(options: Mapping[str, Any], llm: BaseChatModel) -> dict[str, Any]:
-    """Return the keyword arguments without those that steer another provider's cache."""
-    return {k: v for k, v in options.items() if k not in _OWNERS or _owns(llm, k)}
-
-
-def _owns(llm: BaseChatModel, mark: str) -> bool:
-    return any(owner in llm._llm_type for owner in _OWNERS[mark])  # LangChain's id
-
-
-def _without_mark(message: Message) -> Message:
-    content = message.content
-    if isinstance(content, str) or not any(isinstance(b, dict) and _MARK in b for b in content):
-        return message
-    kept = [_plain(block) if isinstance(block, dict) else block for block in content]
-    return message.model_copy(update={"content": kept})
-
-
-def _tool_without_mark(tool: Any) -> Any:
-    if isinstance(tool, dict):
-        return _plain(tool)
-    if isinstance(tool, BaseTool) and tool.extras and _MARK in tool.extras:
-        return tool.model_copy(update={"extras": _plain(tool.extras) or None})
-    return tool
-
-
-def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in block.items() if key != _MARK}
-
-
-class Failures:
-    """Errors of one call, in the order in which LLMs were asked, and what to raise in the end.
-
-    Args:
-        telemetry: Counts them.
-
-    Example:
-        >>> failures = Failures(Telemetry())
-        >>> failures.add("small", TimeoutError("slow"))
-        {'llm': 'small', 'error': "TimeoutError('slow')"}
-        >>> failures.final().__notes__
-        ["This is the error of LLM 'small'; nobody else could answer either."]
-    """
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
-        self._errors: list[tuple[str, Exception]] = []
-
-    def add(self, name: str, error: Exception) -> dict[str, Any]:
-        """Keep an error; return it as plain data for an event."""
-        self._errors.append((name, error))
-        self._telemetry.failed(name, error)
-        return self.plain[-1]
-
-    @property
-    def plain(self) -> list[dict[str, Any]]:
-        """All of them as plain data."""
-        return [{"llm": name, "error": repr(error)} for name, error in self._errors]
-
-    def final(self) -> Exception:
-        """Return the first error, with notes on the others."""
-        (first, error), *others = self._errors
-        error.add_note(f"This is the error of LLM {first!r}; nobody else could answer either.")
-        for name, other in others:
-            error.add_note(f"  {name!r}, asked in its place, failed with {other!r}")
-        return error
-
-
-LLM_KEY = "moma_llm"
-"""Key in an answer's ``response_metadata`` with the name of the LLM that gave it."""
+def window_of(llm: BaseChatModel, card: LLMCard | None) -> int | None:
+    """Return how many tokens a chat model takes, where that is known."""
+    stated = (llm.profile or {}).get("max_input_tokens")
+    return stated if card is None else card.context_window or stated
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One call: what is asked, and what the answer needs.
+class ChatRequest:
+    """What is asked in one call, and what the answer needs.
 
     Args:
         messages: The conversation.
         needs: What whoever answers must be able to do.
         preference: As in `MoMARouter.route`.
         exclude: Names that may not be chosen this time.
+        max_latency: As in `MoMARouter.route`.
     """
 
     messages: Sequence[BaseMessage]
     needs: Needs = field(default_factory=Needs)
     preference: str | Preference | None = None
     exclude: frozenset[str] = frozenset()
+    max_latency: float | None = None
 
 
-class Try(NamedTuple):
-    """One LLM to ask, and the decision when it is a fresh one."""
-
-    name: str
-    llm: BaseChatModel
-    decision: RoutingDecision | None
+def marked(answer: _T, facts: Mapping[str, Any]) -> _T:
+    """Return an AI message with ``facts`` in its metadata; anything else as it is."""
+    if not isinstance(answer, AIMessage):
+        return answer
+    metadata = {**answer.response_metadata, **facts}
+    return answer.model_copy(update={"response_metadata": metadata})
 
 
 @dataclass(frozen=True)
-class ChatPool:
-    """Chat models that a router chooses among.
+class ChatCalls:
+    """The chat models that a router chooses among, and how they are asked.
 
     Args:
         router: Decides; its agents are left out.
@@ -281,6 +207,7 @@ class ChatPool:
         health: Which of them have been failing.
         telemetry: Receives decisions and failures.
         surface: Who asks, for the log.
+        fallback_on: As in `Fallback`.
 
     Raises:
         InvalidInputError: There is no chat model, or something else in its place.
@@ -292,86 +219,128 @@ class ChatPool:
     health: Health = field(default_factory=Health)
     telemetry: Telemetry = field(default_factory=Telemetry)
     surface: str = "chat"
+    fallback_on: FallbackOn | None = None
 
     def check(self) -> None:
         """Refuse names and objects that could never answer."""
         check_router(self.router)
-        if not self.llms or not isinstance(self.llms, Mapping):
-            raise InvalidInputError(
-                "llms are chat models by name, at least one: llms={'name': ChatOpenAI(...)}; got "
-                f"{self.llms!r:.60}."
-            )
-        for name, llm in self.llms.items():
-            if not isinstance(llm, BaseChatModel):
-                raise InvalidInputError(
-                    f"LLM {name!r} must be a chat model, got {type(llm).__name__}. Give the chat "
-                    "model itself; options go to its constructor, retries and fallbacks are ours."
-                )
+        check_chat_models(self.llms)
         check_registered(self.router, self.llms, agents=False)
+        check_fallback_on(self.fallback_on)
 
-    def attempt(self, name: str) -> AbstractContextManager[None]:
-        """Tell the circuit breaker of ``name`` how the body ends; an interrupt counts as nothing.
+    def call(
+        self,
+        request: ChatRequest,
+        ask: Callable[[str], _T],
+        config: RunnableConfig,
+        mark: Callable[[_T, Mapping[str, Any]], _T] = marked,
+    ) -> _T:
+        """Return the first answer.
 
-        LangGraph's interrupts and commands pass as exceptions, but no LLM failed by them.
+        Args:
+            request: What is asked.
+            ask: Asks the LLM of a name.
+            config: Of the run whose trace gets decisions and failures.
+            mark: Adds to an answer's metadata who gave it and how it was chosen.
         """
-        return self.health.attempt(name, passing=(GraphBubbleUp,))
+        run = ChatRun(self, request, config)
+        while attempt := run.next():
+            with attempt:
+                return mark(ask(attempt.name), run.facts(attempt.name))
+        raise run.fallback.error()
 
-    def tries(self, ask: Ask) -> Iterator[Try]:
-        """Yield the LLMs to ask, best first; the one that began a tool-calling turn leads.
+    async def acall(
+        self,
+        request: ChatRequest,
+        ask: Callable[[str], Awaitable[_T]],
+        config: RunnableConfig,
+        mark: Callable[[_T, Mapping[str, Any]], _T] = marked,
+    ) -> _T:
+        """Await the same; routes in a thread."""
+        run = ChatRun(self, request, config)
+        while attempt := await run.anext():
+            with attempt:
+                return mark(await ask(attempt.name), run.facts(attempt.name))
+        raise run.fallback.error()
 
-        Raises:
-            NoTargetError: No LLM can do what the call needs.
-        """
-        lead = self._lead(ask)
-        if lead is not None:
-            yield Try(lead, self.llms[lead], None)
-        passed = ask if lead is None else replace(ask, exclude=ask.exclude | {lead})
-        if lead is not None and not self.eligible(passed):
-            return
-        decision = self.decide(passed)
-        yield Try(decision.target, self.llms[decision.target], decision)
-        names = [c.name for c in decision.candidates if c.name != decision.target]
-        last = [name for name in self.eligible(passed) if name not in (decision.target, *names)]
-        for name in (*names, *last):
-            yield Try(name, self.llms[name], None)
+    def stream(
+        self,
+        request: ChatRequest,
+        ask: Callable[[str], Iterator[Any]],
+        config: RunnableConfig,
+    ) -> Iterator[Any]:
+        """Yield the chunks of the first LLM that begins to say something, the first one marked."""
+        run = ChatRun(self, request, config)
+        while attempt := run.next():
+            mark = partial(marked, facts=run.facts(attempt.name))
+            with attempt:
+                for chunk in ask(attempt.name):
+                    yield from attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark)
+                yield from attempt.rest(mark)
+                return
+        raise run.fallback.error()
 
-    def decide(self, ask: Ask) -> RoutingDecision:
-        """Route among the LLMs that can do what the call needs, failing ones left out if possible.
+    async def astream(
+        self,
+        request: ChatRequest,
+        ask: Callable[[str], AsyncIterator[Any]],
+        config: RunnableConfig,
+    ) -> AsyncIterator[Any]:
+        """Yield the same; routes in a thread."""
+        run = ChatRun(self, request, config)
+        while attempt := await run.anext():
+            mark = partial(marked, facts=run.facts(attempt.name))
+            with attempt:
+                async for chunk in ask(attempt.name):
+                    for ready in attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark):
+                        yield ready
+                for ready in attempt.rest(mark):
+                    yield ready
+                return
+        raise run.fallback.error()
+
+    def decide(self, request: ChatRequest) -> RoutingDecision:
+        """Choose among the LLMs that can do what the call needs, failing ones left out if possible.
 
         Raises:
             NoTargetError: There is none.
         """
-        eligible = self.eligible(ask)
+        eligible = self.eligible(request)
         if not eligible:
-            raise NoTargetError(self._why_nobody(ask))
-        well = [name for name in eligible if not self.health.is_open(name)] or eligible
+            raise NoTargetError(self._why_nobody(request))
         start = time.perf_counter()
-        query = some_query_of(ask.messages)
-        decision = self.router.choose_llm(query, well, ask.preference)
+        decision = self._choose(request, available(eligible, self.health) or eligible)
         self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, self.surface)
         return decision
 
-    def eligible(self, ask: Ask) -> list[str]:
+    def _choose(self, request: ChatRequest, names: Sequence[str]) -> RoutingDecision:
+        """Return the decision among ``names``."""
+        query = some_query_of(request.messages)
+        return self.router.choose_llm(
+            query, names, request.preference, max_latency=request.max_latency
+        )
+
+    def eligible(self, request: ChatRequest) -> list[str]:
         """Return the names that can do what the call needs and may be chosen."""
-        left = (name for name in self.llms if name not in ask.exclude)
-        return [name for name in left if self._lacking(name, ask.needs) is None]
+        left = (name for name in self.llms if name not in request.exclude)
+        return [name for name in left if self._lacking(name, request.needs) is None]
+
+    def windows(self) -> dict[str, int | None]:
+        """Return the context windows, where known."""
+        return {name: window_of(llm, self._card(name)) for name, llm in self.llms.items()}
 
     def _lacking(self, name: str, needs: Needs) -> str | None:
+        return needs.lacking(self.llms[name], self._card(name))
+
+    def _card(self, name: str) -> LLMCard | None:
         known = self.router.llms.cards if self.router.llms is not None else ()
-        card = next((card for card in known if card.name == name), None)
-        return needs.lacking(self.llms[name], card)
+        return next((card for card in known if card.name == name), None)
 
-    def _lead(self, ask: Ask) -> str | None:
-        """Return who began the tool calls of this turn, if it may and can go on."""
-        name = turn_llm(ask.messages, self.llms)
-        if name is None or self.health.is_open(name) or name not in self.eligible(ask):
-            return None
-        return name
-
-    def _why_nobody(self, ask: Ask) -> str:
+    def _why_nobody(self, request: ChatRequest) -> str:
         reasons = (
-            f"{name!r} "
-            + ("is excluded" if name in ask.exclude else f"lacks {self._lacking(name, ask.needs)}")
+            f"{name!r} is excluded"
+            if name in request.exclude
+            else f"{name!r} lacks {self._lacking(name, request.needs)}"
             for name in self.llms
         )
         return (
@@ -380,427 +349,244 @@ class ChatPool:
         )
 
 
-def turn_llm(messages: Sequence[BaseMessage], names: Collection[str]) -> str | None:
-    """Return the LLM whose tool calls are being worked on at the end of ``messages``."""
+class ChatRun:
+    """One request on its way from LLM to LLM.
+
+    Args:
+        calls: Whom to ask.
+        request: What is asked.
+        config: Of the run whose trace gets decisions and failures.
+    """
+
+    def __init__(self, calls: ChatCalls, request: ChatRequest, config: RunnableConfig) -> None:
+        self.decision: RoutingDecision | None = None
+        self._calls, self._request, self._config = calls, request, config
+        self._events: list[tuple[str, dict[str, Any]]] = []
+        self.fallback = Fallback(
+            self._names(),
+            calls.health,
+            windows=calls.windows(),
+            fallback_on=calls.fallback_on,
+            passing=(GraphBubbleUp,),
+            on_failure=self._failed,
+        )
+
+    def next(self) -> Attempt | None:
+        """Return the next attempt, if any, and tell the trace what happened since the last one."""
+        attempt = next(self.fallback, None)
+        while self._events:
+            event, data = self._events.pop(0)
+            dispatch(data, self._config, event)
+        return attempt
+
+    async def anext(self) -> Attempt | None:
+        """Await the same; routes in a thread."""
+        attempt = await asyncio.to_thread(next, self.fallback, None)
+        while self._events:
+            event, data = self._events.pop(0)
+            await adispatch(data, self._config, event)
+        return attempt
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return what an answer says of itself: who gave it and, where the router learns, why."""
+        decision = self.decision
+        if decision is None or decision.trial is None or decision.target != name:
+            return {LLM_KEY: name}
+        return {LLM_KEY: name, DECISION_KEY: decision.to_dict()}
+
+    def _names(self) -> Iterator[str]:
+        """Yield the LLMs to ask, best first; the one that began a tool-calling turn leads."""
+        calls, request = self._calls, self._request
+        lead = _turn_llm(request.messages)
+        if lead in calls.eligible(request) and available([lead], calls.health):
+            yield lead
+            request = replace(request, exclude=request.exclude | {lead})
+            if not calls.eligible(request):
+                return
+        self.decision = decision = calls.decide(request)
+        self._events.append((EVENT, decision.to_dict()))
+        ranked = [decision.target, *(candidate.name for candidate in decision.candidates)]
+        yield from dict.fromkeys([*ranked, *calls.eligible(request)])
+
+    def _failed(self, failure: Failure) -> None:
+        self._calls.telemetry.failure(failure)
+        self._events.append((FALLBACK_EVENT, failure.to_dict()))
+
+
+def _turn_llm(messages: Sequence[BaseMessage]) -> str:
+    """Return the LLM whose tool calls are being worked on at the end of ``messages``, else ""."""
     for message in reversed(last_turn(messages)):
         if isinstance(message, AIMessage) and message.tool_calls:
-            name: Any = message.response_metadata.get(LLM_KEY)
-            return name if name in names else None
-    return None
+            return str(message.response_metadata.get(LLM_KEY, ""))
+    return ""
 
 
-_T = TypeVar("_T")
+def check_chat_models(llms: object) -> None:
+    """Refuse what holds no chat models by name.
 
-
-@dataclass(frozen=True)
-class Fallback:
-    """One call that goes from LLM to LLM; circuit breakers and counters hear how each did.
-
-    Args:
-        pool: Who can be asked.
-        ask: What is asked.
-        config: Of the run whose trace hears decisions and failures; None tells no trace.
+    Raises:
+        InvalidInputError: It is empty, no mapping, or holds something else.
     """
-
-    pool: ChatPool
-    ask: Ask
-    config: RunnableConfig | None = None
-
-    def call(self, run: Callable[[Try], _T]) -> _T:
-        """Return what ``run`` gives for the first LLM that answers."""
-        failures = Failures(self.pool.telemetry)
-        for chosen in self.pool.tries(self.ask):
-            self._decided(chosen)
-            try:
-                with self.pool.attempt(chosen.name):
-                    return run(chosen)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                self._failed(failures, chosen, error)
-        raise failures.final()
-
-    async def acall(self, run: Callable[[Try], Awaitable[_T]]) -> _T:
-        """Await the same; routes in a thread."""
-        failures = Failures(self.pool.telemetry)
-        tries = self.pool.tries(self.ask)
-        while chosen := await asyncio.to_thread(next, tries, None):
-            await self._adecided(chosen)
-            try:
-                with self.pool.attempt(chosen.name):
-                    return await run(chosen)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                await self._afailed(failures, chosen, error)
-        raise failures.final()
-
-    def stream(
-        self, run: Callable[[Try], Iterator[_T]], mark: Callable[[_T, str], _T]
-    ) -> Iterator[_T]:
-        """Yield the chunks of the first LLM that begins to answer, the first one marked."""
-        failures = Failures(self.pool.telemetry)
-        for chosen in self.pool.tries(self.ask):
-            self._decided(chosen)
-            begun = False
-            try:
-                with self.pool.attempt(chosen.name):
-                    for chunk in run(chosen):
-                        yield chunk if begun else mark(chunk, chosen.name)
-                        begun = True
-                return
-            except GraphBubbleUp:
-                raise
-            except Exception as error:
-                self._failed(failures, chosen, error, told=not begun)
-                if begun:
-                    raise
-        raise failures.final()
-
-    async def astream(
-        self, run: Callable[[Try], AsyncIterator[_T]], mark: Callable[[_T, str], _T]
-    ) -> AsyncIterator[_T]:
-        """Yield the same; routes in a thread."""
-        failures = Failures(self.pool.telemetry)
-        tries = self.pool.tries(self.ask)
-        while chosen := await asyncio.to_thread(next, tries, None):
-            await self._adecided(chosen)
-            begun = False
-            try:
-                with self.pool.attempt(chosen.name):
-                    async for chunk in run(chosen):
-                        yield chunk if begun else mark(chunk, chosen.name)
-                        begun = True
-                return
-            except GraphBubbleUp:
-                raise
-            except Exception as error:
-                await self._afailed(failures, chosen, error, told=not begun)
-                if begun:
-                    raise
-        raise failures.final()
-
-    def _decided(self, chosen: Try) -> None:
-        if self.config is not None and chosen.decision is not None:
-            dispatch(chosen.decision.to_dict(), self.config)
-
-    async def _adecided(self, chosen: Try) -> None:
-        if self.config is not None and chosen.decision is not None:
-            await adispatch(chosen.decision.to_dict(), self.config)
-
-    def _failed(
-        self, failures: Failures, chosen: Try, error: Exception, *, told: bool = True
-    ) -> None:
-        plain = failures.add(chosen.name, error)
-        if self.config is not None and told:
-            dispatch(plain, self.config, FALLBACK_EVENT)
-
-    async def _afailed(
-        self, failures: Failures, chosen: Try, error: Exception, *, told: bool = True
-    ) -> None:
-        plain = failures.add(chosen.name, error)
-        if self.config is not None and told:
-            await adispatch(plain, self.config, FALLBACK_EVENT)
+    if not llms or not isinstance(llms, Mapping):
+        raise InvalidInputError(
+            "llms are chat models by name, at least one: llms={'name': ChatOpenAI(...)}; got "
+            f"{llms!r:.60}."
+        )
+    for name, llm in llms.items():
+        if not isinstance(llm, BaseChatModel):
+            raise InvalidInputError(
+                f"LLM {name!r} must be a chat model, got {type(llm).__name__}. Give the chat "
+                "model itself; options go to its constructor, retries and fallbacks are ours."
+            )
 
 
-How = Callable[[BaseChatModel], Runnable[Any, Any]]
-"""Turns a chat model into what is to be run: with tools bound, with a schema, with options."""
+def says_nothing(chunk: Any) -> bool:
+    """Say whether a chunk of a stream has neither words nor a call of a tool in it."""
+    if not isinstance(chunk, AIMessageChunk):
+        return False
+    return not (chunk.content or chunk.tool_call_chunks or chunk.additional_kwargs)
+
+
+class Call(Protocol):
+    """One call, prepared; its callbacks hang below the run of ``config``."""
+
+    def invoke(self, config: RunnableConfig) -> Any:
+        """Return the answer."""
+
+    async def ainvoke(self, config: RunnableConfig) -> Any:
+        """Await the answer."""
+
+    def stream(self, config: RunnableConfig) -> Iterator[Any]:
+        """Yield the answer in chunks."""
+
+    def astream(self, config: RunnableConfig) -> AsyncIterator[Any]:
+        """Yield the answer in chunks."""
 
 
 @dataclass(frozen=True)
-class Delegation:
-    """One call handed to the LLMs of a pool.
+class ChatCall:
+    """A call handed to the first chat model that answers.
 
     Args:
-        pool: Who can be asked.
-        ask: What is asked.
+        calls: Who can be asked.
+        request: What is asked.
         how: Prepares a chat model for the call.
     """
 
-    pool: ChatPool
-    ask: Ask
+    calls: ChatCalls
+    request: ChatRequest
     how: How
 
-    def invoke(self, messages: list[BaseMessage], config: RunnableConfig) -> Any:
+    def invoke(self, config: RunnableConfig) -> Any:
         """Return the first answer."""
 
-        def run(chosen: Try) -> Any:
-            sent = portable_messages(messages, chosen.llm)
-            return marked(self.how(chosen.llm).invoke(sent, config), chosen.name)
+        def ask(name: str) -> Any:
+            return self._ready(name).invoke(self._sent(name), config)
 
-        return Fallback(self.pool, self.ask, config).call(run)
+        return self.calls.call(self.request, ask, config)
 
-    async def ainvoke(self, messages: list[BaseMessage], config: RunnableConfig) -> Any:
+    async def ainvoke(self, config: RunnableConfig) -> Any:
         """Await the first answer; routes in a thread."""
 
-        async def run(chosen: Try) -> Any:
-            sent = portable_messages(messages, chosen.llm)
-            return marked(await self.how(chosen.llm).ainvoke(sent, config), chosen.name)
+        async def ask(name: str) -> Any:
+            return await self._ready(name).ainvoke(self._sent(name), config)
 
-        return await Fallback(self.pool, self.ask, config).acall(run)
+        return await self.calls.acall(self.request, ask, config)
 
-    def stream(self, messages: list[BaseMessage], config: RunnableConfig) -> Iterator[Any]:
+    def stream(self, config: RunnableConfig) -> Iterator[Any]:
         """Yield the chunks of the first LLM that begins to answer."""
 
-        def run(chosen: Try) -> Iterator[Any]:
-            return self.how(chosen.llm).stream(portable_messages(messages, chosen.llm), config)
+        def ask(name: str) -> Iterator[Any]:
+            return self._ready(name).stream(self._sent(name), config)
 
-        return Fallback(self.pool, self.ask, config).stream(run, marked)
+        return self.calls.stream(self.request, ask, config)
 
-    def astream(self, messages: list[BaseMessage], config: RunnableConfig) -> AsyncIterator[Any]:
+    def astream(self, config: RunnableConfig) -> AsyncIterator[Any]:
         """Yield the chunks of the first LLM that begins to answer; routes in a thread."""
 
-        def run(chosen: Try) -> AsyncIterator[Any]:
-            return self.how(chosen.llm).astream(portable_messages(messages, chosen.llm), config)
+        def ask(name: str) -> AsyncIterator[Any]:
+            return self._ready(name).astream(self._sent(name), config)
 
-        return Fallback(self.pool, self.ask, config).astream(run, marked)
+        return self.calls.astream(self.request, ask, config)
 
+    def _ready(self, name: str) -> Runnable[Any, Any]:
+        return self.how(self.calls.llms[name])
 
-def marked(answer: Any, name: str) -> Any:
-    """Return an AI message that says which LLM gave it; anything else as it is."""
-    if not isinstance(answer, AIMessage):
-        return answer
-    return answer.model_copy(
-        update={"response_metadata": {**answer.response_metadata, LLM_KEY: name}}
-    )
+    def _sent(self, name: str) -> list[BaseMessage]:
+        return portable_messages(self.request.messages, self.calls.llms[name], name)
 
 
-# ruff: noqa: SLF001  # these underscored methods are LangChain's contract between chat models
+class CallRunnable:
+    """Gives a Runnable that implements `_prepare` its invoke, stream and async forms."""
 
-
-_TRACE_ONLY = ("ls_structured_output_format", "structured_output_format")
-
-
-class _Bare(NamedTuple):
-    llm: BaseChatModel
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Direct:
-    """One call answered inside the caller's run.
-
-    Args:
-        pool: Who can be asked.
-        ask: What is asked.
-        how: Prepares a chat model for the call.
-    """
-
-    pool: ChatPool
-    ask: Ask
-    how: How
-
-    def generate(
-        self, messages: list[BaseMessage], run_manager: CallbackManagerForLLMRun | None
-    ) -> ChatResult:
-        """Return the first result."""
-
-        def run(chosen: Try) -> ChatResult:
-            llm, options = self._bare(chosen)
-            sent = portable_messages(messages, llm)
-            return _marked(llm._generate(sent, run_manager=run_manager, **options), chosen.name)
-
-        return Fallback(self.pool, self.ask).call(run)
-
-    async def agenerate(
-        self, messages: list[BaseMessage], run_manager: AsyncCallbackManagerForLLMRun | None
-    ) -> ChatResult:
-        """Await the first result."""
-
-        async def run(chosen: Try) -> ChatResult:
-            llm, options = self._bare(chosen)
-            sent = portable_messages(messages, llm)
-            result = await llm._agenerate(sent, run_manager=run_manager, **options)
-            return _marked(result, chosen.name)
-
-        return await Fallback(self.pool, self.ask).acall(run)
-
-    def stream(
-        self, messages: list[BaseMessage], run_manager: CallbackManagerForLLMRun | None
-    ) -> Iterator[ChatGenerationChunk]:
-        """Yield the chunks of the first LLM that begins to answer."""
-
-        def run(chosen: Try) -> Iterator[ChatGenerationChunk]:
-            llm, options = self._bare(chosen)
-            sent = portable_messages(messages, llm)
-            if type(llm)._stream is BaseChatModel._stream:
-                yield _as_chunk(llm._generate(sent, run_manager=run_manager, **options))
-            else:
-                yield from llm._stream(sent, run_manager=run_manager, **options)
-
-        return Fallback(self.pool, self.ask).stream(run, _first)
-
-    def astream(
-        self, messages: list[BaseMessage], run_manager: AsyncCallbackManagerForLLMRun | None
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        """Yield the chunks of the first LLM that begins to answer."""
-
-        async def run(chosen: Try) -> AsyncIterator[ChatGenerationChunk]:
-            llm, options = self._bare(chosen)
-            sent = portable_messages(messages, llm)
-            if not _streams(llm):
-                result = await llm._agenerate(sent, run_manager=run_manager, **options)
-                yield _as_chunk(result)
-                return
-            async for chunk in llm._astream(sent, run_manager=run_manager, **options):
-                yield chunk
-
-        return Fallback(self.pool, self.ask).astream(run, _first)
-
-    def _bare(self, chosen: Try) -> _Bare:
-        bound: Any = self.how(chosen.llm)
-        options: dict[str, Any] = {}
-        while isinstance(bound, RunnableBindingBase):
-            options = {**bound.kwargs, **options}
-            bound = bound.bound
-        return _Bare(bound, {k: v for k, v in options.items() if k not in _TRACE_ONLY})
-
-
-def _streams(llm: BaseChatModel) -> bool:
-    own = type(llm)
-    return not (own._stream is BaseChatModel._stream and own._astream is BaseChatModel._astream)
-
-
-def _marked(result: ChatResult, name: str) -> ChatResult:
-    for generation in result.generations:
-        generation.message = marked(generation.message, name)
-    return result
-
-
-def _first(chunk: ChatGenerationChunk, name: str) -> ChatGenerationChunk:
-    return chunk.model_copy(update={"message": marked(chunk.message, name)})
-
-
-def _as_chunk(result: ChatResult) -> ChatGenerationChunk:
-    message = result.generations[0].message
-    calls = message.tool_calls if isinstance(message, AIMessage) else []
-    chunks = [
-        tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=i)
-        for i, call in enumerate(calls)
-    ]
-    return ChatGenerationChunk(
-        message=AIMessageChunk(
-            content=message.content,
-            tool_call_chunks=chunks,
-            additional_kwargs=message.additional_kwargs,
-            response_metadata=message.response_metadata,
-            usage_metadata=getattr(message, "usage_metadata", None),
-            id=message.id,
-            chunk_position="last",
-        )
-    )
-
-
-# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
-
-
-_Value = TypeVar("_Value")
-
-
-class Handed(NamedTuple):
-    """A call on its way: to whom it goes, and with what."""
-
-    delegation: Delegation
-    messages: list[BaseMessage]
-
-
-class CallForms:
-    """Gives a Runnable that implements `_hand_on` its invoke, stream and async forms.
-
-    The callbacks of the `config` that `_hand_on` gets hang below the Runnable's own run.
-    """
-
-    def _hand_on(
-        self, value: LanguageModelInput, config: RunnableConfig, options: Mapping[str, Any]
-    ) -> Handed:
+    def _prepare(self, value: Any, config: RunnableConfig, options: dict[str, Any]) -> Call:
+        """Return the call for an input; quick, since async forms wait for it."""
         raise NotImplementedError
 
     def invoke(
         self: Any,
-        input: LanguageModelInput,  # noqa: A002
+        input: Any,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Choose, then invoke the chosen LLM."""
+        """Choose, then invoke what was chosen."""
         options = _with_stop(stop, kwargs)
-        return self._call_with_config(self._invoke, input, config, options=options)
+
+        def run(value: Any, config: RunnableConfig) -> Any:
+            return self._prepare(value, config, options).invoke(config)
+
+        return self._call_with_config(run, input, config)
 
     async def ainvoke(
         self: Any,
-        input: LanguageModelInput,  # noqa: A002
+        input: Any,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Choose in a thread, then await the chosen LLM."""
+        """Choose in a thread, then await what was chosen."""
         options = _with_stop(stop, kwargs)
-        return await self._acall_with_config(self._ainvoke, input, config, options=options)
+
+        async def run(value: Any, config: RunnableConfig) -> Any:
+            return await self._prepare(value, config, options).ainvoke(config)
+
+        return await self._acall_with_config(run, input, config)
 
     def stream(
         self: Any,
-        input: LanguageModelInput,  # noqa: A002
+        input: Any,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """Choose, then pass on the chosen LLM's chunks as they come."""
+        """Choose, then pass on the chunks of what was chosen as they come."""
         options = _with_stop(stop, kwargs)
-        yield from self._transform_stream_with_config(
-            iter([input]), self._chunks, config, options=options
-        )
+
+        def run(values: Iterator[Any], config: RunnableConfig) -> Iterator[Any]:
+            yield from self._prepare(next(values), config, options).stream(config)
+
+        yield from self._transform_stream_with_config(iter([input]), run, config)
 
     async def astream(
         self: Any,
-        input: LanguageModelInput,  # noqa: A002
+        input: Any,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
-        """Choose in a thread, then pass on the chosen LLM's chunks as they come."""
+        """Choose in a thread, then pass on the chunks of what was chosen as they come."""
         options = _with_stop(stop, kwargs)
-        async for chunk in self._atransform_stream_with_config(
-            alone(input), self._achunks, config, options=options
-        ):
-            yield chunk
 
-    def _invoke(
-        self, value: Any, run_manager: object, config: RunnableConfig, *, options: dict[str, Any]
-    ) -> Any:
-        handed = self._hand_on(value, config, options)
-        return handed.delegation.invoke(handed.messages, config)
+        async def run(values: AsyncIterator[Any], config: RunnableConfig) -> AsyncIterator[Any]:
+            async for chunk in self._prepare(await anext(values), config, options).astream(config):
+                yield chunk
 
-    async def _ainvoke(
-        self, value: Any, run_manager: object, config: RunnableConfig, *, options: dict[str, Any]
-    ) -> Any:
-        handed = self._hand_on(value, config, options)
-        return await handed.delegation.ainvoke(handed.messages, config)
-
-    def _chunks(
-        self,
-        values: Iterator[Any],
-        run_manager: object,
-        config: RunnableConfig,
-        *,
-        options: dict[str, Any],
-    ) -> Iterator[Any]:
-        handed = self._hand_on(next(values), config, options)
-        yield from handed.delegation.stream(handed.messages, config)
-
-    async def _achunks(
-        self,
-        values: AsyncIterator[Any],
-        run_manager: object,
-        config: RunnableConfig,
-        *,
-        options: dict[str, Any],
-    ) -> AsyncIterator[Any]:
-        handed = self._hand_on(await anext(values), config, options)
-        async for chunk in handed.delegation.astream(handed.messages, config):
+        async for chunk in self._atransform_stream_with_config(_only(input), run, config):
             yield chunk
 
 
@@ -808,6 +594,5 @@ def _with_stop(stop: list[str] | None, options: dict[str, Any]) -> dict[str, Any
     return options if stop is None else {**options, "stop": stop}
 
 
-async def alone(value: _Value) -> AsyncIterator[_Value]:
-    """Yield one value: what LangChain's streaming takes its input from."""
+async def _only(value: Any) -> AsyncIterator[Any]:
     yield value

@@ -1,4 +1,4 @@
-"""Cards from what LangChain has: tools, graphs, MCP servers, chat models; and keeping them in step."""
+"""Cards from what LangChain has: tools, graphs, MCP servers, chat models; kept in step."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""ChatCascade: a chat model that asks a cheap LLM, reads its answer, and accepts or asks another."""
+"""ChatCascade: a chat model that asks a cheap LLM, and another one if the answer is in doubt."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -19,176 +19,43 @@ from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 from pydantic import Field, SkipValidation
 
-from langchain_moma.calls import LLM_KEY, CallForms, Handed, portable_messages, portable_options
-from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch, excluded_in, preference_in
-from langchain_moma.messages import some_query_of
+from langchain_moma.calls import CallRunnable, check_chat_models, says_nothing, window_of
+from langchain_moma.decision import (
+    FALLBACK_EVENT,
+    adispatch,
+    check_wish,
+    dispatch,
+    excluded_in,
+    preference_in,
+)
+from langchain_moma.messages import (
+    LLM_KEY,
+    portable_messages,
+    portable_options,
+    some_query_of,
+)
 from moma_core import CascadeRouter, Encoder, InvalidInputError, Preference, RoutingEncoder
+from moma_core.fallback import Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
 from moma_core.llms.cascade import Accept, Ask, CascadePlan
-from moma_core.llms.selection import parse_preference
 from moma_core.training.judge import final_answer
 
 __all__ = [
     "CASCADE_KEY",
-    "Asking",
-    "CascadeSetting",
+    "CascadeAsk",
+    "CascadeRun",
     "ChatCascade",
-    "Walk",
 ]
+
+# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
 
 CASCADE_KEY = "moma_cascade"
 """Key in an answer's ``response_metadata``: whom the cascade asked, and USD by LLM."""
 
-
-@dataclass(frozen=True, slots=True)
-class CascadeSetting:
-    """What every query of a chat model shares.
-
-    Args:
-        router: Plans.
-        llms: Chat models by name.
-        read: From a reply to its final answer; None: it cannot be read.
-        encoder: Encodes the query.
-        max_latency: As for `CascadeRouter.plan`.
-        health: Which LLMs have been failing.
-    """
-
-    router: CascadeRouter
-    llms: Mapping[str, BaseChatModel]
-    read: Callable[[str], str | None]
-    encoder: Encoder
-    max_latency: float | None
-    health: Health
+_UNTRACED: RunnableConfig = {"callbacks": []}  # the chat model's own run is the one that is traced
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """Ask this LLM now.
-
-    Args:
-        name: Of the LLM.
-        llm: Its chat model.
-        final: Whether its answer is accepted whatever it says.
-    """
-
-    name: str
-    llm: BaseChatModel
-    final: bool
-
-
-@dataclass(slots=True)
-class Walk:
-    """What was asked and said so far for one query.
-
-    Args:
-        setting: Shared by all queries.
-        messages: The conversation; its last human words are what is planned for.
-        preference: As for `CascadeRouter.plan`.
-        exclude: LLMs that may not be asked.
-    """
-
-    setting: CascadeSetting
-    messages: Sequence[BaseMessage]
-    preference: str | Preference | None = None
-    exclude: frozenset[str] = frozenset()
-    plan: CascadePlan | None = None
-    said: dict[str, AIMessage] = field(default_factory=dict)
-    costs: dict[str, float] = field(default_factory=dict)
-    errors: list[tuple[str, Exception]] = field(default_factory=list)
-
-    def next(self) -> Asking | AIMessage:
-        """Return whom to ask, or the accepted answer with the usage of all calls.
-
-        Raises:
-            NoTargetError: No LLM may be asked, and none failed; else the first one's error.
-        """
-        if self.plan is None:
-            self.plan = self._planned()
-        read = self.setting.read
-        answers = {name: read(str(said.text)) or None for name, said in self.said.items()}
-        step = self.plan.next(answers, costs=self._trusted())
-        if isinstance(step, Accept):
-            told = self.said[step.llm]
-            return told.model_copy(update=self._accounted(step.llm, told, self.said))
-        return Asking(step.llm, self.setting.llms[step.llm], _is_final(step))
-
-    def hear(self, asked: Asking, said: BaseMessage) -> None:
-        """Take an answer."""
-        told = said if isinstance(said, AIMessage) else AIMessage(said.content)
-        self.said[asked.name] = told
-        cost = self._cost(asked.name, told.usage_metadata)
-        if cost is not None:
-            self.costs[asked.name] = cost
-
-    @contextmanager
-    def attempt(self, asked: Asking) -> Iterator[None]:
-        """Take an error of the body as the LLM's failure: the next plan is made without it."""
-        try:
-            with self.setting.health.attempt(asked.name, passing=(GraphBubbleUp,)):
-                yield
-        except GraphBubbleUp:
-            raise
-        except Exception as error:  # noqa: BLE001  # any provider's error
-            self.errors.append((asked.name, error))
-            self.plan = None
-
-    def begun(self, asked: Asking, chunk: AIMessage) -> dict[str, Any]:
-        """Return what the first chunk of the accepted answer says of the calls before it."""
-        return self._accounted(asked.name, chunk, {**self.said, asked.name: chunk})
-
-    def _accounted(
-        self, name: str, told: AIMessage, said: Mapping[str, AIMessage]
-    ) -> dict[str, Any]:
-        usage: UsageMetadata | None = None
-        for each in said.values():
-            if each.usage_metadata is not None:
-                usage = add_usage(usage, each.usage_metadata)
-        facts = {"asked": list(said), "usd": dict(self.costs)}
-        about = {**told.response_metadata, LLM_KEY: name, CASCADE_KEY: facts}
-        return {"usage_metadata": usage, "response_metadata": about}
-
-    def _planned(self) -> CascadePlan:
-        known, setting = self.setting.router.base.names, self.setting
-        failed = {name for name, _ in self.errors}
-        out = {name for name in known if name not in setting.llms} | self.exclude | failed
-        ailing = {name for name in known if setting.health.is_open(name)} - out
-        if len(out | ailing) < len(known):
-            out |= ailing
-        if self.errors and len(out) >= len(known):
-            raise self._nobody()
-        text = some_query_of(self.messages).text
-        vector = setting.encoder.encode([text])[0]
-        return setting.router.plan(text, vector, self.preference, out, setting.max_latency)
-
-    def _nobody(self) -> Exception:
-        (first, error), *others = self.errors
-        error.add_note(f"This is the error of LLM {first!r}; nobody else could answer either.")
-        for name, other in others:
-            error.add_note(f"  {name!r} failed with {other!r}")
-        return error
-
-    def _cost(self, name: str, usage: UsageMetadata | None) -> float | None:
-        if usage is None:
-            return None
-        card = self.setting.router.base.card(name)
-        read, wrote = usage["input_tokens"], usage["output_tokens"]
-        return (card.input_price * read + card.output_price * wrote) / 1e6
-
-    def _trusted(self) -> dict[str, float]:
-        """Leave out costs at indicative prices: plans weigh USD as measured in training."""
-        card = self.setting.router.base.card
-        return {n: c for n, c in self.costs.items() if card(n).metadata.get("price") is None}
-
-
-def _is_final(step: Ask) -> bool:
-    branches = (step.new, step.unreadable, *(after for _, after in step.same))
-    return all(branch == Accept(step.llm) for branch in branches)
-
-
-# ruff: noqa: ARG002, SLF001  # LangChain's contract between chat models
-
-
-class ChatCascade(CallForms, BaseChatModel):
+class ChatCascade(CallRunnable, BaseChatModel):
     """A chat model that asks as few of its LLMs as a trained `CascadeRouter` finds worth it.
 
     The answer is the accepted LLM's, with the usage of all calls. Its ``response_metadata`` has
@@ -205,6 +72,7 @@ class ChatCascade(CallForms, BaseChatModel):
         preference: As for `ChatMoMA`, and for one call likewise.
         max_latency: As for `CascadeRouter.plan`.
         health: Circuit breakers; failing LLMs are left out while another one is well.
+        fallback_on: As for `ChatMoMA`.
 
     Raises:
         InvalidInputError: ``router`` plans no cascade, or ``llms`` holds something that is no chat
@@ -226,11 +94,13 @@ class ChatCascade(CallForms, BaseChatModel):
     preference: SkipValidation[str | Preference | None] = None
     max_latency: float | None = None
     health: SkipValidation[Health] = Field(default_factory=Health, exclude=True, repr=False)
+    fallback_on: SkipValidation[FallbackOn | None] = Field(default=None, exclude=True, repr=False)
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         _check(self.router, self.llms)
-        parse_preference(self.preference)
+        check_wish(self.preference, self.max_latency)
+        check_fallback_on(self.fallback_on)
         self.router.base.check_encoder(self.encoder.fingerprint)
 
     @property
@@ -245,19 +115,16 @@ class ChatCascade(CallForms, BaseChatModel):
         """Refuse: a call of a tool is no answer that another LLM's could agree with."""
         raise NotImplementedError("a cascade compares final answers and calls no tools: ChatMoMA")
 
-    def _hand_on(
-        self, value: LanguageModelInput, config: RunnableConfig, options: Mapping[str, Any]
-    ) -> Handed:
-        messages = self._convert_input(value).to_messages()
-        preference, exclude = preference_in(config, self.preference), excluded_in(config)
-        walk = Walk(self._setting, messages, preference, exclude)
-        return Handed(cast("Any", _Cascading(walk, options)), messages)
+    def _prepare(
+        self, value: LanguageModelInput, config: RunnableConfig, options: dict[str, Any]
+    ) -> CascadeRun:
+        return self._run(self._convert_input(value).to_messages(), options, config)
 
-    @property
-    def _setting(self) -> CascadeSetting:
-        return CascadeSetting(
-            self.router, self.llms, self.read, self.encoder, self.max_latency, self.health
-        )
+    def _run(
+        self, messages: list[BaseMessage], options: dict[str, Any], config: RunnableConfig
+    ) -> CascadeRun:
+        preference, exclude = preference_in(config, self.preference), excluded_in(config)
+        return CascadeRun(self, messages, options, preference, exclude)
 
     def _generate(
         self,
@@ -266,12 +133,9 @@ class ChatCascade(CallForms, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        walk = Walk(self._setting, messages, self.preference)
-        while isinstance(step := walk.next(), Asking):
-            with walk.attempt(step):
-                sent = portable_messages(messages, step.llm)
-                walk.hear(step, step.llm._generate(sent, stop, **kwargs).generations[0].message)
-        return ChatResult(generations=[ChatGeneration(message=step)])
+        options = kwargs if stop is None else {**kwargs, "stop": stop}
+        answer = self._run(messages, options, {}).invoke(_UNTRACED)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
 
     async def _agenerate(
         self,
@@ -280,98 +144,200 @@ class ChatCascade(CallForms, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        walk = Walk(self._setting, messages, self.preference)
-        while isinstance(step := await asyncio.to_thread(walk.next), Asking):
-            with walk.attempt(step):
-                sent = portable_messages(messages, step.llm)
-                result = await step.llm._agenerate(sent, stop, **kwargs)
-                walk.hear(step, result.generations[0].message)
-        return ChatResult(generations=[ChatGeneration(message=step)])
+        options = kwargs if stop is None else {**kwargs, "stop": stop}
+        answer = await self._run(messages, options, {}).ainvoke(_UNTRACED)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
 
 
-@dataclass(frozen=True)
-class _Cascading:
-    """Asks whom the walk names; answers that may be replaced are kept out of streams."""
+@dataclass(frozen=True, slots=True)
+class CascadeAsk:
+    """Ask this LLM now.
 
-    walk: Walk
-    options: Mapping[str, Any]
+    Args:
+        name: Of the LLM.
+        llm: Its chat model.
+        final: Whether its answer is accepted whatever it says.
+    """
 
-    def invoke(self, messages: list[BaseMessage], config: RunnableConfig) -> AIMessage:
-        while isinstance(step := self.walk.next(), Asking):
-            failures = len(self.walk.errors)
-            with self.walk.attempt(step):
-                sent = portable_messages(messages, step.llm)
-                self.walk.hear(step, self._ready(step).invoke(sent, _quiet(step, config)))
-            for event in self._failures(failures):
+    name: str
+    llm: BaseChatModel
+    final: bool
+
+
+@dataclass(slots=True)
+class CascadeRun:
+    """What was asked and said so far for one query; answers that may be replaced are not streamed.
+
+    Args:
+        chat: Its settings.
+        messages: The conversation; its last human words are what is planned for.
+        options: For each LLM's call.
+        preference: As for `CascadeRouter.plan`.
+        exclude: LLMs that may not be asked.
+    """
+
+    chat: ChatCascade
+    messages: Sequence[BaseMessage]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    preference: str | Preference | None = None
+    exclude: frozenset[str] = frozenset()
+    plan: CascadePlan | None = None
+    said: dict[str, AIMessage] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    fallback: Fallback = field(init=False)
+    _told: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        card = self.chat.router.base.card
+        self.fallback = Fallback(
+            (),
+            self.chat.health,
+            windows={name: window_of(llm, card(name)) for name, llm in self.chat.llms.items()},
+            fallback_on=self.chat.fallback_on,
+            passing=(GraphBubbleUp,),
+        )
+
+    def next(self) -> CascadeAsk | AIMessage:
+        """Return whom to ask, or the accepted answer with the usage of all calls.
+
+        Raises:
+            NoTargetError: No LLM may be asked, and none failed; else the first one's error.
+        """
+        if self.plan is None:
+            self.plan = self._planned()
+        read = self.chat.read
+        answers = {name: read(str(said.text)) or None for name, said in self.said.items()}
+        step = self.plan.next(answers, costs=self._trusted())
+        if isinstance(step, Accept):
+            answer = self.said[step.llm]
+            return answer.model_copy(update=self._accounted(step.llm, answer, self.said))
+        return CascadeAsk(step.llm, self.chat.llms[step.llm], _is_final(step))
+
+    def record(self, name: str, answer: BaseMessage) -> None:
+        """Take an answer."""
+        kept = answer if isinstance(answer, AIMessage) else AIMessage(answer.content)
+        self.said[name] = kept
+        cost = self._cost(name, kept.usage_metadata)
+        if cost is not None:
+            self.costs[name] = cost
+
+    def invoke(self, config: RunnableConfig) -> AIMessage:
+        """Return the accepted answer."""
+        while isinstance(step := self.next(), CascadeAsk):
+            with self.fallback.attempt(step.name):
+                self.record(
+                    step.name, self._ready(step).invoke(self._sent(step), _quiet(step, config))
+                )
+            for event in self._failures():
                 dispatch(event, config, FALLBACK_EVENT)
         return step
 
-    async def ainvoke(self, messages: list[BaseMessage], config: RunnableConfig) -> AIMessage:
-        while isinstance(step := await asyncio.to_thread(self.walk.next), Asking):
-            failures = len(self.walk.errors)
-            with self.walk.attempt(step):
-                sent = portable_messages(messages, step.llm)
-                self.walk.hear(step, await self._ready(step).ainvoke(sent, _quiet(step, config)))
-            for event in self._failures(failures):
+    async def ainvoke(self, config: RunnableConfig) -> AIMessage:
+        """Await the accepted answer; plans in a thread."""
+        while isinstance(step := await asyncio.to_thread(self.next), CascadeAsk):
+            with self.fallback.attempt(step.name):
+                answer = await self._ready(step).ainvoke(self._sent(step), _quiet(step, config))
+                self.record(step.name, answer)
+            for event in self._failures():
                 await adispatch(event, config, FALLBACK_EVENT)
         return step
 
-    def stream(
-        self, messages: list[BaseMessage], config: RunnableConfig
-    ) -> Iterator[AIMessageChunk]:
-        while isinstance(step := self.walk.next(), Asking):
-            failures, begun = len(self.walk.errors), False
-            with self.walk.attempt(step):
-                sent, ready = portable_messages(messages, step.llm), self._ready(step)
+    def stream(self, config: RunnableConfig) -> Iterator[AIMessageChunk]:
+        """Yield the accepted answer, token by token where nothing can replace it."""
+        while isinstance(step := self.next(), CascadeAsk):
+            with self.fallback.attempt(step.name) as attempt:
+                ready, sent = self._ready(step), self._sent(step)
                 if not step.final:
-                    self.walk.hear(step, ready.invoke(sent, _quiet(step, config)))
+                    self.record(step.name, ready.invoke(sent, _quiet(step, config)))
                 else:
+                    mark = partial(self._first, step.name)
                     for chunk in ready.stream(sent, config):
-                        yield chunk if begun else self._first(step, chunk)
-                        begun = True
-            if begun:
-                self._raise(failures)
-                return
-            for event in self._failures(failures):
+                        yield from attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark)
+                    yield from attempt.rest(mark)
+                    return
+            for event in self._failures():
                 dispatch(event, config, FALLBACK_EVENT)
         yield _whole(step)
 
-    async def astream(
-        self, messages: list[BaseMessage], config: RunnableConfig
-    ) -> AsyncIterator[AIMessageChunk]:
-        while isinstance(step := await asyncio.to_thread(self.walk.next), Asking):
-            failures, begun = len(self.walk.errors), False
-            with self.walk.attempt(step):
-                sent, ready = portable_messages(messages, step.llm), self._ready(step)
+    async def astream(self, config: RunnableConfig) -> AsyncIterator[AIMessageChunk]:
+        """Yield the same; plans in a thread."""
+        while isinstance(step := await asyncio.to_thread(self.next), CascadeAsk):
+            with self.fallback.attempt(step.name) as attempt:
+                ready, sent = self._ready(step), self._sent(step)
                 if not step.final:
-                    self.walk.hear(step, await ready.ainvoke(sent, _quiet(step, config)))
+                    self.record(step.name, await ready.ainvoke(sent, _quiet(step, config)))
                 else:
+                    mark = partial(self._first, step.name)
                     async for chunk in ready.astream(sent, config):
-                        yield chunk if begun else self._first(step, chunk)
-                        begun = True
-            if begun:
-                self._raise(failures)
-                return
-            for event in self._failures(failures):
+                        for each in attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark):
+                            yield each
+                    for each in attempt.rest(mark):
+                        yield each
+                    return
+            for event in self._failures():
                 await adispatch(event, config, FALLBACK_EVENT)
         yield _whole(step)
 
-    def _ready(self, step: Asking) -> Runnable[Any, Any]:
+    def _ready(self, step: CascadeAsk) -> Runnable[Any, Any]:
         return step.llm.bind(**portable_options(self.options, step.llm))
 
-    def _first(self, step: Asking, chunk: AIMessageChunk) -> AIMessageChunk:
-        return chunk.model_copy(update=self.walk.begun(step, chunk))
+    def _sent(self, step: CascadeAsk) -> list[BaseMessage]:
+        return portable_messages(self.messages, step.llm, step.name)
 
-    def _failures(self, since: int) -> list[dict[str, Any]]:
-        return [{"llm": n, "error": repr(error)} for n, error in self.walk.errors[since:]]
+    def _first(self, name: str, chunk: AIMessageChunk) -> AIMessageChunk:
+        """Return the first chunk of the accepted answer, which tells of the calls before it."""
+        said = {**self.said, name: chunk}
+        return chunk.model_copy(update=self._accounted(name, chunk, said))
 
-    def _raise(self, since: int) -> None:
-        """Raise what failed amid a stream: half an answer was given, so nobody else can."""
-        for _, error in self.walk.errors[since:]:
-            raise error
+    def _accounted(
+        self, name: str, answer: AIMessage, said: Mapping[str, AIMessage]
+    ) -> dict[str, Any]:
+        usage: UsageMetadata | None = None
+        for each in said.values():
+            if each.usage_metadata is not None:
+                usage = add_usage(usage, each.usage_metadata)
+        facts = {"asked": list(said), "usd": dict(self.costs)}
+        about = {**answer.response_metadata, LLM_KEY: name, CASCADE_KEY: facts}
+        return {"usage_metadata": usage, "response_metadata": about}
+
+    def _planned(self) -> CascadePlan:
+        chat, known = self.chat, self.chat.router.base.names
+        failed = {failure.llm for failure in self.fallback.failures}
+        out = {n for n in known if n not in chat.llms or not self.fallback.fits(n)}
+        out |= self.exclude | failed
+        if failed and out.issuperset(known):
+            raise self.fallback.error()
+        left = [name for name in known if name not in out]
+        out.update(set(left).difference(available(left, chat.health) or left))
+        text = some_query_of(self.messages).text
+        vector = chat.encoder.encode([text])[0]
+        return chat.router.plan(text, vector, self.preference, out, chat.max_latency)
+
+    def _failures(self) -> list[dict[str, str]]:
+        """Return what failed since the last look; the next plan is made without it."""
+        new = self.fallback.failures[self._told :]
+        self._told += len(new)
+        if new:
+            self.plan = None
+        return [failure.to_dict() for failure in new]
+
+    def _cost(self, name: str, usage: UsageMetadata | None) -> float | None:
+        if usage is None:
+            return None
+        return self.chat.router.base.card(name).usd(usage["input_tokens"], usage["output_tokens"])
+
+    def _trusted(self) -> dict[str, float]:
+        """Leave out costs at indicative prices: plans weigh USD as measured in training."""
+        card = self.chat.router.base.card
+        return {n: c for n, c in self.costs.items() if card(n).metadata.get("price") is None}
 
 
-def _quiet(step: Asking, config: RunnableConfig) -> RunnableConfig:
+def _is_final(step: Ask) -> bool:
+    branches = (step.new, step.unreadable, *(after for _, after in step.same))
+    return all(branch == Accept(step.llm) for branch in branches)
+
+
+def _quiet(step: CascadeAsk, config: RunnableConfig) -> RunnableConfig:
     """Keep LangGraph from streaming an answer that may be replaced."""
     return config if step.final else merge_configs(config, {"tags": [TAG_NOSTREAM]})
 
@@ -387,21 +353,12 @@ def _whole(answer: AIMessage) -> AIMessageChunk:
     )
 
 
-def _check(router: object, llms: object) -> None:
+def _check(router: object, llms: Mapping[str, BaseChatModel]) -> None:
     if not isinstance(router, CascadeRouter):
         raise InvalidInputError(
             f"router must be a CascadeRouter, got {type(router).__name__}. Train one with moma "
             "train llms --strategy cascade, then CascadeRouter.load(folder)."
         )
-    if not llms or not isinstance(llms, Mapping):
-        raise InvalidInputError(
-            "llms are chat models by name, at least one: llms={'name': ChatOpenAI(...)}; got "
-            f"{llms!r:.60}."
-        )
-    for name, llm in llms.items():
-        if not isinstance(llm, BaseChatModel):
-            raise InvalidInputError(
-                f"LLM {name!r} must be a chat model, got {type(llm).__name__}. Give the chat model "
-                "itself; options go to its constructor."
-            )
+    check_chat_models(llms)
+    for name in llms:
         router.base.card(name)

@@ -1,5 +1,7 @@
 """ChatMoMA: a chat model that chooses the LLM for each call and hands the call to it."""
 
+# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -13,81 +15,61 @@ from langchain_core.language_models import (
     ModelProfile,
 )
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableSerializable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, SkipValidation
 
 from langchain_moma.calls import (
-    Ask,
-    CallForms,
-    ChatPool,
-    Delegation,
-    Direct,
-    Handed,
+    CallRunnable,
+    ChatCall,
+    ChatCalls,
+    ChatRequest,
     How,
     Needs,
-    portable_options,
-    portable_tools,
 )
-from langchain_moma.decision import PREFERENCE, did_you_mean, excluded_in, preference_in
-from langchain_moma.messages import messages_in
+from langchain_moma.decision import (
+    PREFERENCE,
+    check_wish,
+    did_you_mean,
+    excluded_in,
+    preference_in,
+)
+from langchain_moma.messages import messages_in, portable_options, portable_tools
 from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, Preference, UnknownNameError
+from moma_core.fallback import FallbackOn
 from moma_core.health import Health
-from moma_core.llms.selection import parse_preference
 
 __all__ = [
     "ChatMoMA",
     "StructuredMoMA",
 ]
 
-Delegate = Callable[[list[BaseMessage], Needs, How, RunnableConfig], Delegation]
+_UNTRACED: RunnableConfig = {"callbacks": []}  # the chat model's own run is the one that is traced
 
 
-class StructuredMoMA(CallForms, RunnableSerializable[LanguageModelInput, Any]):
-    """Gives what ``with_structured_output`` of the chosen LLM gives.
-
-    Args:
-        delegate: Chooses.
-        how: Turns a chat model into a Runnable that gives the wanted form.
-    """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    delegate: SkipValidation[Delegate] = Field(exclude=True)
-    how: SkipValidation[How] = Field(exclude=True)
-
-    def _hand_on(
-        self, value: LanguageModelInput, config: RunnableConfig, options: Mapping[str, Any]
-    ) -> Handed:
-        messages: list[BaseMessage] = [*messages_in(value)]
-        needs = Needs.of(messages, options, structured=True)
-
-        def how(llm: BaseChatModel) -> Runnable[Any, Any]:
-            bound = self.how(llm)
-            return bound.bind(**options) if options else bound
-
-        return Handed(self.delegate(messages, needs, how, config), messages)
-
-
-class ChatMoMA(CallForms, BaseChatModel):
+class ChatMoMA(CallRunnable, BaseChatModel):
     """A chat model that asks, for each call, the LLM that is worth its price.
 
     Only LLMs that can do what the call needs (tools, structured output, images, length) are
     eligible: `.profile` and the router's `LLMCard` say so. A failing LLM is followed by the next
     best; one that keeps failing is left alone for a while. While tool calls are being answered, the
     LLM that made them goes on. An answer names its LLM in ``response_metadata["moma_llm"]``;
-    ``invoke(..., model="name")`` asks that one alone.
+    ``invoke(..., model="name")`` asks that one alone. While the router learns from use, the
+    decision is there too: ``router.feedback(decision_in(answer), reward)``.
 
     Args:
         router: Decides; its agents play no part here.
         llms: Chat models by the names of the router's LLMs.
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``.
+        max_latency: As in `MoMARouter.route`.
         health: Circuit breakers; share one between objects that ask the same LLMs.
         telemetry: Counters; share one likewise.
+        fallback_on: Errors after which the next LLM is asked: classes or a predicate. By default
+            all but those that are the caller's, such as a 400 (`moma_core.fallback`).
 
     Raises:
         InvalidInputError: ``llms`` is empty or holds something that is no chat model.
@@ -112,19 +94,23 @@ class ChatMoMA(CallForms, BaseChatModel):
     router: SkipValidation[MoMARouter] = Field(exclude=True, repr=False)
     llms: SkipValidation[Mapping[str, BaseChatModel]] = Field(exclude=True, repr=False)
     preference: SkipValidation[str | Preference | None] = None
+    max_latency: float | None = None
     health: SkipValidation[Health] = Field(default_factory=Health, exclude=True, repr=False)
     telemetry: SkipValidation[Telemetry] = Field(
         default_factory=Telemetry, exclude=True, repr=False
     )
+    fallback_on: SkipValidation[FallbackOn | None] = Field(default=None, exclude=True, repr=False)
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
-        self._pool.check()
-        parse_preference(self.preference)
+        self._calls.check()
+        check_wish(self.preference, self.max_latency)
 
     @property
-    def _pool(self) -> ChatPool:
-        return ChatPool(self.router, self.llms, self.health, self.telemetry)
+    def _calls(self) -> ChatCalls:
+        return ChatCalls(
+            self.router, self.llms, self.health, self.telemetry, fallback_on=self.fallback_on
+        )
 
     @property
     def _llm_type(self) -> str:
@@ -178,27 +164,38 @@ class ChatMoMA(CallForms, BaseChatModel):
         def how(llm: BaseChatModel) -> Runnable[Any, Any]:
             return llm.with_structured_output(schema, include_raw=include_raw, **kwargs)
 
-        return StructuredMoMA(delegate=self._delegate, how=how)
+        return StructuredMoMA(chat=self, how=how)
 
-    def _hand_on(
-        self, value: LanguageModelInput, config: RunnableConfig, options: Mapping[str, Any]
-    ) -> Handed:
-        messages = self._convert_input(value).to_messages()
-        needs = Needs.of(messages, options)
-        options, others = self._pinned(options)
-        return Handed(self._delegate(messages, needs, prepared(options), config, others), messages)
+    def _prepare(
+        self, value: LanguageModelInput, config: RunnableConfig, options: dict[str, Any]
+    ) -> ChatCall:
+        return self._call(self._convert_input(value).to_messages(), config, options)
 
-    def _delegate(
+    def _call(
         self,
-        messages: Sequence[BaseMessage],
-        needs: Needs,
-        how: How,
+        messages: list[BaseMessage],
         config: RunnableConfig,
-        others: frozenset[str] = frozenset(),
-    ) -> Delegation:
-        preference = preference_in(config, self.preference)
-        ask = Ask(messages, needs, preference, excluded_in(config) | others)
-        return Delegation(self._pool, ask, how)
+        options: Mapping[str, Any],
+        structured: How | None = None,
+    ) -> ChatCall:
+        """Return the prepared call; ``structured`` makes a chat model give a schema."""
+        rest, others = self._pinned(options)
+        request = ChatRequest(
+            messages,
+            Needs.of(messages, options, structured=structured is not None),
+            preference_in(config, self.preference),
+            excluded_in(config) | others,
+            self.max_latency,
+        )
+
+        def how(llm: BaseChatModel) -> Runnable[Any, Any]:
+            bound = structured(llm) if structured is not None else llm
+            if "tools" in rest and structured is None:
+                return _with_tools(llm, rest)
+            own = portable_options(rest, llm)
+            return bound.bind(**own) if own else bound
+
+        return ChatCall(self._calls, request, how)
 
     def _pinned(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
         """Return the options, and the LLMs ruled out by ``model=`` with the name of one."""
@@ -213,16 +210,6 @@ class ChatMoMA(CallForms, BaseChatModel):
             )
         return rest, frozenset(self.llms).difference({name})
 
-    def _direct(
-        self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
-    ) -> Direct:
-        needs = Needs.of(messages, options)
-        options, others = self._pinned(options)
-        if stop is not None:
-            options["stop"] = stop
-        ask = Ask(messages, needs, self.preference, others)
-        return Direct(self._pool, ask, prepared(options))
-
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -230,7 +217,8 @@ class ChatMoMA(CallForms, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return self._direct(messages, stop, kwargs).generate(messages, run_manager)
+        answer = self._untraced(messages, stop, kwargs).invoke(_UNTRACED)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
 
     async def _agenerate(
         self,
@@ -239,7 +227,8 @@ class ChatMoMA(CallForms, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await self._direct(messages, stop, kwargs).agenerate(messages, run_manager)
+        answer = await self._untraced(messages, stop, kwargs).ainvoke(_UNTRACED)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
 
     def _stream(
         self,
@@ -248,7 +237,8 @@ class ChatMoMA(CallForms, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        yield from self._direct(messages, stop, kwargs).stream(messages, run_manager)
+        for chunk in self._untraced(messages, stop, kwargs).stream(_UNTRACED):
+            yield ChatGenerationChunk(message=chunk)
 
     async def _astream(
         self,
@@ -257,20 +247,40 @@ class ChatMoMA(CallForms, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in self._direct(messages, stop, kwargs).astream(messages, run_manager):
-            yield chunk
+        async for chunk in self._untraced(messages, stop, kwargs).astream(_UNTRACED):
+            yield ChatGenerationChunk(message=chunk)
+
+    def _untraced(
+        self, messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
+    ) -> ChatCall:
+        return self._call(messages, {}, options if stop is None else {**options, "stop": stop})
 
 
-def prepared(options: Mapping[str, Any]) -> How:
-    """Return what makes a chat model ready for a call: tools bound its own way, options passed."""
-    rest = dict(options)
-    tools = rest.pop("tools", None)
+class StructuredMoMA(CallRunnable, RunnableSerializable[LanguageModelInput, Any]):
+    """Gives what ``with_structured_output`` of the chosen LLM gives.
 
-    def how(llm: BaseChatModel) -> Runnable[Any, Any]:
-        own = portable_options(rest, llm)
-        return llm.bind_tools(portable_tools(tools, llm), **own) if tools else llm.bind(**own)
+    Args:
+        chat: Chooses.
+        how: Turns a chat model into a Runnable that gives the wanted form.
+    """
 
-    return how
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    chat: SkipValidation[ChatMoMA] = Field(exclude=True)
+    how: SkipValidation[How] = Field(exclude=True)
+
+    def _prepare(
+        self, value: LanguageModelInput, config: RunnableConfig, options: dict[str, Any]
+    ) -> ChatCall:
+        messages: list[BaseMessage] = [*messages_in(value)]
+        return self.chat._call(messages, config, options, self.how)  # noqa: SLF001
+
+
+def _with_tools(llm: BaseChatModel, options: Mapping[str, Any]) -> Runnable[Any, Any]:
+    """Bind tools the chat model's own way."""
+    rest = {key: value for key, value in options.items() if key != "tools"}
+    tools, own = options["tools"], portable_options(rest, llm)
+    return llm.bind_tools(portable_tools(tools, llm), **own) if tools else llm.bind(**own)
 
 
 def _weakest(values: Sequence[Any]) -> Any:

@@ -19,9 +19,9 @@ from langchain_core.runnables import Runnable
 from moma_core import AgentCard, InvalidInputError, Query
 
 __all__ = [
-    "Asked",
     "ChatDecider",
     "FinalChoice",
+    "RankRequest",
     "final_schema",
 ]
 
@@ -52,7 +52,7 @@ class FinalChoice:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RankRequest:
     """One decision on its way: the shortlist as it is shown, and the messages so far.
 
     Args:
@@ -79,7 +79,7 @@ class Asked:
         shortlist: int,
         count: int,
         as_json: bool,
-    ) -> Asked:
+    ) -> RankRequest:
         """Return the first question.
 
         Raises:
@@ -109,7 +109,7 @@ class Asked:
         """The ids of the agents shown."""
         return [f"a{i + 1}" for i in range(len(self.cards))]
 
-    def judged(self, answer: Any) -> FinalChoice | Asked:
+    def judged(self, answer: Any) -> FinalChoice | RankRequest:
         """Return the choice that an answer, or an error in its place, leads to, or what to ask."""
         if isinstance(answer, Exception):
             return self.by_ranker(f"{type(answer).__name__}: {answer!s:.200}")
@@ -282,7 +282,7 @@ class ChatDecider:
                 less than 1.
         """
         step = self._first(query, cards, log_prior, count)
-        while isinstance(step, Asked):
+        while isinstance(step, RankRequest):
             step = step.judged(self._answer(step))
         return step
 
@@ -296,7 +296,7 @@ class ChatDecider:
     ) -> FinalChoice:
         """Do as `choose`, through the chat model's own asynchronous calls."""
         step = self._first(query, cards, log_prior, count)
-        while isinstance(step, Asked):
+        while isinstance(step, RankRequest):
             try:
                 call = self._runnable(step).ainvoke(list(step.messages))
                 answer = await asyncio.wait_for(call, self.timeout)
@@ -311,24 +311,24 @@ class ChatDecider:
         """Return the probability of each agent, summing to one, shape (k,).
 
         A chat model names agents without saying how sure it is: the first one named gets ``trust``,
-        the others share the rest as the ranker has it. Where the ranker decided, its own shares.
+        the rest is split as the ranker has it. Where the ranker decided, its own probabilities.
 
         Raises:
             InvalidInputError: As in `choose`.
         """
         choice = self.choose(query, cards, log_prior)
         prior = np.asarray(log_prior, dtype=np.float64)
-        shares: npt.NDArray[np.float64] = np.exp(prior - np.logaddexp.reduce(prior))
+        ranked: npt.NDArray[np.float64] = np.exp(prior - np.logaddexp.reduce(prior))
         if choice.by == "ranker":
-            return shares
+            return ranked
         chosen = np.array([card.name == choice.names[0] for card in cards], dtype=np.float64)
-        mixed: npt.NDArray[np.float64] = self.trust * chosen + (1.0 - self.trust) * shares
+        mixed: npt.NDArray[np.float64] = self.trust * chosen + (1.0 - self.trust) * ranked
         return mixed
 
     def _first(
         self, query: str | Query, cards: Sequence[AgentCard], log_prior: npt.ArrayLike, count: int
-    ) -> Asked | FinalChoice:
-        asked = Asked.about(
+    ) -> RankRequest | FinalChoice:
+        asked = RankRequest.about(
             query,
             cards,
             log_prior,
@@ -340,13 +340,13 @@ class ChatDecider:
             return asked.by_ranker("there is one agent only")
         return replace(asked, alive=self.alive)
 
-    def _answer(self, asked: Asked) -> Any:
+    def _answer(self, asked: RankRequest) -> Any:
         try:
             return _within(self.timeout, lambda: self._runnable(asked).invoke(list(asked.messages)))
         except Exception as error:  # noqa: BLE001  # any provider's error
             return error
 
-    def _runnable(self, asked: Asked) -> Runnable[Any, Any]:
+    def _runnable(self, asked: RankRequest) -> Runnable[Any, Any]:
         """Return what to invoke; made for each call, as binding a chat model costs nothing."""
         if self.method == "choice":
             return self.llm.bind(extra_body={"structured_outputs": {"choice": asked.ids}})

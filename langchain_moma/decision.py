@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, NotRequired
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_callback_manager_for_config
 from typing_extensions import TypedDict
@@ -21,8 +22,10 @@ from moma_core import (
     RoutingState,
     UnknownNameError,
 )
+from moma_core.llms.selection import check_latency, parse_preference
 
 __all__ = [
+    "DECISION_KEY",
     "EVENT",
     "EXCLUDE",
     "FALLBACK_EVENT",
@@ -31,11 +34,13 @@ __all__ = [
     "adispatch",
     "check_registered",
     "check_router",
+    "check_wish",
     "decision_in",
     "did_you_mean",
     "dispatch",
     "excluded_in",
     "llm_names",
+    "names_of",
     "plain_state",
     "preference_in",
     "record",
@@ -43,6 +48,9 @@ __all__ = [
     "state_in",
     "unreachable",
 ]
+
+DECISION_KEY = "moma_decision"
+"""Key in an answer's ``response_metadata``, while the router learns: `RoutingDecision.to_dict`."""
 
 EVENT = "moma.route"
 """Name of the custom event; its data is `RoutingDecision.to_dict`."""
@@ -101,8 +109,11 @@ def plain_state(state: RoutingState) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
 
-def decision_in(record: Mapping[str, Any] | None) -> RoutingDecision | None:
-    """Rebuild the decision from a graph's state, for example ``decision_in(state["moma"])``.
+def decision_in(record: Mapping[str, Any] | BaseMessage | None) -> RoutingDecision | None:
+    """Rebuild the decision that a graph's state or an answer holds, if any.
+
+    ``decision_in(state["moma"])`` reads a node's record, ``decision_in(state["moma_turn"])`` the
+    middleware's, and ``decision_in(answer)`` an AI message made while the router learns from use.
 
     Example:
         >>> from moma_core import RoutingDecision
@@ -112,9 +123,11 @@ def decision_in(record: Mapping[str, Any] | None) -> RoutingDecision | None:
         >>> decision_in(None) is None
         True
     """
-    if not record or not record.get("decision"):
-        return None
-    return RoutingDecision.from_dict(record["decision"])
+    if isinstance(record, BaseMessage):
+        found = record.response_metadata.get(DECISION_KEY)
+    else:
+        found = record.get("decision") if record else None
+    return RoutingDecision.from_dict(found) if found else None
 
 
 def state_in(record: Mapping[str, Any] | None) -> RoutingState | None:
@@ -141,22 +154,48 @@ def preference_in(
     return default if chosen is None else chosen
 
 
-def excluded_in(config: RunnableConfig | None) -> frozenset[str]:
-    """Return the names that may not be chosen in this call.
+def check_wish(preference: str | Preference | None, max_latency: float | None = None) -> Preference:
+    """Return the preference that words mean, so that a slip shows when something is built.
 
     Raises:
-        InvalidInputError: They are not a list of names.
+        InvalidPreferenceError: There is no such preference, or the latency is no number.
     """
-    names: Collection[str] = ((config or {}).get("configurable") or {}).get(EXCLUDE) or ()
-    if isinstance(names, str) or not isinstance(names, Collection):
+    check_latency(max_latency)
+    return parse_preference(preference)
+
+
+def excluded_in(config: RunnableConfig | None) -> frozenset[str]:
+    """Return the names that may not be chosen in this call; a text is one name.
+
+    Raises:
+        InvalidInputError: They are no names.
+    """
+    return frozenset(names_of(((config or {}).get("configurable") or {}).get(EXCLUDE), EXCLUDE))
+
+
+def names_of(names: Iterable[str] | str | None, parameter: str) -> tuple[str, ...]:
+    """Return names given one by one, or as one text that is one name; None is none.
+
+    Raises:
+        InvalidInputError: They are no names.
+
+    Example:
+        >>> names_of("large-v2", "exclude"), names_of(["a", "b"], "exclude")
+        (('large-v2',), ('a', 'b'))
+    """
+    if isinstance(names, str):
+        return (names,)
+    found = tuple(names or ()) if isinstance(names, Iterable) or not names else (names,)
+    if not all(isinstance(name, str) for name in found):
         raise InvalidInputError(
-            f"{EXCLUDE} is a list of names, got {names!r:.60}. Write ['weather', ...]."
+            f"{parameter} takes names, got {names!r:.60}. Write {parameter}=['weather'], or leave "
+            "it out."
         )
-    return frozenset(names)
+    return found
 
 
 def dispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
-    """Send an event, `moma.route` unless told otherwise, to whoever listens to this run."""
+    """Send an event, `moma.route` by default, to whoever listens to this run."""
     if _inside_run(config):
         dispatch_custom_event(event, data, config=config)
 

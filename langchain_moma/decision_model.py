@@ -37,8 +37,9 @@ def ranked_labels(
 ) -> dict[str, float]:
     """Return labels with probabilities that sum to one, the chosen label first.
 
-    Labels that are all LLMs of the router are ranked by preference, with shares of their expected
-    quality; any others by how well their criteria, or the agents of those names, fit the query.
+    Labels that are all LLMs of the router are ranked by preference, with probabilities in
+    proportion to their expected quality; any others by how well their criteria, or the agents of
+    those names, fit the query.
 
     Args:
         router: Decides.
@@ -71,10 +72,10 @@ def _card(router: MoMARouter, label: str, text: Any) -> AgentCard:
 
 def _confidence(probabilities: Mapping[str, float]) -> float:
     """Return 1 for a sure choice, 0 for an even one: one minus the normalised entropy."""
-    shares = np.array([share for share in probabilities.values() if share > 0])
+    positive = np.array([each for each in probabilities.values() if each > 0])
     if len(probabilities) < 2:
         return 1.0
-    entropy = -float((shares * np.log(shares)).sum())
+    entropy = -float((positive * np.log(positive)).sum())
     return float(np.clip(1.0 - entropy / np.log(len(probabilities)), 0.0, 1.0))
 
 
@@ -134,12 +135,12 @@ def _answer(
             f"question {key!r} is a {type(question).__name__}; MoMA answers Choice questions. Put "
             "the alternatives into Choice(criteria={...})."
         )
-    shares = ranked_labels(router, query, question.criteria, preference)
+    probabilities = ranked_labels(router, query, question.criteria, preference)
     return decisions.ChoiceAnswer(
         type="choice",
-        choice=next(iter(shares)),
-        probabilities=shares,
-        confidence=_confidence(shares),
+        choice=next(iter(probabilities)),
+        probabilities=probabilities,
+        confidence=_confidence(probabilities),
     )
 
 

@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, MessagesState
 from langgraph.types import Command, Send
 
+from langchain_moma.calls import marked, window_of
 from langchain_moma.decision import (
+    FALLBACK_EVENT,
     MoMARecord,
+    adispatch,
     check_registered,
+    check_wish,
     decision_in,
     dispatch,
     excluded_in,
@@ -24,7 +30,15 @@ from langchain_moma.decision import (
     state_in,
     unreachable,
 )
-from langchain_moma.messages import is_wordless, last_turn, messages_in, query_of, some_query_of
+from langchain_moma.messages import (
+    LLM_KEY,
+    is_wordless,
+    last_turn,
+    messages_in,
+    portable_messages,
+    query_of,
+    some_query_of,
+)
 from langchain_moma.runnable import Several, check_several
 from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
@@ -35,10 +49,13 @@ from moma_core import (
     NoTargetError,
     Preference,
     Query,
+    RoutingDecision,
+    TeamPlan,
     UnknownNameError,
 )
 from moma_core.errors import InvalidQueryError
-from moma_core.llms.selection import parse_preference
+from moma_core.fallback import Fallback, FallbackOn, check_fallback_on
+from moma_core.health import Health
 
 __all__ = [
     "Destinations",
@@ -52,6 +69,8 @@ __all__ = [
     "named_nodes",
 ]
 
+_KEY = "moma"
+_NAME = "router"
 _NO_LLM = (
     "Add llm_node(llms) to the graph and write as_node(router, [...], llm='llm'), or name a node "
     "for such queries: default='sorry'."
@@ -81,6 +100,7 @@ class Destinations:
         preference: As in `MoMARouter.route`.
         telemetry: Receives the decisions.
         several: Whether a query may go to several agents.
+        max_latency: As in `MoMARouter.route`.
 
     Raises:
         UnknownNameError: A name is not registered with the router.
@@ -95,25 +115,11 @@ class Destinations:
     preference: str | Preference | None
     telemetry: Telemetry
     several: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        router: MoMARouter,
-        destinations: Sequence[str] | Mapping[str, str],
-        llm: str | None,
-        default: str | None,
-        preference: str | Preference | None,
-        telemetry: Telemetry | None,
-        several: Several,
-    ) -> Destinations:
-        """Take what `as_node` and `as_edge` are given."""
-        nodes, told = named_nodes(destinations), telemetry or Telemetry()
-        return cls(router, nodes, llm, default, preference, told, several != "first")
+    max_latency: float | None = None
 
     def __post_init__(self) -> None:
         check_registered(self.router, self.nodes)
-        parse_preference(self.preference)
+        check_wish(self.preference, self.max_latency)
         if not self.names:
             raise InvalidInputError(
                 "a router needs somewhere to go, got no destination. Name the nodes, for example "
@@ -153,7 +159,12 @@ class Destinations:
         start = time.perf_counter()
         try:
             decision = self.router.route(
-                query, preference, state, exclude=out, several=self.several
+                query,
+                preference,
+                state,
+                exclude=out,
+                several=self.several,
+                max_latency=self.max_latency,
             )
         except NoTargetError as error:
             if self.default is None:
@@ -209,14 +220,11 @@ def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, st
     Raises:
         InvalidInputError: They are no names.
     """
-    if isinstance(destinations, str):
-        raise InvalidInputError(
-            f"destinations are a list of names, got one text. Write [{destinations!r}]."
-        )
     if isinstance(destinations, Mapping):
         nodes = dict(destinations)
     else:
-        nodes = {name: name for name in destinations or ()}
+        listed = [destinations] if isinstance(destinations, str) else destinations or ()
+        nodes = {name: name for name in listed}
     for name in (*nodes, *nodes.values()):
         if not isinstance(name, str):
             raise InvalidInputError(
@@ -224,10 +232,6 @@ def named_nodes(destinations: Sequence[str] | Mapping[str, str]) -> dict[str, st
                 "['calculator'] or {'calculator': 'sums'}."
             )
     return nodes
-
-
-_KEY = "moma"
-_NAME = "router"
 
 
 class MoMAState(MessagesState):
@@ -267,6 +271,7 @@ def as_node(
     llm: str | None = None,
     default: str | None = None,
     preference: str | Preference | None = None,
+    max_latency: float | None = None,
     several: Several = "first",
     active_agent: str | None = None,
     telemetry: Telemetry | None = None,
@@ -287,6 +292,7 @@ def as_node(
         default: Node for what neither an agent nor an LLM can take; else `NoTargetError` is raised.
         preference: As in `MoMARouter.route`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``.
+        max_latency: As in `MoMARouter.route`.
         several: ``"first"``: each query goes to one agent. Else one that asks for several things
             may go to several: ``"parallel"`` sends to all at once, each with its own decision;
             ``"in_order"`` goes to the first, to the next whenever the graph comes back to this
@@ -316,7 +322,16 @@ def as_node(
         ('WRITE HELLO IN CAPITALS', ['shout'])
     """
     check_several(several)
-    ways = Destinations.of(router, destinations, llm, default, preference, telemetry, several)
+    ways = Destinations(
+        router,
+        named_nodes(destinations),
+        llm,
+        default,
+        preference,
+        telemetry or Telemetry(),
+        several=several != "first",
+        max_latency=max_latency,
+    )
     node = _Node(ways, several, active_agent)
 
     def decide(state: Any, config: RunnableConfig) -> Command[Any]:
@@ -336,6 +351,7 @@ def as_edge(
     llm: str | None = None,
     default: str | None = None,
     preference: str | Preference | None = None,
+    max_latency: float | None = None,
     several: Literal["first", "parallel"] = "first",
     telemetry: Telemetry | None = None,
     name: str = _NAME,
@@ -351,6 +367,7 @@ def as_edge(
         llm: As in `as_node`.
         default: As in `as_node`.
         preference: As in `as_node`.
+        max_latency: As in `as_node`.
         several: As in `as_node`; an edge cannot come back, so not in order.
         telemetry: Counters.
         name: Name of the branch; two edges from one node need different ones.
@@ -372,7 +389,16 @@ def as_edge(
         'WRITE HELLO IN CAPITALS'
     """
     check_several(several, ("first", "parallel"))
-    ways = Destinations.of(router, destinations, llm, default, preference, telemetry, several)
+    ways = Destinations(
+        router,
+        named_nodes(destinations),
+        llm,
+        default,
+        preference,
+        telemetry or Telemetry(),
+        several=several != "first",
+        max_latency=max_latency,
+    )
 
     def path(state: Any, config: RunnableConfig) -> str | list[Send]:
         stops, record = ways.route(_conversation(state), _get(state, _KEY), config)
@@ -445,13 +471,24 @@ def _conversation(state: Any) -> Any:
 
 
 def llm_node(
-    llms: Mapping[str, BaseChatModel], *, cards: Iterable[LLMCard] = (), name: str = "llm"
+    llms: Mapping[str, BaseChatModel],
+    *,
+    cards: Iterable[LLMCard] = (),
+    health: Health | None = None,
+    telemetry: Telemetry | None = None,
+    fallback_on: FallbackOn | None = None,
+    name: str = "llm",
 ) -> Runnable[MoMAState, dict[str, Any]]:
     """Return a node for ``as_node(..., llm="llm")``: it asks whom ``state["moma"]`` names.
+
+    When that LLM fails, the next best of the decision that is in ``llms`` is asked.
 
     Args:
         llms: Chat models by the names of the router's LLMs.
         cards: Prices, ``router.llms.cards``, where teams are to count their cost.
+        health: Circuit breakers; share one between objects that ask the same LLMs.
+        telemetry: Counts failures.
+        fallback_on: As in `ChatMoMA`.
         name: Name of the node when it is added without one.
 
     Raises:
@@ -470,29 +507,88 @@ def llm_node(
         >>> graph.invoke({"messages": "why do cats purr?"})["messages"][-1].text
         '... heard: why do cats purr?'
     """
-    prices = tuple(cards)
+    check_fallback_on(fallback_on)
+    asking = _LLMNode(
+        llms, tuple(cards), health or Health(), telemetry or Telemetry(), fallback_on, name
+    )
 
-    def chosen(state: Any) -> Runnable[Any, Any]:
-        decision = decision_in(state.get("moma"))
+    def ask(state: MoMAState, config: RunnableConfig) -> dict[str, Any]:
+        decision, messages = asking.decision(state), messages_in(state)
+        if decision.team is not None:
+            return {"messages": [asking.team(decision.team).invoke(messages, config)]}
+        fallback = asking.fallback(decision)
+        for attempt in fallback:
+            with attempt:
+                llm, sent = asking.prepared(attempt.name, messages)
+                return asking.answered(llm.invoke(sent, config), attempt.name)
+            dispatch(fallback.failures[-1].to_dict(), config, FALLBACK_EVENT)
+        raise fallback.error()
+
+    async def aask(state: MoMAState, config: RunnableConfig) -> dict[str, Any]:
+        decision, messages = asking.decision(state), messages_in(state)
+        if decision.team is not None:
+            return {"messages": [await asking.team(decision.team).ainvoke(messages, config)]}
+        fallback = asking.fallback(decision)
+        for attempt in fallback:
+            with attempt:
+                llm, sent = asking.prepared(attempt.name, messages)
+                return asking.answered(await llm.ainvoke(sent, config), attempt.name)
+            await adispatch(fallback.failures[-1].to_dict(), config, FALLBACK_EVENT)
+        raise fallback.error()
+
+    return RunnableLambda(ask, afunc=aask, name=name)
+
+
+@dataclass(frozen=True)
+class _LLMNode:
+    """What `llm_node` asks: the chat models, and what happens when one fails."""
+
+    llms: Mapping[str, BaseChatModel]
+    cards: tuple[LLMCard, ...]
+    health: Health
+    telemetry: Telemetry
+    fallback_on: FallbackOn | None
+    name: str
+
+    def decision(self, state: Any) -> RoutingDecision:
+        """Return the decision that a routing node left."""
+        decision = decision_in(state.get(_KEY))
         if decision is None or decision.kind == "agent":
             what = "none" if decision is None else f"the agent {decision.target!r}"
             raise InvalidInputError(
-                f"node {name!r} asks the LLM that a routing node chose, got {what}. Go to it by "
-                f"as_node(router, [...], llm={name!r})."
+                f"node {self.name!r} asks the LLM that a routing node chose, got {what}. Go to it "
+                f"by as_node(router, [...], llm={self.name!r})."
             )
-        if decision.team is not None:
-            return team_answer(decision.team, llms, prices)
-        if decision.target not in llms:
+        if decision.team is None and decision.target not in self.llms:
             raise UnknownNameError(
-                f"the router chose {decision.target!r}, but the chat models are {sorted(llms)!r}. "
-                "Add it to the llms of llm_node."
+                f"the router chose {decision.target!r}, but the chat models are "
+                f"{sorted(self.llms)!r}. Add it to the llms of llm_node."
             )
-        return llms[decision.target]
+        return decision
 
-    def ask(state: MoMAState, config: RunnableConfig) -> dict[str, Any]:
-        return {"messages": [chosen(state).invoke(messages_in(state), config)]}
+    def team(self, plan: TeamPlan) -> Runnable[Any, Any]:
+        """Return the team that was chosen."""
+        return team_answer(plan, self.llms, self.cards)
 
-    async def aask(state: MoMAState, config: RunnableConfig) -> dict[str, Any]:
-        return {"messages": [await chosen(state).ainvoke(messages_in(state), config)]}
+    def fallback(self, decision: RoutingDecision) -> Fallback:
+        """Return whom to ask: the chosen LLM, then the others by how well they were ranked."""
+        names = dict.fromkeys([decision.target, *(c.name for c in decision.candidates)])
+        cards = {card.name: card for card in self.cards}
+        return Fallback(
+            [name for name in names if name in self.llms],
+            self.health,
+            windows={name: window_of(llm, cards.get(name)) for name, llm in self.llms.items()},
+            fallback_on=self.fallback_on,
+            passing=(GraphBubbleUp,),
+            on_failure=self.telemetry.failure,
+        )
 
-    return RunnableLambda(ask, afunc=aask, name=name)
+    def prepared(
+        self, name: str, messages: Sequence[BaseMessage]
+    ) -> tuple[BaseChatModel, list[BaseMessage]]:
+        """Return a chat model and what it may read."""
+        return self.llms[name], portable_messages(messages, self.llms[name], name)
+
+    def answered(self, answer: BaseMessage, name: str) -> dict[str, Any]:
+        """Return the state's update."""
+        return {"messages": [marked(answer, {LLM_KEY: name})]}

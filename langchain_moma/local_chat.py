@@ -1,6 +1,6 @@
 """A chat model on this machine: a `LocalLLM` of transformers, token by token, with no server.
 
-Knows no router. What needs torch is imported at the first call; extra ``[llm]``.
+What needs torch is imported at the first call; extra ``[llm]``.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ class LocalChat(BaseChatModel):
         usage = UsageMetadata(input_tokens=read, output_tokens=1, total_tokens=read + 1)
         last: dict[str, Any] = {}
         if token.finish is not None:
-            told = {"model_name": self.model_name, "finish_reason": token.finish}
-            last = {"response_metadata": told, "chunk_position": "last"}
+            facts = {"model_name": self.model_name, "finish_reason": token.finish}
+            last = {"response_metadata": facts, "chunk_position": "last"}
         return ChatGenerationChunk(
             message=AIMessageChunk(content=token.text, usage_metadata=usage, **last)
         )
@@ -211,8 +211,8 @@ def _choices(
             out = llm.model(input_ids=ids, past_key_values=cache, use_cache=True)
             logits = out.logits[0, -1].float().cpu()  # (V,)
             if temperature > 0:
-                chances = torch.softmax(logits / temperature, dim=-1)
-                token = int(torch.multinomial(chances, 1, generator=generator))
+                probabilities = torch.softmax(logits / temperature, dim=-1)
+                token = int(torch.multinomial(probabilities, 1, generator=generator))
             else:
                 token = int(logits.argmax())
         given, cache = [token], out.past_key_values

@@ -1,12 +1,17 @@
 """MoMAMiddleware: binds the few tools that matter to a turn, and picks the chat model."""
 
+# ruff: noqa: ARG002  # LangChain passes what its callbacks get by name, needed or not
+
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextvars import Token
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NotRequired
+from uuid import UUID
 
 from langchain.agents import create_agent
 from langchain.agents.middleware.types import (
@@ -18,37 +23,42 @@ from langchain.agents.middleware.types import (
     OmitFromInput,
     ToolCallRequest,
 )
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, ToolMessage
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import (
+    ensure_config,
+    merge_configs,
+    var_child_runnable_config,
+)
 from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
-from langchain_moma.calls import (
-    Ask,
-    ChatPool,
-    Fallback,
-    Needs,
-    Try,
-    marked,
-    portable_messages,
-    portable_options,
-    portable_tools,
-)
+from langchain_moma.calls import ChatCalls, ChatRequest, Needs, marked
 from langchain_moma.cards import agent_cards_from_tools
 from langchain_moma.decision import (
     adispatch,
     check_router,
+    check_wish,
     decision_in,
     dispatch,
     excluded_in,
+    names_of,
     plain_state,
     preference_in,
     state_in,
 )
-from langchain_moma.messages import goes_on, last_turn, some_query_of
+from langchain_moma.messages import (
+    goes_on,
+    last_turn,
+    portable_messages,
+    portable_options,
+    portable_tools,
+    some_query_of,
+)
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
     InvalidInputError,
@@ -58,8 +68,8 @@ from moma_core import (
     RoutingDecision,
     RoutingState,
 )
+from moma_core.fallback import FallbackOn
 from moma_core.health import Health
-from moma_core.llms.selection import parse_preference
 from moma_core.types import Words
 
 __all__ = [
@@ -116,7 +126,11 @@ class Shortlist:
             )
 
     def turn(
-        self, messages: Sequence[BaseMessage], among: Collection[str], last: TurnRecord | None
+        self,
+        messages: Sequence[BaseMessage],
+        among: Collection[str],
+        last: TurnRecord | None,
+        exclude: Collection[str] = (),
     ) -> TurnRecord:
         """Return what may be used in the turn that ``messages`` end with.
 
@@ -124,21 +138,12 @@ class Shortlist:
             messages: The conversation.
             among: Names of the tools at hand; those that are disabled are never picked.
             last: What this returned before; within one turn it stays as it is.
+            exclude: Names that may not be picked this time.
         """
-        known = self.known(messages, last)
-        return self._chosen(messages, among, last) if known is None else known
-
-    def known(self, messages: Sequence[BaseMessage], last: TurnRecord | None) -> TurnRecord | None:
-        """Return ``last`` within the turn that it is about, else None."""
-        if last is None or not (goes_on(messages) or last.get("turn") == _turn_id(messages)):
-            return None
-        return last
-
-    def _chosen(
-        self, messages: Sequence[BaseMessage], among: Collection[str], last: TurnRecord | None
-    ) -> TurnRecord:
+        if last is not None and self.is_about(messages, last):
+            return last
         start = time.perf_counter()
-        known = frozenset(self.router.agents.names).intersection(among)
+        known = frozenset(self.router.agents.names).intersection(among).difference(exclude)
         before = state_in(last) or RoutingState()
         recent = [name for name in _answered_before(messages) if self._is_enabled(name, known)]
         if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
@@ -151,6 +156,10 @@ class Shortlist:
             "state": plain_state(decision.state if decision is not None else before),
             "ms": (time.perf_counter() - start) * 1e3,
         }
+
+    def is_about(self, messages: Sequence[BaseMessage], last: TurnRecord) -> bool:
+        """Say whether ``last`` was made in the turn that ``messages`` end with."""
+        return goes_on(messages) or last.get("turn") == _turn_id(messages)
 
     def _is_enabled(self, name: str, known: Collection[str]) -> bool:
         return name in known and self.router.agents.get(name).enabled
@@ -193,6 +202,7 @@ def _answered_before(messages: Sequence[BaseMessage]) -> Iterator[str]:
 
 
 _KEY = "moma_turn"
+_GIVEN_UP = 32  # failed calls that are remembered, for an outer fallback to ask again
 
 
 class MoMAAgentState(AgentState[Any]):
@@ -222,13 +232,14 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         max_tools: Most tools of the router to bind for a turn.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
         preference: As in `ChatMoMA`.
-        always: Names of tools that are bound in every turn.
+        max_latency: As in `ChatMoMA`.
+        always: Names of tools that are bound in every turn; a text is one name.
         health: Circuit breakers of ``llms``.
         telemetry: Counters.
+        fallback_on: As in `ChatMoMA`.
 
     Raises:
-        InvalidInputError: ``max_tools`` is less than 1, ``llms`` holds no chat models, or
-            ``always`` is one text.
+        InvalidInputError: ``max_tools`` is less than 1, or ``llms`` holds no chat models.
         InvalidPreferenceError: There is no such preference.
         UnknownNameError: A name in ``llms`` is not among the router's LLMs.
 
@@ -259,24 +270,28 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         max_tools: int = 8,
         llms: Mapping[str, BaseChatModel] | None = None,
         preference: str | Preference | None = None,
-        always: Collection[str] = (),
+        max_latency: float | None = None,
+        always: Collection[str] | str = (),
         health: Health | None = None,
         telemetry: Telemetry | None = None,
+        fallback_on: FallbackOn | None = None,
     ) -> None:
         super().__init__()
         self.router = router
         self.telemetry = telemetry or Telemetry()
         check_router(router)
         self._shortlist = Shortlist(router, max_tools)
-        parse_preference(preference)  # a slip shows now, not in the first turn
-        self._preference = preference
-        if isinstance(always, str):
-            raise InvalidInputError(f"always is a list of names, got one text. Write [{always!r}].")
-        self._always = frozenset(always)
-        self._pool: ChatPool | None = None
+        check_wish(preference, max_latency)
+        self._preference, self._max_latency = preference, max_latency
+        self._always = frozenset(names_of(always, "always"))
+        self._seen: set[str] = set()
+        self._given_up: deque[tuple[Any, BaseChatModel]] = deque(maxlen=_GIVEN_UP)
+        self._calls: ChatCalls | None = None
         if llms is not None:
-            self._pool = ChatPool(router, llms, health or Health(), self.telemetry, "agent")
-            self._pool.check()
+            self._calls = ChatCalls(
+                router, llms, health or Health(), self.telemetry, "agent", fallback_on
+            )
+            self._calls.check()
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -287,14 +302,21 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             self._count(turn)
             dispatch(_event(turn), ensure_config())
         request = self._bound(request, turn)
-        if self._pool is None:
+        calls = self._calls
+        if calls is None or self._is_anothers(request, calls):
             return _kept(handler(request), turn)
+        witness = Witness()
 
-        def run(chosen: Try) -> ModelResponse[Any]:
-            return _marked(handler(_for_llm(request, chosen.llm)), chosen.name)
+        def ask(name: str) -> ModelResponse[Any]:
+            with witness:
+                return handler(_for_llm(request, calls.llms[name], name))
 
-        asked = Fallback(self._pool, self._ask(request), ensure_config())
-        return _kept(asked.call(run), turn)
+        try:
+            response = calls.call(self._request(request), ask, ensure_config(), witness.marked)
+        except Exception:
+            self._given_up.append((request.state, request.model))
+            raise
+        return _kept(response, turn)
 
     async def awrap_model_call(
         self,
@@ -302,20 +324,31 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ExtendedModelResponse[Any]:
         """Do the same without blocking the loop."""
-        known = self._shortlist.known(request.messages, _record(request.state))
-        turn = await asyncio.to_thread(self._turn, request) if known is None else known
+        last = _record(request.state)
+        if last is not None and self._shortlist.is_about(request.messages, last):
+            turn = last
+        else:
+            turn = await asyncio.to_thread(self._turn, request)
         if self._is_new(turn, request):
             self._count(turn)
             await adispatch(_event(turn), ensure_config())
         request = self._bound(request, turn)
-        if self._pool is None:
+        calls = self._calls
+        if calls is None or self._is_anothers(request, calls):
             return _kept(await handler(request), turn)
+        witness = Witness()
 
-        async def run(chosen: Try) -> ModelResponse[Any]:
-            return _marked(await handler(_for_llm(request, chosen.llm)), chosen.name)
+        async def ask(name: str) -> ModelResponse[Any]:
+            with witness:
+                return await handler(_for_llm(request, calls.llms[name], name))
 
-        asked = Fallback(self._pool, self._ask(request), ensure_config())
-        return _kept(await asked.acall(run), turn)
+        asked = self._request(request)
+        try:
+            response = await calls.acall(asked, ask, ensure_config(), witness.marked)
+        except Exception:
+            self._given_up.append((request.state, request.model))
+            raise
+        return _kept(response, turn)
 
     def wrap_tool_call(
         self,
@@ -334,8 +367,9 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         return await handler(request) if self._may_run(request) else self._refusal(request)
 
     def _turn(self, request: ModelRequest[Any]) -> TurnRecord:
-        names = {tool.name for tool in request.tools if not isinstance(tool, dict)}
-        return self._shortlist.turn(request.messages, names - self._always, _record(request.state))
+        names = {tool.name for tool in request.tools if not isinstance(tool, dict)} - self._always
+        out = excluded_in(ensure_config())
+        return self._shortlist.turn(request.messages, names, _record(request.state), out)
 
     def _is_new(self, turn: TurnRecord, request: ModelRequest[Any]) -> bool:
         return turn is not _record(request.state)
@@ -348,20 +382,33 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             self.telemetry.decided(decision, turn["ms"], "tools")
 
     def _bound(self, request: ModelRequest[Any], turn: TurnRecord) -> ModelRequest[Any]:
-        masked = frozenset(self.router.agents.names).difference(self._always, self._open(turn))
+        masked = self._routed().difference(self._always, self._open(turn))
         kept = [tool for tool in request.tools if isinstance(tool, dict) or tool.name not in masked]
         return request.override(tools=kept)
+
+    def _routed(self) -> set[str]:
+        """Return the tools that the router decides about; one that it lost stays masked."""
+        self._seen.update(self.router.agents.names)
+        return self._seen
+
+    def _is_anothers(self, request: ModelRequest[Any], calls: ChatCalls) -> bool:
+        """Say whether an outer middleware, once all our LLMs failed, asks one of its own."""
+        ours = any(request.model is llm for llm in calls.llms.values())
+        return any(
+            state is request.state and (model is not request.model or not ours)
+            for state, model in list(self._given_up)
+        )
 
     def _open(self, turn: TurnRecord) -> set[str]:
         agents = self.router.agents
         return {name for name in turn["tools"] if name in agents and agents.get(name).enabled}
 
     def _is_open(self, name: str, turn: TurnRecord | None) -> bool:
-        if name in self._always or name not in self.router.agents:
+        if name in self._always or name not in self._routed():
             return True
         return turn is not None and name in self._open(turn)
 
-    def _ask(self, request: ModelRequest[Any]) -> Ask:
+    def _request(self, request: ModelRequest[Any]) -> ChatRequest:
         config = ensure_config()
         options = {
             "tools": request.tools,
@@ -369,9 +416,13 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             "response_format": request.model_settings.get("response_format"),
         }
         structured = request.response_format is not None
-        needs = Needs.of(request.messages, options, structured=structured)
-        preference = preference_in(config, self._preference)
-        return Ask(request.messages, needs, preference, excluded_in(config))
+        return ChatRequest(
+            request.messages,
+            Needs.of(request.messages, options, structured=structured),
+            preference_in(config, self._preference),
+            excluded_in(config),
+            self._max_latency,
+        )
 
     def _may_run(self, request: ToolCallRequest) -> bool:
         return self._is_open(request.tool_call["name"], _record(request.state))
@@ -403,20 +454,62 @@ def _kept(response: ModelResponse[Any], turn: TurnRecord) -> ExtendedModelRespon
     return ExtendedModelResponse(response, Command(update={_KEY: turn}))
 
 
-def _marked(response: ModelResponse[Any], name: str) -> ModelResponse[Any]:
-    result = [marked(message, name) for message in response.result]
-    return ModelResponse(result=result, structured_response=response.structured_response)
-
-
-def _for_llm(request: ModelRequest[Any], llm: BaseChatModel) -> ModelRequest[Any]:
+def _for_llm(request: ModelRequest[Any], llm: BaseChatModel, name: str) -> ModelRequest[Any]:
     system = request.system_message
     return request.override(
         model=llm,
-        messages=portable_messages(request.messages, llm),
+        messages=portable_messages(request.messages, llm, name),
         system_message=None if system is None else portable_messages([system], llm)[0],
         tools=portable_tools(request.tools, llm),
         model_settings=portable_options(request.model_settings, llm),
     )
+
+
+class Witness(BaseCallbackHandler):
+    """Sees whether the LLM that was chosen answers, or one that an inner middleware puts first.
+
+    Example:
+        >>> from langchain_moma.testing import ScriptedChat
+        >>> with Witness() as witness:
+        ...     answer = ScriptedChat().invoke("hi")
+        >>> witness.marked(ModelResponse([answer]), {"moma_llm": "a"}).result[0].response_metadata
+        {'model_name': 'scripted', 'moma_llm': 'a'}
+    """
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self._models: dict[UUID, str] = {}
+        self._chosen = self._answered = ""
+        self._token: Token[RunnableConfig | None] | None = None
+
+    def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: Any, *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """Note who is asked; the first one is the LLM that was chosen."""
+        self._models[run_id] = repr(serialized)
+        self._chosen = self._chosen or self._models[run_id]
+
+    def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Note who answered."""
+        self._answered = self._models.get(run_id, "")
+
+    def marked(self, response: ModelResponse[Any], facts: Mapping[str, Any]) -> ModelResponse[Any]:
+        """Return the response with ``facts`` on its answers, if the chosen LLM gave them."""
+        if self._answered != self._chosen:
+            return response
+        result = [marked(message, facts) for message in response.result]
+        return ModelResponse(result=result, structured_response=response.structured_response)
+
+    def __enter__(self) -> Witness:
+        self._chosen = self._answered = ""
+        config = merge_configs(ensure_config(), {"callbacks": [self]})
+        self._token = var_child_runnable_config.set(config)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            var_child_runnable_config.reset(self._token)
 
 
 def create_moma_agent(

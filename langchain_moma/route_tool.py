@@ -12,9 +12,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-from langchain_moma.decision import check_router, excluded_in, preference_in
+from langchain_moma.decision import check_router, check_wish, excluded_in, preference_in
 from moma_core import MoMAError, MoMARouter, Preference, RoutingDecision
-from moma_core.llms.selection import parse_preference
 
 __all__ = [
     "RouteTool",
@@ -41,6 +40,7 @@ class RouteTool(BaseTool):
         router: Decides.
         preference: As in `MoMARouter.route`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``, likewise ``moma_exclude``.
+        max_latency: As in `MoMARouter.route`.
 
     Raises:
         InvalidInputError: There is no router.
@@ -65,21 +65,24 @@ class RouteTool(BaseTool):
 
     router: SkipValidation[MoMARouter] = Field(exclude=True, repr=False)
     preference: SkipValidation[str | Preference | None] = None
+    max_latency: float | None = None
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         check_router(self.router)
-        parse_preference(self.preference)
+        check_wish(self.preference, self.max_latency)
 
     def _run(self, query: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         preference, out = preference_in(config, self.preference), excluded_in(config)
         try:
-            decision = self.router.route(query, preference, exclude=out)
+            decision = self.router.route(
+                query, preference, exclude=out, max_latency=self.max_latency
+            )
         except MoMAError as error:
             raise ToolException(str(error)) from error
-        return self._told(decision), decision.to_dict()
+        return self._words(decision), decision.to_dict()
 
-    def _told(self, decision: RoutingDecision) -> str:
+    def _words(self, decision: RoutingDecision) -> str:
         others = [c for c in decision.candidates if c.name not in decision.targets][:_SHOWN]
         also = f"\nalso considered: {', '.join(c.name for c in others)}" if others else ""
         about = ""

@@ -1,10 +1,13 @@
 """A Runnable that first routes, then hands the call to what was chosen."""
 
+# ruff: noqa: ARG002  # LangChain passes input and config by name, needed or not
+
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from langchain_core.language_models import BaseLanguageModel
@@ -28,13 +31,14 @@ from langchain_core.tools import BaseTool
 from langgraph.pregel import Pregel
 from pydantic import ConfigDict, Field, SkipValidation
 
-from langchain_moma.calls import alone
+from langchain_moma.calls import CallRunnable
 from langchain_moma.cards import input_schema_of
 from langchain_moma.decision import (
     EXCLUDE,
     PREFERENCE,
     adispatch,
     check_registered,
+    check_wish,
     dispatch,
     excluded_in,
     preference_in,
@@ -45,7 +49,6 @@ from langchain_moma.messages import TEXT_KEYS, RouterInput, last_turn, messages_
 from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
 from moma_core import InvalidInputError, MoMARouter, NoTargetError, Preference, UnknownNameError
-from moma_core.llms.selection import parse_preference
 
 __all__ = [
     "Arguments",
@@ -76,7 +79,7 @@ class ToolArgumentsError(InvalidInputError):
         ...     return left + right
         >>> Targets({"add": add})
         Traceback (most recent call last):
-        langchain_moma.runnable.ToolArgumentsError: tool 'add' needs {'left': ..., 'right': ...}, ...
+        langchain_moma.runnable.ToolArgumentsError: tool 'add' needs {'left': ..., ...}, ...
     """
 
 
@@ -300,8 +303,8 @@ class InOrder(Runnable[RouterInput, dict[str, Any]]):
     def _given(
         self, name: str, value: RouterInput, answers: Mapping[str, Any], options: Mapping[str, Any]
     ) -> _Given:
-        told = with_answers(value, answers)
-        return _Given(self._targets[name], self._targets.input_for(name, told), options)
+        longer = with_answers(value, answers)
+        return _Given(self._targets[name], self._targets.input_for(name, longer), options)
 
 
 def at_once(
@@ -403,16 +406,13 @@ def _words(answer: Any) -> str:
     return str(answer.text) if isinstance(answer, BaseMessage) else str(answer)
 
 
-# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
-
-
 _NO_LLM = (
     "Give a chat model under an LLM's name, targets={{{llm!r}: chat_model}}, or what takes such "
     "queries: default=chat_model."
 )
 
 
-class _Call(NamedTuple):
+class _Chosen(NamedTuple):
     """What to invoke, with what, and the decision as plain data."""
 
     target: Runnable[Any, Any]
@@ -421,7 +421,7 @@ class _Call(NamedTuple):
     event: dict[str, Any]
 
 
-class RunnableRouter(RunnableSerializable[RouterInput, Any]):
+class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
     """Sends each input to the agent, tool or chat model that the router chooses.
 
     Routes by the last human text; earlier human turns are its history. Registered names without a
@@ -442,6 +442,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``; likewise ``moma_exclude``, a
             list of names that may not be chosen in one call.
+        max_latency: As in `MoMARouter.route`.
         several: ``"first"``: one target, whose output is the output. ``"in_order"``: one after the
             other, each with the answers so far below the user's words. ``"parallel"``: all at
             once, each with the input alone.
@@ -469,6 +470,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
     targets: SkipValidation[Targets] = Field(exclude=True)
     default: SkipValidation[Runnable[Any, Any] | None] = Field(default=None, exclude=True)
     preference: SkipValidation[str | Preference | None] = None
+    max_latency: float | None = None
     several: SkipValidation[Several] = "first"
     telemetry: SkipValidation[Telemetry] = Field(exclude=True, repr=False)
 
@@ -480,12 +482,13 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
         arguments: Mapping[str, Arguments] | None = None,
         default: Any = None,
         preference: str | Preference | None = None,
+        max_latency: float | None = None,
         several: Several = "first",
         telemetry: Telemetry | None = None,
         name: str | None = None,
     ) -> None:
         check_several(several)
-        parse_preference(preference)
+        check_wish(preference, max_latency)
         # configurable_fields() builds this class anew at each call: by then agents may have been
         # removed from the router, which must not break a running program.
         if not isinstance(targets, Targets):
@@ -496,6 +499,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
             "targets": targets,
             "default": None if default is None else coerce_to_runnable(default),
             "preference": preference,
+            "max_latency": max_latency,
             "several": several,
             "telemetry": telemetry or Telemetry(),
             "name": name,
@@ -540,55 +544,30 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
             graph.add_edge(node, last)
         return graph
 
-    def invoke(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Route, then invoke the target."""
-        return self._call_with_config(self._invoke, input, config, **kwargs)
-
-    async def ainvoke(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Route in a thread, then await the target."""
-        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
-
-    def stream(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Iterator[Any]:
-        """Route, then pass on the target's chunks as they come."""
-        yield from self._transform_stream_with_config(iter([input]), self._stream, config, **kwargs)
-
-    async def astream(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
-        """Route in a thread, then pass on the target's chunks as they come."""
-        chunks = self._atransform_stream_with_config(alone(input), self._astream, config, **kwargs)
-        async for chunk in chunks:
-            yield chunk
+    def _prepare(
+        self, value: RouterInput, config: RunnableConfig, options: dict[str, Any]
+    ) -> _RoutedCall:
+        return _RoutedCall(self, value, options)
 
     @property
     def _children(self) -> dict[str, Runnable[Any, Any]]:
         default = {} if self.default is None else {"default": self.default}
         return {**self.targets, **default}
 
-    def _route(self, value: RouterInput, config: RunnableConfig, options: dict[str, Any]) -> _Call:
+    def _chosen(
+        self, value: RouterInput, config: RunnableConfig, options: dict[str, Any]
+    ) -> _Chosen:
         out = unreachable(self.router, self.targets) | excluded_in(config)
         preference, several = preference_in(config, self.preference), self.several != "first"
         start = time.perf_counter()
         try:
-            decision = self.router.route(query_of(value), preference, exclude=out, several=several)
+            decision = self.router.route(
+                query_of(value),
+                preference,
+                exclude=out,
+                several=several,
+                max_latency=self.max_latency,
+            )
         except NoTargetError as error:
             if self.default is None:
                 refuse_without_llms(error, self.router, self.targets, _NO_LLM)
@@ -597,7 +576,7 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
             self.telemetry.unrouted(str(error), ms, "runnable")
             event = {"kind": "default", "targets": [], "reason": str(error)}
             default = Targets({"default": self.default})
-            return self._call(default, ["default"], value, options, event)
+            return self._target(default, ["default"], value, options, event)
         self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, "runnable")
         for name in decision.targets:
             if name not in self.targets:
@@ -610,57 +589,52 @@ class RunnableRouter(RunnableSerializable[RouterInput, Any]):
             cards = self.router.llms.cards if self.router.llms is not None else ()
             team = team_answer(decision.team, self.targets, cards)
             targets, names = Targets({"team": team}), ("team",)
-        return self._call(targets, names, value, options, decision.to_dict())
+        return self._target(targets, names, value, options, decision.to_dict())
 
-    def _call(
+    def _target(
         self,
         targets: Targets,
         names: Sequence[str],
         value: RouterInput,
         options: dict[str, Any],
         event: dict[str, Any],
-    ) -> _Call:
+    ) -> _Chosen:
         if self.several == "in_order":
-            return _Call(InOrder(targets, names), value, options, event)
+            return _Chosen(InOrder(targets, names), value, options, event)
         if self.several == "parallel":
-            return _Call(at_once(targets, names, value, options), value, {}, event)
+            return _Chosen(at_once(targets, names, value, options), value, {}, event)
         first = names[0]
-        return _Call(targets[first], targets.input_for(first, value), options, event)
+        return _Chosen(targets[first], targets.input_for(first, value), options, event)
 
-    # The callbacks of this `config` already hang below our own run.
-    def _invoke(
-        self, value: RouterInput, run_manager: object, config: RunnableConfig, **kwargs: Any
-    ) -> Any:
-        call = self._route(value, config, kwargs)
-        dispatch(call.event, config)
-        return call.target.invoke(call.value, config, **call.options)
 
-    async def _ainvoke(
-        self, value: RouterInput, run_manager: object, config: RunnableConfig, **kwargs: Any
-    ) -> Any:
-        call = await asyncio.to_thread(self._route, value, config, kwargs)
-        await adispatch(call.event, config)
-        return await call.target.ainvoke(call.value, config, **call.options)
+@dataclass(frozen=True)
+class _RoutedCall:
+    """Routes, tells the trace, and hands the call to what was chosen."""
 
-    def _stream(
-        self,
-        values: Iterator[RouterInput],
-        run_manager: object,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> Iterator[Any]:
-        call = self._route(next(values), config, kwargs)
-        dispatch(call.event, config)
-        yield from call.target.stream(call.value, config, **call.options)
+    router: RunnableRouter
+    value: RouterInput
+    options: dict[str, Any]
 
-    async def _astream(
-        self,
-        values: AsyncIterator[RouterInput],
-        run_manager: object,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
-        call = await asyncio.to_thread(self._route, await anext(values), config, kwargs)
-        await adispatch(call.event, config)
-        async for chunk in call.target.astream(call.value, config, **call.options):
+    def invoke(self, config: RunnableConfig) -> Any:
+        chosen = self._route(config)
+        dispatch(chosen.event, config)
+        return chosen.target.invoke(chosen.value, config, **chosen.options)
+
+    async def ainvoke(self, config: RunnableConfig) -> Any:
+        chosen = await asyncio.to_thread(self._route, config)
+        await adispatch(chosen.event, config)
+        return await chosen.target.ainvoke(chosen.value, config, **chosen.options)
+
+    def stream(self, config: RunnableConfig) -> Iterator[Any]:
+        chosen = self._route(config)
+        dispatch(chosen.event, config)
+        yield from chosen.target.stream(chosen.value, config, **chosen.options)
+
+    async def astream(self, config: RunnableConfig) -> AsyncIterator[Any]:
+        chosen = await asyncio.to_thread(self._route, config)
+        await adispatch(chosen.event, config)
+        async for chunk in chosen.target.astream(chosen.value, config, **chosen.options):
             yield chunk
+
+    def _route(self, config: RunnableConfig) -> _Chosen:
+        return self.router._chosen(self.value, config, self.options)  # noqa: SLF001

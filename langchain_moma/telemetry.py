@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, TypedDict
 
 from moma_core import RoutingDecision
+from moma_core.fallback import Failure
 
 __all__ = [
     "Counts",
@@ -99,11 +100,13 @@ class Telemetry:
         logger.info("%s: nothing fits (%s), %.1f ms", surface, reason, ms)
         _span(ms, {"moma.surface": surface, "moma.kind": "none"})
 
-    def failed(self, llm: str, error: BaseException) -> None:
-        """Keep that a call of an LLM failed."""
+    def failure(self, failure: Failure) -> None:
+        """Keep that a call of an LLM failed, unless the caller was at fault."""
+        if failure.fault == "caller":
+            return
         with self._lock:
-            self._by["fallbacks"][llm] += 1
-        logger.warning("LLM %r failed: %s", llm, type(error).__name__)
+            self._by["fallbacks"][failure.llm] += 1
+        logger.warning("LLM %r failed: %s", failure.llm, type(failure.error).__name__)
 
     def refused(self, tool: str) -> None:
         """Keep that a masked tool was asked for."""

@@ -19,16 +19,19 @@ from llamaindex_moma.cards import (
     agent_cards_from_workflow,
     register_cards,
 )
-from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent
+from llamaindex_moma.events import MoMAEngineFailureEvent, MoMALLMFailureEvent, MoMARouteEvent
 from llamaindex_moma.llm import MoMALLM
+from llamaindex_moma.query_engines import MoMARouterQueryEngine, MoMAToolRouterQueryEngine
 from llamaindex_moma.selector import MoMASelector, ScoredSelection
-from llamaindex_moma.tools import MoMAToolRetriever, MoMAToolRouterQueryEngine
+from llamaindex_moma.tools import MoMAToolRetriever
 from llamaindex_moma.workflow import MoMAWorkflowRouter
 
 __all__ = [
+    "MoMAEngineFailureEvent",
     "MoMALLM",
     "MoMALLMFailureEvent",
     "MoMARouteEvent",
+    "MoMARouterQueryEngine",
     "MoMASelector",
     "MoMAToolMetadata",
     "MoMAToolRetriever",

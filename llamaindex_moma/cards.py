@@ -1,36 +1,33 @@
-"""Agent cards from LlamaIndex's tools, workflows and choices."""
+"""Agent cards from LlamaIndex's tools and workflows, and a router that holds them."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from llama_index.core.agent.workflow import AgentWorkflow, BaseWorkflowAgent
+from llama_index.core.objects import ObjectRetriever
 from llama_index.core.tools import BaseTool, FunctionTool, ToolMetadata
 
-from moma_core import AgentCard, InvalidInputError, MoMARouter, UnknownNameError
-from moma_core.errors import DuplicateNameError
-from moma_core.types import Words, check_names, is_text, is_visible, joined
+from moma_core import AgentCard, Encoder, InvalidInputError, MoMARouter, RoutingEncoder
+from moma_core.types import MAX_DESCRIPTION_CHARS, Words, check_names, joined
 
 __all__ = [
-    "Choice",
-    "KnownChoices",
     "MoMAToolMetadata",
     "add_example",
     "agent_cards_from_function_tools",
     "agent_cards_from_query_engine_tools",
     "agent_cards_from_workflow",
-    "cards_of",
-    "examples_by_name",
-    "fingerprint",
+    "check_by_name",
+    "examples_in",
     "nearest",
-    "positions_in",
     "register_cards",
+    "router_of",
+    "tools_in",
 ]
 
 
@@ -54,7 +51,7 @@ class MoMAToolMetadata(ToolMetadata):
 def agent_cards_from_query_engine_tools(
     tools: Iterable[BaseTool], examples: Words | None = None, *, categories: Words | None = None
 ) -> list[AgentCard]:
-    """Describe query engine tools, or retriever tools with a ``metadata``, to the router.
+    """Return a card for each query engine tool or retriever tool.
 
     Args:
         tools: The tools; each needs a name of its own.
@@ -67,8 +64,9 @@ def agent_cards_from_query_engine_tools(
 
     Raises:
         DuplicateNameError: Two tools share a name.
-        UnknownNameError: ``examples`` or ``categories`` speak of a tool that is not there.
         InvalidCardError: A tool has no name or no description.
+        InvalidInputError: ``tools`` holds something else, or ``examples`` are not by name.
+        UnknownNameError: ``examples`` or ``categories`` name a tool that is not there.
 
     Example:
         >>> from llama_index.core import MockEmbedding, VectorStoreIndex
@@ -80,9 +78,7 @@ def agent_cards_from_query_engine_tools(
         >>> agent_cards_from_query_engine_tools([tool], {"papers": ["who proved it?"]})[0].examples
         ('who proved it?',)
     """
-    metadata = [tool.metadata for tool in tools]
-    check_names("tool", [item.name or "" for item in metadata], examples, categories)
-    return [_card(item, examples or {}, categories or {}) for item in metadata]
+    return _cards("tool", [tool.metadata for tool in tools_in(tools)], examples, categories)
 
 
 def agent_cards_from_function_tools(
@@ -91,7 +87,9 @@ def agent_cards_from_function_tools(
     *,
     categories: Words | None = None,
 ) -> list[AgentCard]:
-    """Describe function tools, or functions with a docstring; see the sister function above.
+    """Return a card for each function tool, or function with a docstring.
+
+    Arguments and errors are those of `agent_cards_from_query_engine_tools`.
 
     Example:
         >>> def shout(text: str) -> str:
@@ -101,8 +99,7 @@ def agent_cards_from_function_tools(
         >>> card.name, card.description, list(card.input_schema["properties"])
         ('shout', 'Put text in capitals.', ['text'])
     """
-    built = [t if isinstance(t, BaseTool) else FunctionTool.from_defaults(t) for t in tools]
-    return agent_cards_from_query_engine_tools(built, examples, categories=categories)
+    return _cards("tool", [tool.metadata for tool in tools_in(tools)], examples, categories)
 
 
 def agent_cards_from_workflow(
@@ -111,7 +108,9 @@ def agent_cards_from_workflow(
     *,
     categories: Words | None = None,
 ) -> list[AgentCard]:
-    """Describe the agents of a workflow: what each says it does, and the tools it has.
+    """Return a card for each agent of a workflow: what it says it does, and what its tools do.
+
+    Tools behind an agent's ``tool_retriever`` count like those in its list.
 
     Args:
         workflow: The workflow, or its agents.
@@ -120,12 +119,18 @@ def agent_cards_from_workflow(
 
     Raises:
         DuplicateNameError: Two agents share a name.
-        UnknownNameError: ``examples`` or ``categories`` speak of an agent that is not there.
+        InvalidInputError: ``workflow`` holds something else, or ``examples`` are not by name.
+        UnknownNameError: ``examples`` or ``categories`` name an agent that is not there.
     """
-    agents = workflow.agents.values() if isinstance(workflow, AgentWorkflow) else workflow
-    metadata = [ToolMetadata(_described(agent), agent.name, fn_schema=None) for agent in agents]
-    check_names("agent", [item.name or "" for item in metadata], examples, categories)
-    cards = [_card(item, examples or {}, categories or {}) for item in metadata]
+    agents = list(workflow.agents.values() if isinstance(workflow, AgentWorkflow) else workflow)
+    for agent in agents:
+        if not isinstance(agent, BaseWorkflowAgent):
+            raise InvalidInputError(
+                f"a workflow's agents are expected, got {agent!r:.60}. Pass the AgentWorkflow, or "
+                "a list such as [FunctionAgent(...)]."
+            )
+    metadata = [ToolMetadata(_agent_description(agent), agent.name) for agent in agents]
+    cards = _cards("agent", metadata, examples, categories)
     return [dataclasses.replace(card, input_schema={}) for card in cards]
 
 
@@ -153,227 +158,76 @@ def register_cards(router: MoMARouter, cards: Iterable[AgentCard]) -> None:
         old = router.agents.get(card.name)
         merged = dataclasses.replace(
             card,
-            examples=tuple(dict.fromkeys((*card.examples, *old.examples))),
+            examples=tuple(dict.fromkeys((*old.examples, *card.examples))),
             enabled=old.enabled,
             metadata={**old.metadata, **card.metadata},
         )
-        # In another order they are the same examples.
-        if dataclasses.replace(merged, examples=old.examples) != old or set(merged.examples) != set(
-            old.examples
-        ):
+        if merged != old:
             changed.append(merged)
     router.agents.add(*fresh)
     router.agents.update(*changed)
-
-
-def words_of(metadata: ToolMetadata, key: str) -> tuple[str, ...]:
-    """Return the examples or categories that a tool's metadata brings along.
-
-    Raises:
-        InvalidCardError: They are one text, not a list of texts.
-    """
-    own: Sequence[str] = getattr(metadata, key, ())
-    return joined(key, metadata.name or "", own)
-
-
-def _card(metadata: ToolMetadata, examples: Words, categories: Words) -> AgentCard:
-    name = metadata.name or ""
-    return AgentCard(
-        name=name,
-        description=_described_in_words(metadata),
-        input_schema=metadata.get_parameters_dict(),
-        categories=joined(
-            "categories", name, words_of(metadata, "categories"), categories.get(name, ())
-        ),
-        examples=joined("examples", name, words_of(metadata, "examples"), examples.get(name, ())),
-    )
-
-
-def _described_in_words(metadata: ToolMetadata) -> str:
-    """Leave out the signature that LlamaIndex puts before a function's docstring."""
-    first, _, rest = (metadata.description or "").partition("\n")
-    return rest.strip() or first if first.startswith(f"{metadata.name}(") else metadata.description
-
-
-def _described(agent: BaseWorkflowAgent) -> str:
-    tools = [tool.metadata for tool in agent.tools or () if isinstance(tool, BaseTool)]
-    words = [agent.description, *(_described_in_words(item) for item in tools)]
-    return " ".join(text.strip() for text in words if text.strip())[:_MAX_DESCRIPTION]
-
-
-_MAX_DESCRIPTION = 8_000
-
-
-# The core's own bounds are wider; these leave room for what is added here.
-_MAX_NAME = 100
-_CHOICES_MAX_DESCRIPTION = 8_000
-# Likeness (difflib) from which an unknown key is taken for a slip: one wrong letter in five.
-_NEAR = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a card depends on.
-
-    Args:
-        name: As given; may be missing.
-        description: As given.
-        examples: What the choice's own metadata brings along.
-    """
-
-    name: str | None
-    description: str
-    examples: tuple[str, ...] = ()
-
-    @property
-    def called(self) -> str:
-        """Name by which users speak of it: its name, else its description."""
-        return self.name or self.description
-
-
-def fingerprint(choices: Sequence[ToolMetadata]) -> tuple[Choice, ...]:
-    """Return what the cards depend on: equal for equal choices in the same order.
-
-    Example:
-        >>> fingerprint([ToolMetadata("Papers on physics", "papers")])
-        (Choice(name='papers', description='Papers on physics', examples=()),)
-    """
-    return tuple(
-        Choice(choice.name, choice.description or "", words_of(choice, "examples"))
-        for choice in choices
-    )
-
-
-def cards_of(
-    choices: Sequence[Choice], examples: Mapping[str, Sequence[str]] | None = None
-) -> tuple[AgentCard, ...]:
-    """Return one card a choice, in order, all with different names.
-
-    Args:
-        choices: From `fingerprint`.
-        examples: Queries that a choice should take, by its name or, where it has none, by its
-            description.
-
-    Raises:
-        DuplicateNameError: Two choices are meant by one key of ``examples``.
-        InvalidCardError: A choice's examples are one text, not a list.
-        UnknownNameError: There are examples, but for none of these choices, or a key is nearly the
-            name of a choice that has none.
-
-    Example:
-        >>> choices = [Choice("papers", "a"), Choice("papers", "b"), Choice(None, "c")]
-        >>> [card.name for card in cards_of(choices)]
-        ['papers (1)', 'papers (2)', 'choice 3']
-    """
-    given = examples_by_name(examples)
-    if given and choices and not any(choice.called in given for choice in choices):
-        raise UnknownNameError(
-            f"there are examples for {list(given)!r:.300}, but the choices are "
-            f"{[choice.called for choice in choices]!r:.300}. Use the choices' names as keys."
-        )
-    _check_spelling(given, [choice.called for choice in choices])
-    for key in given:
-        _only([choice for choice in choices if choice.called == key], key)
-    counts = Counter(_printable(choice.name) for choice in choices)
-    cards: dict[str, AgentCard] = {}
-    for position, choice in enumerate(choices, start=1):
-        name = _free_name(_printable(choice.name), position, counts, cards)
-        said = choice.description.strip()[:_CHOICES_MAX_DESCRIPTION]
-        text = said if is_text(said) else name
-        texts = dict.fromkeys((*choice.examples, *given.get(choice.called, ())))
-        cards[name] = AgentCard(name, text, examples=tuple(texts))
-    return tuple(cards.values())
-
-
-def examples_by_name(examples: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
-    """Return the examples of each choice.
-
-    Raises:
-        InvalidCardError: A choice's examples are one text, whose letters would become examples.
-        InvalidInputError: They are not by name.
-
-    Example:
-        >>> examples_by_name({"papers": ["who proved it?"]})
-        {'papers': ('who proved it?',)}
-    """
-    if not isinstance(examples, Mapping | None):
-        raise InvalidInputError(
-            f"examples are lists of queries by a choice's name, got {type(examples).__name__}. "
-            "Write {'papers': ['which paper proves it?']}."
-        )
-    return {key: joined("examples", key, texts) for key, texts in (examples or {}).items()}
-
-
-@dataclass(frozen=True)
-class KnownChoices:
-    """A list of choices and the router that tells them apart.
-
-    Args:
-        router: Knows a card for each choice.
-        choices: As given, in order.
-        positions: Position of each card's choice, by card name, in order.
-    """
-
-    router: MoMARouter
-    choices: tuple[Choice, ...]
-    positions: Mapping[str, int]
-
-    @property
-    def names(self) -> list[str]:
-        """Card names, in order."""
-        return list(self.positions)
-
-    def find(self, called: str | Choice) -> int | None:
-        """Return the position that a name or description speaks of; None when nothing does.
-
-        Raises:
-            DuplicateNameError: Several choices are called so.
-        """
-        if isinstance(called, str) and called in self.positions:
-            return self.positions[called]
-        found = [
-            position
-            for position, choice in enumerate(self.choices)
-            if (choice.called == called if isinstance(called, str) else choice == called)
-        ]
-        if isinstance(called, str):
-            _only([self.choices[position] for position in found], called)
-        return found[0] if found else None
-
-    def learn(self, query: str, position: int) -> None:
-        """Add an example to the choice at ``position``; the next route knows it."""
-        add_example(self.router, self.names[position], query)
 
 
 def add_example(router: MoMARouter, name: str, query: str) -> None:
     """Give a registered agent one more example.
 
     Raises:
-        UnknownNameError: Nobody registered it.
+        UnknownNameError: There is no such agent.
     """
     card = router.agents.get(name)
     if query not in card.examples:
         router.agents.update(dataclasses.replace(card, examples=(*card.examples, query)))
 
 
-def positions_in(router: MoMARouter, choices: Sequence[Choice]) -> dict[str, int]:
-    """Return the position of each choice whose card a shared router holds already.
+def router_of(
+    cards: Iterable[AgentCard], encoder: Encoder | None, negatives: Sequence[str] = ()
+) -> MoMARouter:
+    """Return a router in memory, with agents only and, by default, the shared encoder."""
+    encoder = encoder or _packaged_encoder()
+    return MoMARouter.from_cards(cards, llms=None, encoder=encoder, negatives=negatives)
+
+
+@cache
+def _packaged_encoder() -> Encoder:
+    return RoutingEncoder()  # a session takes 130 MB, so a process has one
+
+
+def tools_in(tools: Iterable[BaseTool | Callable[..., Any]]) -> list[BaseTool]:
+    """Return tools, those given as plain functions included.
 
     Raises:
-        DuplicateNameError: Two choices share a name.
-        UnknownNameError: A choice is not registered.
+        InvalidInputError: One is neither.
     """
-    positions: dict[str, int] = {}
-    for position, choice in enumerate(choices):
-        if choice.name is None or choice.name not in router.agents:
-            raise UnknownNameError(
-                f"the router knows no agent {choice.name!r}. Register the choices first: "
-                "register_cards(router, agent_cards_from_query_engine_tools(tools))."
+    found = list(tools)
+    for tool in found:
+        if not (isinstance(tool, BaseTool) or callable(tool)):
+            raise InvalidInputError(
+                f"a list of LlamaIndex tools is expected, got {tool!r:.60} in it. Write "
+                "[QueryEngineTool.from_defaults(engine, name=..., description=...)]."
             )
-        if choice.name in positions:
-            _only([choice, choice], choice.name)
-        positions[choice.name] = position
-    return positions
+    return [t if isinstance(t, BaseTool) else FunctionTool.from_defaults(t) for t in found]
+
+
+def examples_in(metadata: ToolMetadata) -> tuple[str, ...]:
+    """Return the examples that a tool's metadata brings along.
+
+    Raises:
+        InvalidCardError: They are one text, not a list of texts.
+    """
+    return joined("examples", metadata.name or "", getattr(metadata, "examples", ()))
+
+
+def check_by_name(label: str, words: object) -> None:
+    """Refuse examples or categories that are not lists by name.
+
+    Raises:
+        InvalidInputError: They are something else, such as a list.
+    """
+    if not isinstance(words, Mapping | None):
+        raise InvalidInputError(
+            f"{label} are lists by name, got {type(words).__name__}. Write "
+            f"{label}={{'papers': ['...']}}."
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -383,40 +237,53 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"There are {names!r:.300}."
 
 
-def _check_spelling(keys: Collection[str], called: Collection[str]) -> None:
-    """Refuse slips of the pen; a key may well be for a choice of another list."""
-    without = [name for name in called if name not in keys]
-    for key in keys:
-        close = [] if key in called else difflib.get_close_matches(key, without, n=1, cutoff=_NEAR)
-        # Names that differ in a number, as sales_2023 and sales_2024, are two on purpose.
-        if close and re.findall(r"\d+", key) == re.findall(r"\d+", close[0]):
-            raise UnknownNameError(
-                f"there are examples for {key!r}, which is no choice, and none for "
-                f"{close[0]!r:.100}. Did you mean that? Use the choices' names as keys."
-            )
+def _cards(
+    what: str, metadata: Sequence[ToolMetadata], examples: Words | None, categories: Words | None
+) -> list[AgentCard]:
+    check_by_name("examples", examples)
+    check_by_name("categories", categories)
+    check_names(what, [item.name or "" for item in metadata], examples, categories)
+    return [_card(item, examples or {}, categories or {}) for item in metadata]
 
 
-def _only(found: Sequence[Choice], called: str) -> None:
-    if len(found) > 1:
-        raise DuplicateNameError(
-            f"{len(found)} choices are called {called!r}, so it is not clear which one is meant. "
-            "Give them different names."
-        )
+def _card(metadata: ToolMetadata, examples: Words, categories: Words) -> AgentCard:
+    name = metadata.name or ""
+    own_categories = getattr(metadata, "categories", ())
+    return AgentCard(
+        name=name,
+        description=_description(metadata),
+        input_schema=metadata.get_parameters_dict(),
+        categories=joined("categories", name, own_categories, categories.get(name, ())),
+        examples=joined("examples", name, examples_in(metadata), examples.get(name, ())),
+    )
 
 
-def _free_name(
-    name: str, position: int, counts: Mapping[str, int], taken: Mapping[str, AgentCard]
-) -> str:
-    """Return a name that only one choice gave as it is, or make one of the position."""
-    if name and counts[name] == 1:
-        return name
-    name = f"{name} ({position})" if name else f"choice {position}"
-    while name in taken or name in counts:
-        name += "'"
-    return name
+def _description(metadata: ToolMetadata) -> str:
+    """Leave out the signature that LlamaIndex puts before a function's docstring."""
+    first, _, rest = (metadata.description or "").partition("\n")
+    return rest.strip() or first if first.startswith(f"{metadata.name}(") else metadata.description
 
 
-def _printable(name: str | None) -> str:
-    seen = (c if c.isprintable() and is_visible(c) else " " for c in name or "")
-    letters = "".join(seen)
-    return letters[:_MAX_NAME].strip()
+def _agent_description(agent: BaseWorkflowAgent) -> str:
+    tools = [_description(tool.metadata).strip() for tool in _tools_of(agent)]
+    about = agent.description.strip()
+    if not any(tools):
+        return about[:MAX_DESCRIPTION_CHARS]
+    each = max(20, (MAX_DESCRIPTION_CHARS - len(about)) // len(tools) - 1)  # all are heard
+    return " ".join([about, *(text[:each] for text in tools)]).strip()[:MAX_DESCRIPTION_CHARS]
+
+
+def _tools_of(agent: BaseWorkflowAgent) -> list[BaseTool]:
+    tools = [tool for tool in agent.tools or () if isinstance(tool, BaseTool)]
+    retriever = agent.tool_retriever
+    if not isinstance(retriever, ObjectRetriever):
+        return tools
+    mapping = retriever.object_node_mapping
+    # LlamaIndex's own mapping of tools leaves the property that lists them without a body.
+    held = getattr(mapping, "_tools", None)
+    if held is None:
+        try:
+            held = mapping.obj_node_mapping
+        except NotImplementedError:
+            return [*tools, *retriever.retrieve(agent.description)]
+    return [*tools, *(tool for tool in held.values() if isinstance(tool, BaseTool))]

@@ -1,23 +1,25 @@
-"""What MoMA tells LlamaIndex's dispatcher: one event a decision.
+"""What LlamaIndex's dispatcher hears: one event a decision, and one a failure.
 
-Attach any event handler to LlamaIndex's root dispatcher, or to the one named ``llamaindex_moma``.
-Knows nothing of how a decision was made.
+Attach an event handler to LlamaIndex's root dispatcher, or to the one named ``llamaindex_moma``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
 
-from moma_core import Candidate
+from moma_core.types import Ranking, RoutingDecision
 
 __all__ = [
+    "Kind",
+    "MoMAEngineFailureEvent",
     "MoMALLMFailureEvent",
     "MoMARouteEvent",
+    "send",
 ]
 
 Kind = Literal["selection", "tools", "agent", "llm"]
@@ -64,16 +66,54 @@ class MoMARouteEvent(BaseEvent):
     """Milliseconds that the decision took."""
 
     decision: dict[str, Any] | None = None
-    """For LLMs: `RoutingDecision.to_dict`, which ``router.feedback`` takes when rebuilt."""
+    """For LLMs: the `RoutingDecision` as a dict; `MoMALLM.feedback` takes it."""
 
     @classmethod
     def class_name(cls) -> str:
         """Return the event's name."""
         return "MoMARouteEvent"
 
+    @classmethod
+    def of_ranking(
+        cls, kind: Kind, query: str, ranking: Ranking, targets: Sequence[str], **more: Any
+    ) -> MoMARouteEvent:
+        """Return the event for a ranking and those of it that were taken.
+
+        Args:
+            kind: What was chosen.
+            query: The words that were routed.
+            ranking: All that was considered.
+            targets: Chosen names.
+            more: Other fields; ``reason`` is the ranking's by default.
+        """
+        fields = {"reason": ranking.reason, **more}
+        return cls(
+            kind=kind,
+            query=query,
+            targets=list(targets),
+            scores={each.name: each.score for each in ranking},
+            probability=ranking.best_probability,
+            **fields,
+        )
+
+    @classmethod
+    def of_decision(cls, query: str, decision: RoutingDecision, ms: float) -> MoMARouteEvent:
+        """Return the event for the choice of an LLM."""
+        return cls(
+            kind="llm",
+            query=query,
+            targets=list(decision.targets),
+            reason=decision.reason,
+            scores={each.name: each.score for each in decision.candidates},
+            cost=decision.cost,
+            preference=decision.preference,
+            ms=ms,
+            decision=decision.to_dict(),
+        )
+
 
 class MoMALLMFailureEvent(BaseEvent):
-    """An LLM failed before its first token, and the next one was asked."""
+    """An LLM failed before its first token."""
 
     llm: str
     """Name of the LLM that failed."""
@@ -82,7 +122,7 @@ class MoMALLMFailureEvent(BaseEvent):
     """What it said."""
 
     following: str | None
-    """Name of the LLM that is asked next; None when none is left."""
+    """Name of the LLM that is asked next; None when none is left, or none would fare better."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -90,11 +130,21 @@ class MoMALLMFailureEvent(BaseEvent):
         return "MoMALLMFailureEvent"
 
 
-def tell(event: BaseEvent) -> None:
+class MoMAEngineFailureEvent(BaseEvent):
+    """A query engine failed."""
+
+    engine: str
+    """Name of the choice that failed."""
+
+    error: str
+    """What it said."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the event's name."""
+        return "MoMAEngineFailureEvent"
+
+
+def send(event: BaseEvent) -> None:
     """Hand an event to LlamaIndex's dispatcher."""
     _dispatcher.event(event)
-
-
-def scores_of(candidates: Iterable[Candidate]) -> dict[str, float]:
-    """Return the candidates' scores by name, in their order."""
-    return {candidate.name: candidate.score for candidate in candidates}

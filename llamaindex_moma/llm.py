@@ -1,12 +1,10 @@
-"""An LLM for LlamaIndex that is several: each call goes to the one worth its price for that query."""
+"""An LLM for LlamaIndex that is several: each call goes to the one worth its price for it."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,323 +15,55 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
-    MessageRole,
 )
-from llama_index.core.bridge.pydantic import PrivateAttr
-from llama_index.core.callbacks import CallbackManager
+from llama_index.core.bridge.pydantic import BaseModel, PrivateAttr
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.types import TokenAsyncGen, TokenGen
 
-from llamaindex_moma.cards import nearest
-from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, scores_of, tell
-from llamaindex_moma.ranking import packaged_encoder
-from moma_core import (
-    InvalidInputError,
-    LLMRouter,
-    MoMARouter,
-    NoTargetError,
-    Preference,
-    RoutingDecision,
-    UnknownNameError,
-)
-from moma_core.types import is_text
+from llamaindex_moma.calls import DECISION, TAG, ChatCall, ChatCalls, Wish, astarted, started
+from llamaindex_moma.events import MoMARouteEvent
+from llamaindex_moma.question import asking, question_in, question_in_messages
+from moma_core import InvalidInputError, MoMARouter, Preference, RoutingDecision
+from moma_core.fallback import FallbackOn
+from moma_core.health import Health
 
 if TYPE_CHECKING:
+    from llama_index.core.program.utils import FlexibleModel
     from llama_index.core.tools import BaseTool
 
-__all__ = [
-    "Call",
-    "Delegates",
-    "MoMALLM",
-    "last_user_text",
-]
+__all__ = ["MoMALLM"]
 
-TAG = "moma_llm"
-_NO_WORDS = "(no text)"
-
-
-def last_user_text(
-    messages: Sequence[ChatMessage] | None, user_msg: str | ChatMessage | None = None
-) -> str:
-    """Return the words to route by: the last that the user wrote, else the last at all.
-
-    Example:
-        >>> last_user_text([ChatMessage("hello"), ChatMessage("hi", role="assistant")])
-        'hello'
-    """
-    if user_msg is not None:
-        return user_msg if isinstance(user_msg, str) else user_msg.content or ""
-    texts = [(message.role, message.content or "") for message in messages or ()]
-    asked = [text for role, text in texts if role == MessageRole.USER and is_text(text)]
-    return asked[-1] if asked else next((text for _, text in reversed(texts) if is_text(text)), "")
-
-
-@dataclass(frozen=True)
-class Delegates:
-    """LLMs by name, and the router that orders them.
-
-    Args:
-        llms: By the names that the router scores.
-        router: Has an LLM pool.
-        preference: For calls that bring none.
-        fallback_on: Errors after which the next LLM is asked.
-    """
-
-    llms: Mapping[str, LLM]
-    router: MoMARouter
-    preference: str | Preference | None
-    fallback_on: tuple[type[Exception], ...]
-
-    @classmethod
-    def of(
-        cls,
-        llms: Mapping[str, LLM],
-        router: MoMARouter | None,
-        preference: str | Preference | None,
-        fallback_on: tuple[type[Exception], ...],
-    ) -> Delegates:
-        """Check names and preference once, so that a slip shows before the first call."""
-        if not llms:
-            raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
-        router = router or MoMARouter.from_cards(encoder=packaged_encoder())
-        known = _pool(router).names
-        for name in llms:
-            if name not in known:
-                raise UnknownNameError(
-                    f"the router scores no LLM called {name!r}. {nearest(name, known)} Use its "
-                    f"names; add one without any data: router.save('pool'), then moma llms add "
-                    f"{name!r} --input USD --output USD --quality SCORE --router pool, then "
-                    "MoMARouter.load('pool'); or train a pool: moma train llms."
-                )
-        made = cls(dict(llms), router, preference, fallback_on)
-        made.order("check", preference)
-        return made
-
-    def preferring(self, preference: str | Preference) -> Delegates:
-        """Return the same with another preference."""
-        self.order("check", preference)
-        return replace(self, preference=preference)
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        """The smallest of everything; tool calls if one LLM can, as they go to such LLMs only."""
-        each = [llm.metadata for llm in self.llms.values()]
-        outputs = [item.num_output for item in each if item.num_output > 0]
-        roles = {item.system_role for item in each}
-        return LLMMetadata(
-            context_window=min(item.context_window for item in each),
-            num_output=min(outputs, default=-1),
-            is_chat_model=all(item.is_chat_model for item in each),
-            is_function_calling_model=bool(self._able()),
-            model_name=f"moma({', '.join(self.llms)})",
-            system_role=roles.pop() if len(roles) == 1 else MessageRole.SYSTEM,
-        )
-
-    def order(
-        self, text: str, preference: str | Preference | None, *, tools: bool = False
-    ) -> RoutingDecision:
-        """Decide among the LLMs that may take this call.
-
-        Raises:
-            NoTargetError: Tools are to be called, and no LLM here can.
-        """
-        allowed = self._able() if tools else self.llms
-        if not allowed:
-            raise NoTargetError(
-                f"none of the LLMs {list(self.llms)!r} can call tools. Give MoMALLM one whose "
-                "metadata.is_function_calling_model is true, or use a ReActAgent."
-            )
-        words = text if is_text(text) else _NO_WORDS
-        wanted = self.preference if preference is None else preference
-        return self.router.choose_llm(words, list(allowed), wanted)
-
-    def call(
-        self, owner: LLM, method: str, text: str, kwargs: dict[str, Any], tools: bool = False
-    ) -> Call:
-        """Decide for one call; takes ``preference`` and the tag of a bound call out of kwargs."""
-        if owner.rate_limiter is not None:
-            owner.rate_limiter.acquire()
-        return self._call(owner, method, text, kwargs, tools=tools)
-
-    async def acall(
-        self, owner: LLM, method: str, text: str, kwargs: dict[str, Any], tools: bool = False
-    ) -> Call:
-        """Decide for one call, off the event loop."""
-        if owner.rate_limiter is not None:
-            await owner.rate_limiter.async_acquire()
-        return await asyncio.to_thread(self._call, owner, method, text, kwargs, tools=tools)
-
-    def author_of(self, response: ChatResponse) -> FunctionCallingLLM:
-        """Return the LLM that wrote a response; any that can call tools if it carries no tag."""
-        able = self._able()
-        name = response.additional_kwargs.get(TAG)
-        if name not in able and not able:
-            raise NoTargetError("none of the LLMs here can call tools.")
-        return able[name] if name in able else next(iter(able.values()))
-
-    def _able(self) -> dict[str, FunctionCallingLLM]:
-        return {
-            name: llm
-            for name, llm in self.llms.items()
-            if isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
-        }
-
-    def _call(
-        self, owner: LLM, method: str, text: str, kwargs: dict[str, Any], *, tools: bool
-    ) -> Call:
-        preference, bound = kwargs.pop("preference", None), kwargs.pop(TAG, None)
-        start = time.perf_counter()
-        if bound in self.llms:
-            names = [cast("str", bound)]
-        else:
-            decision = self.order(text, preference, tools=tools)
-            names = [candidate.name for candidate in decision.candidates]
-            _announce(text, decision, start)
-        heard = owner.callback_manager if owner.callback_manager.handlers else None
-        asked = [(name, _heard_by(heard, self.llms[name])) for name in names]
-        return Call(asked, method, kwargs, self.fallback_on)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call, ready to be made.
-
-    Args:
-        llms: Names and LLMs, in the order in which they are asked.
-        method: The method to call.
-        kwargs: For the method, beside what `run` and the others are given.
-        fallback_on: Errors after which the next LLM is asked.
-    """
-
-    llms: list[tuple[str, LLM]]
-    method: str
-    kwargs: dict[str, Any]
-    fallback_on: tuple[type[Exception], ...]
-
-    def run(self, *args: Any, **more: Any) -> Any:
-        """Return the answer of the first LLM that gives one."""
-        for i, (name, llm) in enumerate(self.llms):
-            try:
-                return _tagged(getattr(llm, self.method)(*args, **more, **self.kwargs), name)
-            except self.fallback_on as error:
-                self._failed(i, error)
-        raise AssertionError("the last failure was raised")
-
-    async def arun(self, *args: Any, **more: Any) -> Any:
-        """Return the answer of the first LLM that gives one."""
-        for i, (name, llm) in enumerate(self.llms):
-            try:
-                return _tagged(await getattr(llm, self.method)(*args, **more, **self.kwargs), name)
-            except self.fallback_on as error:
-                self._failed(i, error)
-        raise AssertionError("the last failure was raised")
-
-    def stream(self, *args: Any, **more: Any) -> Iterator[Any]:
-        """Return the pieces of the first LLM that gives one; later failures are the caller's."""
-        for i, (name, llm) in enumerate(self.llms):
-            try:
-                pieces = iter(getattr(llm, self.method)(*args, **more, **self.kwargs))
-                first = next(pieces, None)
-            except self.fallback_on as error:
-                self._failed(i, error)
-            else:
-                return _resumed(first, pieces, name)
-        raise AssertionError("the last failure was raised")
-
-    async def astream(self, *args: Any, **more: Any) -> AsyncIterator[Any]:
-        """Return the pieces of the first LLM that gives one; later failures are the caller's."""
-        for i, (name, llm) in enumerate(self.llms):
-            try:
-                pieces = aiter(await getattr(llm, self.method)(*args, **more, **self.kwargs))
-                first = await anext(pieces, None)
-            except self.fallback_on as error:
-                self._failed(i, error)
-            else:
-                return _aresumed(first, pieces, name)
-        raise AssertionError("the last failure was raised")
-
-    def _failed(self, i: int, error: Exception) -> None:
-        """Tell the dispatcher; raise the error when nobody is left."""
-        following = self.llms[i + 1][0] if i + 1 < len(self.llms) else None
-        tell(MoMALLMFailureEvent(llm=self.llms[i][0], error=repr(error), following=following))
-        if following is None:
-            raise error
-
-
-def _resumed(first: Any, rest: Iterator[Any], name: str) -> Iterator[Any]:
-    if first is not None:
-        yield _tagged(first, name)
-        for piece in rest:
-            yield _tagged(piece, name)
-
-
-async def _aresumed(first: Any, rest: AsyncIterator[Any], name: str) -> AsyncIterator[Any]:
-    if first is not None:
-        yield _tagged(first, name)
-        async for piece in rest:
-            yield _tagged(piece, name)
-
-
-def _tagged(response: Any, name: str) -> Any:
-    """Say which LLM wrote a response; what is prepared for it stays bound to it."""
-    if isinstance(response, dict):
-        return {**response, TAG: name}
-    response.additional_kwargs = {**(response.additional_kwargs or {}), TAG: name}
-    return response
-
-
-def _heard_by(manager: CallbackManager | None, llm: LLM) -> LLM:
-    """Return the LLM with its events sent to a manager; the caller's own object stays as it is."""
-    return llm if manager is None else llm.model_copy(update={"callback_manager": manager})
-
-
-def _announce(text: str, decision: RoutingDecision, start: float) -> None:
-    tell(
-        MoMARouteEvent(
-            kind="llm",
-            query=text,
-            targets=list(decision.targets),
-            reason=decision.reason,
-            scores=scores_of(decision.candidates),
-            cost=decision.cost,
-            preference=decision.preference,
-            ms=(time.perf_counter() - start) * 1e3,
-            decision=decision.to_dict(),
-        )
-    )
-
-
-def _pool(router: MoMARouter) -> LLMRouter:
-    if router.llms is None:
-        raise InvalidInputError(
-            "this router has no LLMs. Give it some: MoMARouter.from_cards(llms='packaged')."
-        )
-    return router.llms
-
-
-_Piece = TypeVar("_Piece")
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class MoMALLM(FunctionCallingLLM):
-    """Picks among LLMs for each call, by preference, and delegates the call to the chosen one.
+    """Asks, for each call, the LLM that is worth its price.
 
-    The last user message is what is routed, so that all steps of a tool-calling loop go to the same
-    LLM. An LLM that fails before its first token is followed by the next best. Tool calls go to
-    function-calling LLMs only.
+    The user's question is what is routed: not the text that was retrieved for it, nor what tools
+    returned, so that all steps of one question go to the same LLM. Only LLMs whose window holds the
+    call are eligible, and for tool calls those that can call functions. An LLM that fails before
+    its first token is followed by the next best, as `moma_core.fallback` says; one that keeps
+    failing is left alone for a while. A call may bring its own ``preference``, ``max_latency`` and
+    ``exclude``. An answer names its LLM in ``additional_kwargs["moma_llm"]``.
 
     Args:
         llms: LlamaIndex LLMs by the names under which the router scores them; LLMs of the router
-            without an entry here are never chosen.
-        router: Scores the LLMs; the packaged pool by default.
+            without an entry here are never chosen. They stay as they are, callbacks included.
+        router: Scores the LLMs; the packaged ones by default.
         preference: ``"performance"``, ``"auto"``, ``"cost"``, ``"cost:0.002"`` (USD a query), or a
-            `Preference`; a call may bring its own as ``preference=...``.
-        fallback_on: Errors after which the next LLM is asked.
-        kwargs: For `LLM`, such as ``callback_manager``, which then receives the events of all.
+            `Preference`.
+        max_latency: Most seconds that an LLM may take, by `LLMCard.latency`.
+        fallback_on: Errors after which the next LLM is asked, instead of the rule: classes, or a
+            function of the error.
+        health: Circuit breakers; share one between objects that ask the same LLMs.
+        kwargs: For `LLM`, such as ``callback_manager``, which hears of each call once.
 
     Raises:
         UnknownNameError: The router does not know a name.
-        InvalidInputError: There is no LLM at all.
+        InvalidInputError: There is no LLM at all, or what is given is none.
         InvalidPreferenceError: There is no such preference.
 
     Example:
@@ -344,7 +74,7 @@ class MoMALLM(FunctionCallingLLM):
         'gpt-4o-mini-2024-07-18'
     """
 
-    _delegates: Delegates = PrivateAttr()
+    _calls: ChatCalls = PrivateAttr()
 
     def __init__(
         self,
@@ -352,11 +82,17 @@ class MoMALLM(FunctionCallingLLM):
         router: MoMARouter | None = None,
         *,
         preference: str | Preference | None = None,
-        fallback_on: tuple[type[Exception], ...] = (Exception,),
+        max_latency: float | None = None,
+        fallback_on: FallbackOn | None = None,
+        health: Health | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._delegates = Delegates.of(llms, router, preference, fallback_on)
+        wish = Wish(preference, max_latency)
+        router = router or MoMARouter.from_cards()
+        calls = ChatCalls(llms, router, health or Health(), wish, fallback_on)
+        calls.check()
+        self._calls = replace(calls, llms=dict(llms))
 
     @classmethod
     def class_name(cls) -> str:
@@ -366,7 +102,17 @@ class MoMALLM(FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What every LLM here can do: the smallest windows, and tool calls if one can."""
-        return self._delegates.metadata
+        return self._calls.metadata
+
+    @property
+    def router(self) -> MoMARouter:
+        """Chooses; ``router.learn(Learning(...))`` turns on learning from use."""
+        return self._calls.router
+
+    @property
+    def health(self) -> Health:
+        """Which LLMs failed lately."""
+        return self._calls.health
 
     def with_preference(self, preference: str | Preference) -> MoMALLM:
         """Return the same LLMs with another preference.
@@ -375,178 +121,258 @@ class MoMALLM(FunctionCallingLLM):
             InvalidPreferenceError: There is no such preference.
         """
         copy = self.model_copy()
-        copy._delegates = self._delegates.preferring(preference)  # noqa: SLF001 - its own class
+        calls = replace(self._calls, wish=replace(self._calls.wish, preference=preference))
+        calls.check()
+        copy._calls = calls  # noqa: SLF001 - its own class
         return copy
+
+    def feedback(
+        self,
+        answer: ChatResponse | CompletionResponse | MoMARouteEvent | RoutingDecision,
+        reward: float,
+    ) -> bool:
+        """Learn how good an answer was; the router must be learning, see `MoMARouter.feedback`.
+
+        Args:
+            answer: What a call returned (of a stream, any piece), the `MoMARouteEvent` of a call
+                inside a query engine or an agent, or the decision itself.
+            reward: In [0, 1], 1 for the best answer.
+
+        Returns:
+            Whether it counts; a second feedback on the same decision does not.
+
+        Raises:
+            InvalidInputError: Learning is off, there is no decision in ``answer``, or the reward is
+                out of bounds.
+        """
+        if isinstance(answer, RoutingDecision):
+            return self.router.feedback(answer, reward)
+        if isinstance(answer, MoMARouteEvent):
+            found = answer.decision
+        else:
+            found = (getattr(answer, "additional_kwargs", None) or {}).get(DECISION)
+        if found is None:
+            raise InvalidInputError(
+                f"there is no decision in this {type(answer).__name__}. Give what MoMALLM returned "
+                "while learning was on: llm.router.learn(Learning(...)), from moma_core."
+            )
+        return self.router.feedback(RoutingDecision.from_dict(found), reward)
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Complete a prompt."""
-        call = self._delegates.call(self, "complete", prompt, kwargs)
-        response: CompletionResponse = call.run(prompt, formatted=formatted)
+        call = self._completion("complete", prompt, formatted, kwargs)
+        response: CompletionResponse = self._calls.run(call)
         return response
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer messages."""
-        call = self._delegates.call(self, "chat", last_user_text(messages), kwargs)
-        response: ChatResponse = call.run(messages)
+        response: ChatResponse = self._calls.run(self._chat("chat", messages, kwargs))
         return response
 
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Complete a prompt, piece by piece."""
-        call = self._delegates.call(self, "stream_complete", prompt, kwargs)
-        return _generator(call.stream(prompt, formatted=formatted))
+        return self._calls.stream(self._completion("stream_complete", prompt, formatted, kwargs))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer messages, piece by piece."""
-        call = self._delegates.call(self, "stream_chat", last_user_text(messages), kwargs)
-        return _generator(call.stream(messages))
+        return self._calls.stream(self._chat("stream_chat", messages, kwargs))
 
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """Complete a prompt."""
-        call = await self._delegates.acall(self, "acomplete", prompt, kwargs)
-        response: CompletionResponse = await call.arun(prompt, formatted=formatted)
+        call = self._completion("acomplete", prompt, formatted, kwargs)
+        response: CompletionResponse = await self._calls.arun(call)
         return response
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer messages."""
-        call = await self._delegates.acall(self, "achat", last_user_text(messages), kwargs)
-        response: ChatResponse = await call.arun(messages)
+        response: ChatResponse = await self._calls.arun(self._chat("achat", messages, kwargs))
         return response
 
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Complete a prompt, piece by piece."""
-        call = await self._delegates.acall(self, "astream_complete", prompt, kwargs)
-        return _agenerator(await call.astream(prompt, formatted=formatted))
+        call = self._completion("astream_complete", prompt, formatted, kwargs)
+        return await self._calls.astream(call)
 
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Answer messages, piece by piece."""
-        call = await self._delegates.acall(self, "astream_chat", last_user_text(messages), kwargs)
-        return _agenerator(await call.astream(messages))
+        return await self._calls.astream(self._chat("astream_chat", messages, kwargs))
 
-    def chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
-    ) -> ChatResponse:
+    def chat_with_tools(self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any) -> ChatResponse:
         """Answer or call tools; only function-calling LLMs are asked."""
-        asked = _asked(user_msg, chat_history, verbose, allow_parallel_tool_calls, tool_required)
-        text = last_user_text(chat_history, user_msg)
-        call = self._delegates.call(self, "chat_with_tools", text, kwargs, tools=True)
-        response: ChatResponse = call.run(tools, **asked)
+        call = self._tool_call("chat_with_tools", tools, args, kwargs)
+        response: ChatResponse = self._calls.run(call)
         return response
 
     async def achat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
+        self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> ChatResponse:
         """Answer or call tools; only function-calling LLMs are asked."""
-        asked = _asked(user_msg, chat_history, verbose, allow_parallel_tool_calls, tool_required)
-        text = last_user_text(chat_history, user_msg)
-        call = await self._delegates.acall(self, "achat_with_tools", text, kwargs, tools=True)
-        response: ChatResponse = await call.arun(tools, **asked)
+        call = self._tool_call("achat_with_tools", tools, args, kwargs)
+        response: ChatResponse = await self._calls.arun(call)
         return response
 
     def stream_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
+        self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> ChatResponseGen:
         """Answer or call tools, piece by piece; only function-calling LLMs are asked."""
-        asked = _asked(user_msg, chat_history, verbose, allow_parallel_tool_calls, tool_required)
-        text = last_user_text(chat_history, user_msg)
-        call = self._delegates.call(self, "stream_chat_with_tools", text, kwargs, tools=True)
-        return _generator(call.stream(tools, **asked))
+        return self._calls.stream(self._tool_call("stream_chat_with_tools", tools, args, kwargs))
 
     async def astream_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
+        self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Answer or call tools, piece by piece; only function-calling LLMs are asked."""
-        asked = _asked(user_msg, chat_history, verbose, allow_parallel_tool_calls, tool_required)
-        text = last_user_text(chat_history, user_msg)
-        call = await self._delegates.acall(
-            self, "astream_chat_with_tools", text, kwargs, tools=True
-        )
-        return _agenerator(await call.astream(tools, **asked))
+        call = self._tool_call("astream_chat_with_tools", tools, args, kwargs)
+        return await self._calls.astream(call)
+
+    def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        """Fill a template and answer it; its question is routed, not the text around it."""
+        with asking(prompt, prompt_args):
+            return super().predict(prompt, **prompt_args)
+
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        """Fill a template and answer it; see `predict`."""
+        with asking(prompt, prompt_args):
+            return await super().apredict(prompt, **prompt_args)
+
+    def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
+        """Fill a template and answer it piece by piece; see `predict`."""
+        with asking(prompt, prompt_args):
+            return super().stream(prompt, **prompt_args)
+
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+        """Fill a template and answer it piece by piece; see `predict`."""
+        with asking(prompt, prompt_args):
+            return await super().astream(prompt, **prompt_args)
+
+    def structured_predict(
+        self,
+        output_cls: type[_Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> _Model:
+        """Fill a template and answer it in a given form; see `predict`."""
+        with asking(prompt, prompt_args):
+            found: _Model = super().structured_predict(
+                output_cls, prompt, llm_kwargs, **prompt_args
+            )
+            return found
+
+    async def astructured_predict(
+        self,
+        output_cls: type[_Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> _Model:
+        """Fill a template and answer it in a given form; see `predict`."""
+        with asking(prompt, prompt_args):
+            found: _Model = await super().astructured_predict(
+                output_cls, prompt, llm_kwargs, **prompt_args
+            )
+            return found
+
+    def stream_structured_predict(
+        self,
+        output_cls: type[_Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[_Model | FlexibleModel, None, None]:
+        """Fill a template and answer it in a given form, growing; see `predict`."""
+        with asking(prompt, prompt_args):
+            return started(
+                super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+            )
+
+    async def astream_structured_predict(
+        self,
+        output_cls: type[_Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[_Model | FlexibleModel, None]:
+        """Fill a template and answer it in a given form, growing; see `predict`."""
+        with asking(prompt, prompt_args):
+            pieces = await super().astream_structured_predict(
+                output_cls, prompt, llm_kwargs, **prompt_args
+            )
+            return await astarted(pieces)
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
         """Return the tool calls, as read by the LLM that wrote the response."""
-        author = self._delegates.author_of(response)
+        author = self._calls.author_of(response)
         return author.get_tool_calls_from_response(
             response, error_on_no_tool_call=error_on_no_tool_call, **kwargs
         )
 
     def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
+        self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
         """Return what ``chat`` takes, bound to the LLM that will understand it."""
-        asked = _asked(user_msg, chat_history, verbose, allow_parallel_tool_calls, tool_required)
-        text, method = last_user_text(chat_history, user_msg), "_prepare_chat_with_tools_compat"
-        call = self._delegates.call(self, method, text, kwargs, tools=True)
-        prepared: dict[str, Any] = call.run(tools, **asked)
+        call = self._tool_call("_prepare_chat_with_tools_compat", tools, args, kwargs)
+        prepared: dict[str, Any] = self._calls.run(call)
         return prepared
 
+    def _completion(
+        self, method: str, prompt: str, formatted: bool, options: dict[str, Any]
+    ) -> ChatCall:
+        wish = self._calls.wish.taken_from(options)
+        options["formatted"] = formatted
+        return ChatCall(self, method, (prompt,), options, wish, question_in(prompt), prompt)
 
-def _asked(
-    user_msg: str | ChatMessage | None,
-    chat_history: list[ChatMessage] | None,
-    verbose: bool,
-    allow_parallel_tool_calls: bool,
-    tool_required: bool,
-) -> dict[str, Any]:
-    """Return what the caller asked for; older LLMs do not know ``tool_required``."""
-    asked: dict[str, Any] = {
-        "user_msg": user_msg,
-        "chat_history": chat_history,
-        "verbose": verbose,
-        "allow_parallel_tool_calls": allow_parallel_tool_calls,
-    }
-    return {**asked, "tool_required": True} if tool_required else asked
+    def _chat(
+        self, method: str, messages: Sequence[ChatMessage], options: dict[str, Any]
+    ) -> ChatCall:
+        wish = self._calls.wish.taken_from(options)
+        bound, decision = options.pop(TAG, None), options.pop(DECISION, None)
+        call = ChatCall(
+            self,
+            method,
+            (messages,),
+            options,
+            wish,
+            question_in_messages(messages),
+            messages,
+            bound=bound,
+        )
+        if bound is not None and decision is not None:
+            call.decisions[bound] = decision
+        return call
+
+    def _tool_call(
+        self,
+        method: str,
+        tools: Sequence[BaseTool],
+        args: Sequence[Any],
+        options: dict[str, Any],
+    ) -> ChatCall:
+        wish = self._calls.wish.taken_from(options)
+        options.update(zip(_TOOL_ARGUMENTS, args, strict=False))
+        if not options.get("tool_required"):
+            options.pop("tool_required", None)  # older LLMs do not know it
+        history, message = options.get("chat_history"), options.get("user_msg")
+        asked = ChatMessage(message) if isinstance(message, str) else message
+        messages = [*(history or ()), *([asked] if asked is not None else ())]
+        question = question_in_messages(history, message)
+        return ChatCall(self, method, (tools,), options, wish, question, messages, tools=True)
 
 
-def _generator(stream: Iterator[_Piece]) -> Generator[_Piece, None, None]:
-    """Return a generator, which some of LlamaIndex's callers insist on."""
-    yield from stream
-
-
-async def _agenerator(stream: AsyncIterator[_Piece]) -> AsyncGenerator[_Piece, None]:
-    async for piece in stream:
-        yield piece
+# Of LlamaIndex's calls with tools, after the tools.
+_TOOL_ARGUMENTS = (
+    "user_msg",
+    "chat_history",
+    "verbose",
+    "allow_parallel_tool_calls",
+    "tool_required",
+)

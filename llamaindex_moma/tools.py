@@ -1,49 +1,38 @@
 """Tools by retrieval: the few of hundreds of tools that a query needs, in LlamaIndex's own type.
 
-For `FunctionAgent`, `AgentWorkflow` and `ToolRetrieverRouterQueryEngine`. Knows nothing of what the
-tools do.
+For `FunctionAgent`, `AgentWorkflow` and `ToolRetrieverRouterQueryEngine`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.objects import ObjectRetriever, SimpleToolNodeMapping
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.query_engine import ToolRetrieverRouterQueryEngine
-from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType, TextNode
-from llama_index.core.tools import BaseTool, QueryEngineTool
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.tools import BaseTool
 
 from llamaindex_moma.cards import (
     add_example,
     agent_cards_from_function_tools,
     nearest,
     register_cards,
+    router_of,
+    tools_in,
 )
-from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
-from llamaindex_moma.ranking import check_least, judge, packaged_encoder
-from moma_core import (
-    Candidate,
-    Encoder,
-    InvalidInputError,
-    MoMARouter,
-    NoTargetError,
-    UnknownNameError,
-)
+from llamaindex_moma.events import MoMARouteEvent, send
+from llamaindex_moma.threshold import check_min_probability, judged
+from moma_core import Candidate, Encoder, InvalidInputError, MoMARouter, UnknownNameError
 
-__all__ = [
-    "MoMAToolRetriever",
-    "MoMAToolRouterQueryEngine",
-]
+__all__ = ["MoMAToolRetriever"]
 
 
 class MoMAToolRetriever(ObjectRetriever[BaseTool]):
-    """Retrieves the tools that fit a query best, by the agent ranker; one embedding, no LLM call.
+    """Retrieves the tools that fit a query best; one embedding, no LLM call.
 
     Args:
         tools: The tools; each needs a name of its own.
@@ -51,16 +40,18 @@ class MoMAToolRetriever(ObjectRetriever[BaseTool]):
             retrieved. None makes one.
         top_k: Most tools for a query.
         examples: Queries that each tool should take, by tool name.
-        always: Names of tools that are offered whatever the query, beside the ``top_k``.
+        always: Names of tools that are offered whatever the query, beside the ``top_k``; a text is
+            one name.
         min_probability: Retrieve nothing but ``always`` when the best tool is less probable than
             this; 0 always retrieves, None takes the router's own threshold.
         node_postprocessors: LlamaIndex's own, applied to the ranked tools.
         encoder: For the router made here; the packaged one by default.
 
     Raises:
-        InvalidInputError: A number is out of bounds.
+        InvalidInputError: A number is out of bounds, ``examples`` are not by name, or ``tools``
+            holds something else.
         DuplicateNameError: Two tools share a name.
-        UnknownNameError: ``examples`` or ``always`` speak of a tool that is not there.
+        UnknownNameError: ``examples`` or ``always`` name a tool that is not there.
 
     Example:
         >>> def add(a: int, b: int) -> int:
@@ -82,26 +73,22 @@ class MoMAToolRetriever(ObjectRetriever[BaseTool]):
         *,
         top_k: int = 5,
         examples: Mapping[str, Sequence[str]] | None = None,
-        always: Sequence[str] = (),
+        always: Collection[str] | str = (),
         min_probability: float | None = 0.0,
         node_postprocessors: Sequence[BaseNodePostprocessor] = (),
         encoder: Encoder | None = None,
     ) -> None:
         if top_k < 1:
             raise InvalidInputError(f"top_k is 1 or more, got {top_k!r}.")
-        check_least(min_probability)
-        own = list(tools)
+        check_min_probability(min_probability)
+        own = tools_in(tools)
         cards = agent_cards_from_function_tools(own, examples)
-        names = [card.name for card in cards]
-        for name in always:
-            if name not in names:
-                raise UnknownNameError(f"no tool is called {name!r}. {nearest(name, names)}")
-        self._router = router or MoMARouter.from_cards(
-            llms=None, encoder=encoder or packaged_encoder()
-        )
+        always = (always,) if isinstance(always, str) else tuple(always)
+        _check_known(always, [card.name for card in cards])
+        self._router = router or router_of([], encoder)
         register_cards(self._router, cards)
-        self._ranked = _RankedTools(self._router, names, top_k, tuple(always), min_probability)
-        super().__init__(self._ranked, SimpleToolNodeMapping(own), list(node_postprocessors))
+        self._ranked = _RankedTools(self._router, _Tools(own), top_k, always, min_probability)
+        super().__init__(self._ranked, self._ranked.tools, list(node_postprocessors))
 
     @property
     def router(self) -> MoMARouter:
@@ -116,11 +103,9 @@ class MoMAToolRetriever(ObjectRetriever[BaseTool]):
         Raises:
             DuplicateNameError: Two of them share a name.
         """
-        cards = agent_cards_from_function_tools(tools, examples)
-        register_cards(self._router, cards)
-        for tool, card in zip(tools, cards, strict=True):
-            self._object_node_mapping.add_object(tool)
-            self._ranked.names[card.name] = None
+        register_cards(self._router, agent_cards_from_function_tools(tools, examples))
+        for tool in tools_in(tools):
+            self._ranked.tools.add_object(tool)
 
     def remove_tools(self, *names: str) -> None:
         """Retrieve these no more; a shared router keeps their cards.
@@ -128,12 +113,9 @@ class MoMAToolRetriever(ObjectRetriever[BaseTool]):
         Raises:
             UnknownNameError: There is no such tool.
         """
-        for name in names:
-            if name not in self._ranked.names:
-                known = self._ranked.names
-                raise UnknownNameError(f"no tool is called {name!r}. {nearest(name, known)}")
-        for name in names:
-            del self._ranked.names[name]
+        _check_known(names, self._ranked.tools.obj_node_mapping)
+        for name in set(names):
+            self._ranked.tools.remove(name)
 
     def learn(self, query: str, name: str) -> None:
         """Remember that a tool should take queries like this one; the next retrieval knows it.
@@ -141,39 +123,25 @@ class MoMAToolRetriever(ObjectRetriever[BaseTool]):
         Raises:
             UnknownNameError: There is no such tool.
         """
+        _check_known([name], self._ranked.tools.obj_node_mapping)
         add_example(self._router, name, query)
 
 
-class MoMAToolRouterQueryEngine(ToolRetrieverRouterQueryEngine):
-    """LlamaIndex's engine over retrieved engines, without its two traps.
+def _check_known(names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(f"no tool is called {name!r}. {nearest(name, known)}")
 
-    Its ``aquery`` retrieves on the event loop, and either query ends in an IndexError when nothing
-    is retrieved. Here the loop goes on, and nothing to ask is an error that says what to do.
 
-    Args:
-        retriever: Such as `MoMAToolRetriever` over query engine tools.
-        llm: Joins several answers; LlamaIndex's default otherwise.
-        summarizer: Joins several answers in your own way.
-    """
+class _Tools(SimpleToolNodeMapping):
+    """LlamaIndex's tools by name, which can also be listed and removed."""
 
-    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        found = self._retriever.retrieve(query_bundle)
-        return super(MoMAToolRouterQueryEngine, self._over(found))._query(query_bundle)
+    @property
+    def obj_node_mapping(self) -> dict[Any, Any]:
+        return self._tools
 
-    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        found = await self._retriever.aretrieve(query_bundle)
-        return await super(MoMAToolRouterQueryEngine, self._over(found))._aquery(query_bundle)
-
-    def _over(self, found: list[QueryEngineTool]) -> MoMAToolRouterQueryEngine:
-        """Return this engine with the retrieval already done."""
-        if not found:
-            raise NoTargetError(
-                "no query engine was retrieved for this query. Add an engine that takes such "
-                "queries, name it in always=, or lower min_probability."
-            )
-        engine = copy.copy(self)
-        engine._retriever = _Found(found)  # noqa: SLF001 - its own class
-        return engine
+    def remove(self, name: str) -> None:
+        del self._tools[name]
 
 
 class _RankedTools(BaseRetriever):
@@ -181,76 +149,58 @@ class _RankedTools(BaseRetriever):
 
     Args:
         router: Ranks.
-        names: Of the tools that may be retrieved.
+        tools: Those that may be retrieved.
         top_k: Most tools for a query.
         always: Names that come with every query.
-        least: Probability from which on the best tool fits; None asks the gate.
+        min_probability: Probability from which on the best tool fits; None asks the gate.
     """
 
     def __init__(
         self,
         router: MoMARouter,
-        names: Iterable[str],
+        tools: _Tools,
         top_k: int,
-        always: tuple[str, ...],
-        least: float | None,
+        always: Sequence[str],
+        min_probability: float | None,
     ) -> None:
         super().__init__()
-        self.names: dict[str, None] = dict.fromkeys(names)
+        self.tools = tools
         self._router = router
-        self._top_k = top_k
-        self._always = always
-        self._least = least
+        self._top_k, self._always = top_k, always
+        self._min_probability = min_probability
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        text = query_bundle.query_str
+        text, names = query_bundle.query_str, self.tools.obj_node_mapping
         scores: dict[str, float] = {}
-        if text in self.names:
+        if text in names:
             # AgentWorkflow asks again by the name of the tool that the LLM called.
             scores[text] = 1.0
         elif text.strip():
-            scores = {c.name: c.score for c in self._candidates(text)}
+            scores = {each.name: each.score for each in self._candidates(text)}
         scores = {**dict.fromkeys(self._always, 0.0), **scores}
         best_first = sorted(scores.items(), key=lambda item: -item[1])
         return [
             NodeWithScore(node=TextNode(text=name, metadata={"name": name}), score=score)
             for name, score in best_first
-            if name in self.names and self._router.agents.get(name).enabled
+            if name in names and self._router.agents.get(name).enabled
         ]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
     def _candidates(self, text: str) -> Sequence[Candidate]:
-        judged = judge(self._router, text, tuple(self.names), self._top_k, least=self._least)
-        found = judged.candidates[: self._top_k] if judged.fits else ()
-        tell(
-            MoMARouteEvent(
-                kind="tools",
-                query=text,
-                targets=[candidate.name for candidate in found],
-                reason=f"the {len(found)} best of {len(self.names)} tools"
-                if found
-                else judged.reason,
-                scores=scores_of(judged.candidates),
-                probability=judged.probability,
-                ms=judged.ms,
+        start, names = time.perf_counter(), tuple(self.tools.obj_node_mapping)
+        ranking = self._router.rank(text, max(self._top_k, 10), names)
+        ranking = judged(ranking, self._min_probability)
+        found = ranking[: self._top_k] if ranking.fits else ()
+        send(
+            MoMARouteEvent.of_ranking(
+                "tools",
+                text,
+                ranking,
+                [candidate.name for candidate in found],
+                reason=f"the {len(found)} best of {len(names)} tools" if found else ranking.reason,
+                ms=(time.perf_counter() - start) * 1e3,
             )
         )
         return found
-
-
-class _Found(ObjectRetriever[Any]):
-    """Retrieves what was retrieved already."""
-
-    def __init__(self, found: list[Any]) -> None:
-        super().__init__(_Nothing(), SimpleToolNodeMapping([]))
-        self._found = found
-
-    def retrieve(self, str_or_query_bundle: QueryType) -> list[Any]:  # noqa: ARG002
-        return self._found
-
-
-class _Nothing(BaseRetriever):
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:  # noqa: ARG002
-        return []

@@ -1,11 +1,11 @@
 """The right agent of an `AgentWorkflow` first, without an LLM hop; hand-offs to names that exist.
 
 LlamaIndex starts every run at one root agent, whose LLM must then hand off by writing a name. Here
-the router picks the first agent, and a hand-off says what is needed, never who. Knows nothing of
-what the agents do.
+the router picks the first agent, and a hand-off says what is needed, never who.
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +15,15 @@ from llama_index.core.tools import BaseTool, FunctionTool
 from llama_index.core.workflow import Context
 from workflows.handler import WorkflowHandler
 
-from llamaindex_moma.cards import add_example, agent_cards_from_workflow, nearest, register_cards
-from llamaindex_moma.events import MoMARouteEvent, scores_of, tell
-from llamaindex_moma.ranking import CLOSED_LIST, check_least, judge, packaged_encoder
+from llamaindex_moma.cards import (
+    add_example,
+    agent_cards_from_workflow,
+    nearest,
+    register_cards,
+    router_of,
+)
+from llamaindex_moma.events import MoMARouteEvent, send
+from llamaindex_moma.threshold import CLOSED_LIST, check_min_probability, judged
 from moma_core import Encoder, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 
 __all__ = [
@@ -42,6 +48,8 @@ _GO_ON = "Now answer the user's request in full. What is asked for: {needed}"
 class MoMAWorkflowRouter:
     """Picks which agent of a workflow takes a message.
 
+    An agent is known by its description and by its tools, also those behind a ``tool_retriever``.
+
     Args:
         workflow: The workflow; its agents become agent cards.
         router: Receives a card for each agent, and keeps those it has; its other agents are never
@@ -53,8 +61,9 @@ class MoMAWorkflowRouter:
         encoder: For the router made here; the packaged one by default.
 
     Raises:
-        UnknownNameError: ``examples`` or ``default`` speak of an agent that is not there.
-        InvalidInputError: ``min_probability`` is out of bounds.
+        UnknownNameError: ``examples`` or ``default`` name an agent that is not there.
+        InvalidInputError: ``min_probability`` is out of bounds, ``examples`` are not by name, or
+            ``workflow`` is no `AgentWorkflow`.
     """
 
     def __init__(
@@ -67,17 +76,20 @@ class MoMAWorkflowRouter:
         min_probability: float | None = CLOSED_LIST,
         encoder: Encoder | None = None,
     ) -> None:
-        check_least(min_probability)
+        if not isinstance(workflow, AgentWorkflow):
+            raise InvalidInputError(
+                f"an AgentWorkflow is expected, got {type(workflow).__name__}. Write "
+                "MoMAWorkflowRouter(AgentWorkflow([agent, ...], root_agent='...'))."
+            )
+        check_min_probability(min_probability)
         self._workflow = workflow
-        self._least = min_probability
+        self._min_probability = min_probability
         self._default = workflow.root_agent if default is None else default
         if self._default not in workflow.agents:
             raise UnknownNameError(
                 f"no agent is called {self._default!r}. {nearest(self._default, workflow.agents)}"
             )
-        self._router = router or MoMARouter.from_cards(
-            llms=None, encoder=encoder or packaged_encoder()
-        )
+        self._router = router or router_of([], encoder)
         register_cards(self._router, agent_cards_from_workflow(workflow, examples))
 
     @property
@@ -90,22 +102,33 @@ class MoMAWorkflowRouter:
         """Ranks; enable and disable agents by ``router.agents``."""
         return self._router
 
-    def pick(self, message: str, *, among: Collection[str] | None = None) -> str:
+    def pick(
+        self,
+        message: str,
+        *,
+        among: Collection[str] | str | None = None,
+        exclude: Collection[str] | str = (),
+    ) -> str:
         """Return the name of the agent for a message; the default one when none fits.
 
         Args:
             message: The user's words.
-            among: Names that may be picked; all of the workflow's agents if None.
+            among: Names that may be picked; all of the workflow's agents if None. A text is one
+                name.
+            exclude: Names that may not be picked this time; a text is one name.
 
         Raises:
-            NoTargetError: None of ``among`` fits, and the default is not among them.
+            NoTargetError: None of these fits, and the default is not among them.
             InvalidQueryError: ``message`` is blank.
         """
-        names = self._workflow.agents if among is None else among
+        among = {among} if isinstance(among, str) else among
+        exclude = {exclude} if isinstance(exclude, str) else exclude
+        allowed = self._workflow.agents if among is None else among
+        names = [name for name in allowed if name not in exclude]
         picked = self._pick(message, names, self._default if self._default in names else None)
         if picked is None:
             raise NoTargetError(
-                f"none of {list(names)!r:.300} fits this message, and the default "
+                f"none of {names!r:.300} fits this message, and the default "
                 f"{self._default!r} is not among them. Give examples of what each should take."
             )
         return picked
@@ -169,18 +192,18 @@ class MoMAWorkflowRouter:
 
     def _pick(self, message: str, names: Collection[str], default: str | None) -> str | None:
         """Return the agent that fits, or ``default``, and tell the dispatcher."""
-        judged = judge(self._router, message, names, 1, least=self._least)
-        picked = judged.candidates[0].name if judged.fits else default
-        tell(
-            MoMARouteEvent(
-                kind="agent",
-                query=message,
-                targets=[picked] if picked else [],
-                reason=judged.reason or f"{picked!r} fits best",
-                scores=scores_of(judged.candidates),
-                probability=judged.probability,
-                fallback=not judged.fits,
-                ms=judged.ms,
+        start = time.perf_counter()
+        ranking = judged(self._router.rank(message, among=names), self._min_probability)
+        picked = ranking[0].name if ranking.fits and ranking else default
+        send(
+            MoMARouteEvent.of_ranking(
+                "agent",
+                message,
+                ranking,
+                [picked] if picked else [],
+                reason=ranking.reason or f"{picked!r} fits best",
+                fallback=not ranking.fits,
+                ms=(time.perf_counter() - start) * 1e3,
             )
         )
         return picked

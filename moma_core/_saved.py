@@ -15,9 +15,11 @@ from moma_core._store import write_whole
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Taxonomy
 from moma_core.agents.gate import Negatives
+from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import read_trained, trained_exists, write_trained
+from moma_core.encoder import RoutingEncoder
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llms.router import LLMRouter
 from moma_core.protocols import Encoder, FinalDecider, Registry
@@ -27,7 +29,15 @@ from moma_core.teams.planner import TEAM_FILES
 from moma_core.teams.router import TeamRouter
 from moma_core.types import AgentCard
 
-__all__ = ["check_parts", "checked", "open_pool", "open_registry", "read_parts", "write_parts"]
+__all__ = [
+    "check_parts",
+    "checked",
+    "open_pool",
+    "open_registry",
+    "open_reranker",
+    "read_parts",
+    "write_parts",
+]
 
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
@@ -100,6 +110,21 @@ def check_parts(llms: object, teams: object) -> None:
         )
 
 
+def open_reranker(reranker: object, encoder: object) -> Reranker | None:
+    """Return a reranker itself, or the packaged one unless an encoder was given.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    if reranker == "packaged":
+        return Reranker() if encoder is None or isinstance(encoder, RoutingEncoder) else None
+    if reranker is not None and not isinstance(reranker, Reranker):
+        raise InvalidInputError(
+            f"reranker is a Reranker, 'packaged' or None, got {reranker!r:.60}. Leave it out."
+        )
+    return reranker
+
+
 def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
     """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
 
@@ -160,6 +185,7 @@ def write_parts(
         "states": hashlib.sha256(states).hexdigest(),
         "server": server,
         "categories": agents.taxonomy.to_dict(),
+        "reranker": agents.reranker is not None,
     }
     write_whole(folder / _STATES, states)
     write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
@@ -202,7 +228,9 @@ def read_parts(
     teams = None
     if llms is not None and (folder / _TEAMS / TEAM_FILES[0]).exists():
         teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
-    return AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy), llms, teams
+    reranker = Reranker() if document["reranker"] else None
+    agents = AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy, reranker=reranker)
+    return agents, llms, teams
 
 
 def _is_url(location: object) -> bool:
@@ -237,6 +265,7 @@ def _document(folder: Path) -> dict[str, Any]:
             "states": str(document["states"]),
             "server": server,
             "categories": Taxonomy.from_dict(document.get("categories", _NO_CATEGORIES)),
+            "reranker": bool(document.get("reranker", False)),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

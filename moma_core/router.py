@@ -17,6 +17,7 @@ from moma_core._saved import (
     checked,
     open_pool,
     open_registry,
+    open_reranker,
     read_parts,
     write_parts,
 )
@@ -25,6 +26,7 @@ from moma_core.agents.categories import Category, Taxonomy
 from moma_core.agents.compound import in_parts
 from moma_core.agents.conversation import EncodedTurns
 from moma_core.agents.gate import Negatives
+from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter, Choice, K
 from moma_core.agents.states import StateMachine
 from moma_core.encoder import RoutingEncoder
@@ -111,6 +113,7 @@ class MoMARouter:
         decider: FinalDecider | None = None,
         categories: Taxonomy | Sequence[Category] | None = None,
         teams: TeamRouter | None = None,
+        reranker: Reranker | Literal["packaged"] | None = "packaged",
     ) -> MoMARouter:
         """Build a router from agent cards.
 
@@ -129,6 +132,9 @@ class MoMARouter:
             teams: Plans teams of the LLMs where they are worth their cost; None: never.
             decider: Has the last word on the ranker's shortlist, before the gate, as an LLM may
                 (docs/decisions.md); None: the ranker's order stands.
+            reranker: Reads query and card together where few examples are known; None: nobody
+                does. The packaged one goes with the packaged encoder: beside another encoder it
+                is asked only if it is given.
 
         Agents that ``path`` holds already stay; those of the same names are brought up to date.
 
@@ -138,6 +144,7 @@ class MoMARouter:
             DuplicateNameError: Two cards share a name.
             RegistryError: Chroma does not answer or cannot write.
         """
+        reader = open_reranker(reranker, encoder)
         cards = checked(agents, encoder := encoder or RoutingEncoder(), decider)
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
@@ -148,6 +155,7 @@ class MoMARouter:
             Negatives.of(negatives, encoder),
             max_wrong_agent_rate=max_wrong_agent_rate,
             decider=decider,
+            reranker=reader,
             taxonomy=Taxonomy.from_given(categories, encoder),
         )
         router = cls(encoder, agent_router, open_pool(llms), teams)

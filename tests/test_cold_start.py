@@ -10,8 +10,8 @@ from moma_core import AgentCard, MoMARouter, Query
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import DESCRIPTIONS_CURVE, Curve, Gate, Negatives, Signals
 from moma_core.agents.ranker import Columns, Features, description_columns
+from moma_core.agents.reranker import cold_start_features, downweight_ngrams, shortlist
 from moma_core.agents.router import AgentRouter
-from moma_core.agents.shortlist import cold_start_features, downweight_ngrams, shortlist
 from moma_core.agents.training import train
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,10 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_moma import ChatCascade
-from langchain_moma.cascade import Walk
 from langchain_moma.testing import ScriptedChat
 from moma_core import ArtifactError, InvalidInputError, NoTargetError, UnknownNameError
 from moma_core.health import Health
-from moma_core.llms.cascade import Accept, Ask, CascadePlan, Weigh
+from moma_core.llms.cascade import Accept, Ask, CascadePlan, CascadeRouter, Weigh
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.training import train_cascade
 from moma_core.testing import HashEncoder
@@ -205,11 +205,26 @@ def test_what_is_refused() -> None:
 def test_plans_weigh_what_a_call_cost_at_real_prices_only() -> None:
     after = Weigh(A, (1e-3,), (Accept(A), Ask(B, Accept(B), Accept(B))))
     plan = CascadePlan(Ask(A, after, after), 0.9, 1e-3)
-    told = AIMessage("391", usage_metadata={"input_tokens": 10, "output_tokens": 10,
-                                            "total_tokens": 20})  # fmt: skip
+
+    class Planned(CascadeRouter):
+        def plan(self, *args: Any, **kwargs: Any) -> CascadePlan:
+            return plan
+
+    usage = {"input_tokens": 10, "output_tokens": 10, "total_tokens": 20}  # 3e-5 USD: it is short
+    replies = {A: lambda *_: AIMessage("391"), B: lambda *_: AIMessage("392")}
+    llms = {name: Metered(name=name, usage=usage, reply=say) for name, say in replies.items()}
     indicative = train_cascade(DATA, ENCODER, head="linear")
-    for router, expected in ((ROUTER, None), (indicative, B)):  # 3e-5 USD: a short answer
-        setting = replace(chat()._setting, router=router)
-        walk = Walk(setting, chat()._convert_input(ASK).to_messages(), plan=plan)
-        walk.hear(walk.next(), told)
-        assert getattr(walk.next(), "name", None) == expected
+    for router, expected in ((ROUTER, [A]), (indicative, [A, B])):
+        fields = {field.name: getattr(router, field.name) for field in dataclasses.fields(router)}
+        model = ChatCascade(router=Planned(**fields), llms=llms, encoder=ENCODER)
+        assert asked(model.invoke(ASK)) == expected
+
+
+class Metered(ScriptedChat):
+    """Reports a usage of its own."""
+
+    usage: dict[str, int]
+
+    def _answer(self, messages: Any, options: Any) -> AIMessage:
+        answer = super()._answer(messages, options)
+        return answer.model_copy(update={"usage_metadata": self.usage})

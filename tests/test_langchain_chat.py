@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from langchain_moma import ChatMoMA
 from langchain_moma.testing import ScriptedChat
 from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
+from moma_core.errors import InvalidPreferenceError
 from moma_core.health import Health
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
@@ -75,8 +77,11 @@ def test_the_preference_decides_for_each_call() -> None:
     assert who(both.invoke(ASK, excluded)) == SMALL
     purse = both.configurable_fields(preference=ConfigurableField(id="purse"))
     assert who(purse.invoke(ASK, {"configurable": {"purse": "cost:0"}})) == SMALL
-    with pytest.raises(InvalidInputError, match="list of names"):
-        both.invoke(ASK, {"configurable": {"moma_exclude": LARGE}})
+    assert who(both.invoke(ASK, {"configurable": {"moma_exclude": LARGE}})) == SMALL
+    part_of_a_name = {"configurable": {"moma_exclude": "gpt-4o"}}
+    assert who(both.invoke(ASK, part_of_a_name)) == LARGE
+    with pytest.raises(InvalidInputError, match="takes names"):
+        both.invoke(ASK, {"configurable": {"moma_exclude": 5}})
 
 
 def test_one_run_of_ours_and_one_of_the_llm_with_true_usage() -> None:
@@ -398,3 +403,98 @@ def test_an_interrupt_is_no_failure_of_an_llm(way: str) -> None:
     assert moma.telemetry.counts()["fallbacks"] == {}
     assert not any(moma.health.is_open(name) for name in llms)
     assert graph.invoke(Command(resume=True), thread)["messages"][-1].text.endswith("heard: hi")
+
+
+def refusing(status: int, **headers: str) -> Any:
+    """Reply with an error as a provider's SDK raises it."""
+
+    class ProviderError(Exception):
+        status_code = status
+
+    ProviderError.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def reply(*_: Any) -> str:
+        raise ProviderError(f"status {status}")
+
+    return reply
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream", "generate"])
+async def test_what_is_the_callers_fault_comes_back_at_once(way: str) -> None:
+    both = chat({"reply": refusing(400)}, {"reply": refusing(400)}, health=Health(failures=1))
+    with pytest.raises(Exception, match="status 400") as caught:
+        await asked_by(both, way)
+    assert not hasattr(caught.value, "__notes__")
+    assert sum(len(llm.calls) for llm in both.llms.values()) == 1
+    assert not both.health.unhealthy()
+    assert both.telemetry.counts()["fallbacks"] == {}
+    stubborn = chat(large={"reply": refusing(400)}, preference="performance",
+                    fallback_on=lambda error: True)  # fmt: skip
+    assert SMALL in str(await asked_by(stubborn, way))
+
+
+async def asked_by(both: ChatMoMA, way: str) -> Any:
+    if way == "ainvoke":
+        return await both.ainvoke(ASK)
+    if way == "astream":
+        return [chunk async for chunk in both.astream(ASK)]
+    if way == "stream":
+        return list(both.stream(ASK))
+    return both.invoke(ASK) if way == "invoke" else both.generate([[HumanMessage(ASK)]])
+
+
+def test_a_rate_limited_llm_is_left_alone_as_long_as_it_asks() -> None:
+    both = chat(large={"reply": refusing(429, retry_after="60")}, preference="performance")
+    assert [who(both.invoke(ASK)) for _ in range(2)] == [SMALL, SMALL]
+    assert len(both.llms[LARGE].calls) == 1
+
+
+class Hesitant(ScriptedChat):
+    """Begins with a chunk that says nothing, then breaks."""
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Any:
+        yield ChatGenerationChunk(message=AIMessageChunk(""))
+        raise TimeoutError("cut")
+
+
+async def test_an_empty_first_chunk_is_no_commitment() -> None:
+    llms = {SMALL: ScriptedChat(name=SMALL), LARGE: Hesitant(name=LARGE)}
+    both = ChatMoMA(router=ROUTER, llms=llms, preference="performance")
+    first, *more = both.stream(ASK)
+    assert who(sum(more, first)) == SMALL
+    assert "".join([str(chunk.text) async for chunk in both.astream(ASK)]).startswith(SMALL)
+
+
+def test_what_another_llm_thought_is_not_sent() -> None:
+    both = chat(preference="performance")
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    said = [thought, {"type": "text", "text": "It is prime."}]
+    for author, kept in ((SMALL, said[1:]), (LARGE, said)):
+        before = AIMessage(said, response_metadata={"moma_llm": author})
+        both.invoke([HumanMessage("17?"), before, HumanMessage(ASK)])
+        assert both.llms[LARGE].calls[-1].messages[1].content == kept
+    only = AIMessage([thought], response_metadata={"moma_llm": SMALL})
+    both.invoke([HumanMessage("17?"), only, HumanMessage(ASK)])
+    assert both.llms[LARGE].calls[-1].messages[1].content == ""
+
+
+@pytest.mark.parametrize("text", ["\u96e8" * 3_000, "\u0434\u0430" * 3_000, "word " * 4_000])
+def test_a_window_is_kept_in_any_script(text: str) -> None:
+    both = chat(large={"profile": {"max_input_tokens": 2_500}}, preference="performance")
+    assert who(both.invoke(text)) == SMALL
+
+
+def test_a_tools_own_schema_counts() -> None:
+    both = chat(large={"profile": {"max_input_tokens": 2_500}}, preference="performance")
+    about = {"type": "string", "description": "long " * 4_000}
+    big = {"name": "t", "description": "d", "parameters": {"type": "object",
+                                                           "properties": {"x": about}}}  # fmt: skip
+    assert who(both.bind_tools([big]).invoke(ASK)) == SMALL
+    assert who(both.bind_tools([add]).invoke(ASK)) == LARGE
+
+
+def test_max_latency_is_what_route_takes() -> None:
+    with pytest.raises(InvalidPreferenceError, match="max_latency"):
+        chat(max_latency=0)
+    fast = chat(preference="performance", max_latency=1e9)
+    assert who(fast.invoke(ASK)) == LARGE

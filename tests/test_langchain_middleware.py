@@ -12,6 +12,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
     ModelRequest,
+    ModelRetryMiddleware,
     SummarizationMiddleware,
 )
 from langchain.agents.structured_output import ToolStrategy
@@ -286,8 +287,8 @@ def test_what_cannot_work_is_refused_when_built(router: MoMARouter) -> None:
         MoMAMiddleware(router, max_tools=0)
     with pytest.raises(InvalidInputError, match="max_tools=8"):
         MoMAMiddleware(router, max_tools="8")
-    with pytest.raises(InvalidInputError, match="always is a list"):
-        MoMAMiddleware(router, always="weather")
+    with pytest.raises(InvalidInputError, match="always takes names"):
+        MoMAMiddleware(router, always=5)
     with pytest.raises(InvalidInputError, match="chat models by name"):
         MoMAMiddleware(router, llms=[ScriptedChat()])
     with pytest.raises(InvalidInputError, match="must be a MoMARouter"):
@@ -320,7 +321,8 @@ def test_follow_ups_are_read_like_a_route_reads_them(
     for i, text in enumerate(turns):
         turn = ask(agent, text, thread)["moma_turn"]
         query = Query(text, history=turns[:i])
-        assert turn["tools"] == list(router.rank(query, 8, state=state).names)
+        ranking = router.rank(query, max(len(turn["tools"]), 1), state=state)
+        assert turn["tools"] == list(ranking.names)
         before, state = state, decision_in(turn).state
         if before is not None and text.startswith("and"):
             assert state.topic == turns[0]
@@ -411,3 +413,78 @@ def test_a_record_that_somebody_cut_short_is_made_anew(router: MoMARouter) -> No
     ask(agent, config=thread)
     agent.update_state(thread, {"moma_turn": {"tools": []}})
     assert ask(agent, "tell me jokes about cats", thread)["moma_turn"]["tools"][0] == "jokes"
+
+
+class Rescue(AgentMiddleware):
+    """A fallback as LangChain's: where the model fails, its own answers."""
+
+    def __init__(self, llm: ScriptedChat) -> None:
+        super().__init__()
+        self.llm = llm
+
+    def wrap_model_call(self, request: ModelRequest, handler: Any) -> Any:
+        try:
+            return handler(request)
+        except TimeoutError:
+            return handler(request.override(model=self.llm))
+
+    async def awrap_model_call(self, request: ModelRequest, handler: Any) -> Any:
+        try:
+            return await handler(request)
+        except TimeoutError:
+            return await handler(request.override(model=self.llm))
+
+
+@pytest.mark.parametrize("outer", [True, False])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_fallback_beside_us_wins_and_is_named_truly(
+    router: MoMARouter, outer: bool, mode: str, own: bool
+) -> None:
+    llms = {name: ScriptedChat(name=name, failures=9) for name in (SMALL, LARGE)}
+    rescue = ScriptedChat(name="rescue", reply=lambda *_: "done")
+    moma = MoMAMiddleware(router, llms=llms)
+    around = [Rescue(rescue), moma] if outer else [moma, Rescue(rescue)]
+    agent = create_agent(rescue if own else llms[SMALL], TOOLS, middleware=around)
+    value = {"messages": [("human", ASK)]}
+    end = agent.invoke(value) if mode == "sync" else await agent.ainvoke(value)
+    answer = end["messages"][-1]
+    assert answer.text == "rescue heard: done"
+    assert "moma_llm" not in answer.response_metadata
+    assert sum(len(llm.calls) for llm in llms.values()) == (2 if outer else 1)
+
+
+def test_a_retry_around_us_asks_our_llms_again(router: MoMARouter) -> None:
+    llms = {SMALL: ScriptedChat(name=SMALL, failures=1, reply=lambda *_: "done")}
+    retry = ModelRetryMiddleware(max_retries=1, initial_delay=0)
+    agent = create_agent(llms[SMALL], TOOLS, middleware=[retry, MoMAMiddleware(router, llms=llms)])
+    assert ask(agent)["messages"][-1].response_metadata["moma_llm"] == SMALL
+
+
+def test_a_removed_tool_is_neither_bound_nor_run() -> None:
+    router = MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
+    RAN.clear()
+    llm = ScriptedChat(reply=calls("stocks"))
+    agent = create_agent(llm, TOOLS, middleware=[MoMAMiddleware(router, max_tools=1)])
+    ask(agent, "what does a share of Apple cost?")
+    assert (RAN, llm.calls[0].tools) == (["stocks"], ("stocks",))
+    router.agents.remove("stocks")
+    end = ask(agent, "what does a share of Apple cost?")
+    assert "stocks is not available" in end["messages"][-1].text
+    assert RAN == ["stocks"]
+    assert "stocks" not in llm.calls[-1].tools
+
+
+def test_a_text_is_one_name(router: MoMARouter) -> None:
+    llm = ScriptedChat()
+    moma = MoMAMiddleware(router, max_tools=1, always="news")
+    ask(create_agent(llm, TOOLS, middleware=[moma]))
+    assert set(llm.calls[0].tools) == {"weather", "news"}
+    for excluded in ("weather", ["weather"]):
+        config = {"configurable": {"moma_exclude": excluded}}
+        assert (
+            "weather"
+            not in ask(create_agent(llm, TOOLS, middleware=[moma]), config=config)["moma_turn"][
+                "tools"
+            ]
+        )

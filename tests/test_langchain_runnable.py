@@ -362,8 +362,12 @@ def test_what_cannot_be_run_is_refused_when_built(
         RunnableRouter(router=None, targets=targets)
 
 
-@pytest.mark.parametrize("excluded", ["weather", 5])
-def test_exclusions_are_a_list(agents_only: MoMARouter, excluded: Any) -> None:
-    chain = RunnableRouter(router=agents_only, targets={"weather": weather})
-    with pytest.raises(InvalidInputError, match="moma_exclude is a list"):
-        chain.invoke(ASK_WEATHER, {"configurable": {"moma_exclude": excluded}})
+def test_exclusions_are_names(agents_only: MoMARouter) -> None:
+    chain = RunnableRouter(router=agents_only, targets={"weather": weather}, default=len)
+    for one_name in ("weather", ["weather"]):
+        excluded = {"configurable": {"moma_exclude": one_name}}
+        assert chain.invoke(ASK_WEATHER, excluded) == len(ASK_WEATHER)
+    part_of_a_name = {"configurable": {"moma_exclude": "weather-v2"}}
+    assert chain.invoke(ASK_WEATHER, part_of_a_name) == chain.invoke(ASK_WEATHER)
+    with pytest.raises(InvalidInputError, match="moma_exclude takes names"):
+        chain.invoke(ASK_WEATHER, {"configurable": {"moma_exclude": 5}})

@@ -13,7 +13,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph, add_messages
 from pydantic import BaseModel
 
-from langchain_moma import MoMAState, Telemetry, as_edge, as_node, decision_in
+from langchain_moma import MoMAState, Telemetry, as_edge, as_node, decision_in, llm_node
+from langchain_moma.testing import ScriptedChat
 from moma_core import (
     AgentCard,
     InvalidInputError,
@@ -22,6 +23,7 @@ from moma_core import (
     RoutingDecision,
     UnknownNameError,
 )
+from moma_core.health import Health
 
 CARDS = (
     AgentCard(
@@ -196,8 +198,7 @@ def test_unknown_names_never_end_a_graph_silently(agents_only: MoMARouter) -> No
         as_node(agents_only, ["whether"])
     with pytest.raises(InvalidInputError, match="no destination"):
         as_node(agents_only, [])
-    with pytest.raises(InvalidInputError, match="list of names"):
-        as_edge(agents_only, "weather")
+    assert as_edge(agents_only, "weather")({"query": ASK_WEATHER}, {}) == "weather"
     with pytest.raises(InvalidInputError, match="no destination"):
         as_node(agents_only, None)
     for nobody in ([None], {"weather": None}):
@@ -367,3 +368,23 @@ def test_something_else_under_the_routers_key(agents_only: MoMARouter, left: Any
     node = as_node(agents_only, ["weather"])
     with pytest.raises(InvalidInputError):
         node({"messages": [("human", ASK_WEATHER)], "moma": left}, {})
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_the_llm_node_goes_on_to_the_next_best(mode: str) -> None:
+    router = MoMARouter.from_cards()
+    llms = {name: ScriptedChat(name=name) for name in router.llms.names}
+    chosen, following = (c.name for c in router.choose_llm("hi").candidates[:2])
+    llms[chosen].failures = 2
+    health = Health(failures=2)
+    builder = StateGraph(MoMAState).add_node(as_node(router, [], llm="llm"))
+    builder.add_node(llm_node(llms, cards=router.llms.cards, health=health))
+    graph = builder.add_edge(START, "router").compile()
+    value = {"messages": [("human", "hi")]}
+    for _ in range(3):
+        end = graph.invoke(value) if mode == "sync" else await graph.ainvoke(value)
+        assert end["messages"][-1].response_metadata["moma_llm"] == following
+    assert len(llms[chosen].calls) == 2
+    assert health.unhealthy() == {chosen}
+    with pytest.raises(InvalidInputError, match="fallback_on"):
+        llm_node(llms, fallback_on="TimeoutError")

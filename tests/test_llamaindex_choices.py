@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma import MoMASelector, MoMAToolMetadata
-from llamaindex_moma.cards import Choice, cards_of, fingerprint
 from moma_core import InvalidInputError, MoMAError, NoTargetError, UnknownNameError
 from moma_core.errors import DuplicateNameError, InvalidCardError
 from moma_core.testing import HashEncoder
@@ -66,15 +65,22 @@ def lists_of_choices(draw: st.DrawFn) -> list[ToolMetadata]:
     ),
     many=st.integers(1, 12),
     fallback=st.one_of(st.none(), st.integers(-2, 12)),
+    strict=st.booleans(),
 )
 def test_never_an_invalid_index(
-    choices: list[ToolMetadata], query: str, many: int, fallback: int | None
+    choices: list[ToolMetadata], query: str, many: int, fallback: int | None, strict: bool
 ) -> None:
-    selector = MoMASelector(max_selections=many, fallback=fallback, encoder=ENCODER)
+    selector = MoMASelector(
+        several=True, max_selections=many, fallback=fallback, strict=strict, encoder=ENCODER
+    )
     try:
         result = selector.select(choices, query)
+    except NoTargetError:
+        assert strict
+        assert fallback is None
+        return
     except MoMAError:
-        # Nothing fits, a blank query, or a fallback that is no position: said, not guessed.
+        # A blank query, or a fallback that is no position: said, not guessed.
         return
     assert 1 <= len(result.inds) <= many
     assert len(set(result.inds)) == len(result.inds)
@@ -87,13 +93,34 @@ def test_never_an_invalid_index(
             c if c.isprintable() else " " for c in choices[selection.index].name or ""
         )
         assert selection.name.startswith(given_name[:100].strip()) or not given_name.strip()
-        assert selection.fallback == (selection.score == 0.0 and fallback is not None) or many > 1
+        if selection.fallback:  # the one that was asked for, or else the nearest
+            assert not (strict and fallback is None)
+            assert len(result.inds) == 1
+            assert fallback is None or selection.index == fallback
 
 
-@settings(max_examples=200, deadline=None)
+ALL = MoMASelector(
+    several=True, max_selections=99, min_share=0.0, min_probability=0.0, encoder=ENCODER
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(_choices, min_size=1, max_size=12))
-def test_every_card_has_a_name_of_its_own(choices: list[ToolMetadata]) -> None:
-    assert len({card.name for card in cards_of(fingerprint(choices))}) == len(choices)
+def test_every_choice_has_a_name_of_its_own(choices: list[ToolMetadata]) -> None:
+    found = ALL.select(choices, "papers").selections
+    assert len({selection.name for selection in found}) == len(choices)
+
+
+def test_names_are_made_of_position_where_they_are_missing_or_doubled() -> None:
+    given_names = [
+        ToolMetadata("a", "papers"),
+        ToolMetadata("b", "papers"),
+        ToolMetadata("c", None),
+        ToolMetadata("d", "choice 3"),
+    ]
+    found = ALL.select(given_names, "a").selections
+    names = {selection.index: selection.name for selection in found}
+    assert names == {0: "papers (1)", 1: "papers (2)", 2: "choice 3'", 3: "choice 3"}
 
 
 def test_five_hundred_choices_each_found_by_its_own_words() -> None:
@@ -103,47 +130,66 @@ def test_five_hundred_choices_each_found_by_its_own_words() -> None:
         assert selector.select(choices, f"collection{i} about subject{i}").ind == i
 
 
-def test_several_beyond_the_ten_that_the_core_shows() -> None:
+@pytest.mark.parametrize("count", [1, 9, 10, 11, 25, 30])
+def test_the_scores_of_any_number_of_selections_are_probabilities(count: int) -> None:
     choices = [ToolMetadata(f"word{i}", f"tool {i}") for i in range(30)]
-    selector = MoMASelector(max_selections=25, min_share=0.0, min_probability=0, encoder=ENCODER)
-    result = selector.select(choices, "word3")
-    assert result.inds[0] == 3
-    assert len(set(result.inds)) == 25
-    assert sum(selection.score for selection in result.selections) <= 1.0 + 1e-6
+
+    def scores(count: int) -> list[float]:
+        selector = MoMASelector(
+            several=True, max_selections=count, min_share=0.0, min_probability=0, encoder=ENCODER
+        )
+        result = selector.select(choices, "word3")
+        assert result.inds[0] == 3
+        assert len(set(result.inds)) == count
+        return [selection.score for selection in result.selections]
+
+    every = scores(30)
+    assert sum(every) <= 1.0 + 1e-6
+    # The same choice has the same probability, however many are asked for.
+    assert scores(count) == pytest.approx(every[:count], abs=1e-6)
 
 
 def test_one_choice_can_still_be_refused() -> None:
     only = [ToolMetadata("Cooking recipes and baking", "recipes")]
-    selector = MoMASelector()
+    selector = MoMASelector(strict=True)
     assert selector.select(only, "recipes for baking").ind == 0
     with pytest.raises(NoTargetError, match="none of the 1 choices"):
         selector.select(only, "prove that there are infinitely many primes")
 
 
 def test_examples_for_a_doubled_name_are_refused() -> None:
-    choices = [Choice("records", "weather"), Choice("records", "music")]
+    choices = [ToolMetadata("weather", "records"), ToolMetadata("music", "records")]
     with pytest.raises(DuplicateNameError, match="2 choices are called 'records'"):
-        cards_of(choices, {"records": ["will it rain"]})
+        MoMASelector({"records": ["will it rain"]}, encoder=ENCODER).select(choices, "rain")
 
 
 def test_examples_for_other_choices_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="papers"):
-        cards_of([Choice("paper", "a")], {"papers": ["who proved it"]})
+        MoMASelector({"papers": ["who proved it"]}, encoder=ENCODER).select(
+            [ToolMetadata("a", "paper")], "who proved it"
+        )
     # A list may be a part of what there are examples for.
-    [card] = cards_of([Choice("papers", "a")], {"papers": ["who proved it"], "news": ["today"]})
-    assert card.examples == ("who proved it",)
+    selector = MoMASelector(
+        {"papers": ["who proved it"], "news": ["today"]}, encoder=ENCODER, min_probability=0.0
+    )
+    assert selector.select([ToolMetadata("a", "papers")], "who proved it").ind == 0
 
 
 def test_examples_come_with_the_metadata_too() -> None:
-    choice = MoMAToolMetadata("Papers", "papers", examples=("who proved it",))
-    [card] = cards_of(fingerprint([choice]), {"papers": ["which theorem"]})
-    assert card.examples == ("who proved it", "which theorem")
+    choices = [
+        MoMAToolMetadata("Shelf one", "first", examples=("who proved the theorem",)),
+        ToolMetadata("Shelf two", "second"),
+    ]
+    selector = MoMASelector({"first": ["which lemma is cited"]}, encoder=ENCODER)
+    for asked in ("who proved the theorem", "which lemma is cited"):
+        [selection] = selector.select(choices, asked).selections
+        assert (selection.index, selection.fallback) == (0, False)
 
 
 def test_one_text_for_a_list_of_examples_is_refused_at_once() -> None:
     with pytest.raises(InvalidCardError, match=r"Write \['who proved it'\]"):
         MoMASelector({"papers": "who proved it"})
-    with pytest.raises(InvalidInputError, match="by a choice's name, got list"):
+    with pytest.raises(InvalidInputError, match="by name, got list"):
         MoMASelector(["who proved it"])  # type: ignore[arg-type]
 
 
@@ -154,6 +200,7 @@ def test_a_misspelt_key_beside_a_right_one_is_refused() -> None:
         MoMASelector(given, encoder=ENCODER).select(choices, "how long to bake bread")
     # Each has its own examples, or another number: for another list, not a slip.
     both = {**given, "recipes": ["bread"]}
-    assert len(cards_of(fingerprint(choices), both)) == len(choices)
-    years = [Choice("papers", "a"), Choice("sales_2024", "b")]
-    assert len(cards_of(years, {"papers": ["who"], "sales_2023": ["how much"]})) == len(years)
+    assert MoMASelector(both, encoder=ENCODER).select(choices, "bread").ind == 1
+    years = [ToolMetadata("a", "papers"), ToolMetadata("b", "sales_2024")]
+    other = {"papers": ["who"], "sales_2023": ["how much"]}
+    assert MoMASelector(other, encoder=ENCODER).select(years, "who").ind == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.tools import ToolMetadata
 
 from llamaindex_moma import MoMARouteEvent, MoMASelector
-from moma_core import InvalidInputError, NoTargetError, RoutingEncoder, UnknownNameError
+from moma_core import (
+    AgentCard,
+    InvalidInputError,
+    MoMARouter,
+    NoTargetError,
+    RoutingEncoder,
+    UnknownNameError,
+)
 from moma_core.errors import DuplicateNameError, InvalidQueryError
 
 ENCODER = RoutingEncoder()
@@ -62,6 +70,34 @@ def test_slips() -> None:
         MoMASelector(min_probability=1.5)
 
 
+def test_feedback_outlives_lists_that_are_forgotten() -> None:
+    selector = MoMASelector(encoder=ENCODER, fallback="hr")
+    selector.select(CHOICES, ODD)
+    selector.learn(ODD, "it")
+    for i in range(20):  # more lists than are kept
+        others = [ToolMetadata(f"Number {i}", f"other {i}"), ToolMetadata("Rules", "hr")]
+        selector.select(others, "number")
+    assert selector.select(CHOICES, ODD).ind == 1
+    # What is learnt of a choice whose name is made of its place stays with that choice.
+    doubled = [ToolMetadata("Weather", "records"), ToolMetadata("Music", "records")]
+    other = MoMASelector(encoder=ENCODER, min_probability=0.0)
+    other.select(doubled, "storm over Bergen")
+    other.learn("the wedding day at Troldhaugen", "records (2)")
+    assert other.select(doubled[::-1], "the wedding day at Troldhaugen").ind == 0
+
+
+def test_feedback_reaches_the_router_that_is_shared(tmp_path: Path) -> None:
+    choices = CHOICES[:2]
+    cards = [AgentCard(choice.name or "", choice.description) for choice in choices]
+    router = MoMARouter.from_cards(cards, llms=None, encoder=ENCODER, path=tmp_path)
+    MoMASelector(router=router).learn(ODD, choices[1])
+    router.close()
+    # Another program, later.
+    again = MoMARouter.from_cards(llms=None, encoder=ENCODER, path=tmp_path)
+    assert again.agents.get("it").examples == (ODD,)
+    assert MoMASelector(router=again, min_probability=0.0).select(choices, ODD).ind == 1
+
+
 class Recorder(BaseEventHandler):
     """Keeps what was routed."""
 
@@ -75,7 +111,7 @@ class Recorder(BaseEventHandler):
 async def test_one_event_a_selection_inside_its_span() -> None:
     recorder, root = Recorder(), get_dispatcher()
     root.add_event_handler(recorder)
-    selector = MoMASelector(encoder=ENCODER)
+    selector = MoMASelector(encoder=ENCODER, strict=True)
     try:
         await selector.aselect(CHOICES, "help with my computer")
         with pytest.raises(NoTargetError):

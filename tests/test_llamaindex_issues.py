@@ -70,7 +70,7 @@ def tools() -> list[QueryEngineTool]:
 
 @pytest.fixture(scope="module")
 def selector() -> MoMASelector:
-    return MoMASelector(encoder=ENCODER)
+    return MoMASelector(encoder=ENCODER, strict=True)
 
 
 def ours(selector: MoMASelector, tools: list[QueryEngineTool], query: str) -> str:
@@ -100,7 +100,7 @@ def test_issue_23072_an_index_out_of_range(
 def test_issue_17344_keyerror_choice(selector: MoMASelector, tools: list[QueryEngineTool]) -> None:
     with pytest.raises(KeyError, match="choice"):
         theirs('[{"answer": 2, "reason": "recipes"}]', tools, multi=True)
-    several = MoMASelector(encoder=ENCODER, max_selections=3)
+    several = MoMASelector(encoder=ENCODER, several=True)
     assert ours(several, tools, ASK) == "recipes"
 
 

@@ -29,6 +29,7 @@ from llama_index.core.tools import FunctionTool
 from llamaindex_moma import MoMALLM, MoMALLMFailureEvent, MoMARouteEvent
 from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 from moma_core.errors import InvalidPreferenceError
+from moma_core.health import Health
 
 CHEAP, DEAR, MIDDLE = "gemini-1.5-flash", "claude-3-5-sonnet-20241022", "gpt-4o-2024-08-06"
 HARD = "Prove that there are infinitely many primes of the form 4k + 3."
@@ -184,7 +185,8 @@ async def test_the_next_llm_takes_over_before_the_first_token(
     pool: dict[str, Any], router: MoMARouter, events: Recorder
 ) -> None:
     pool[CHEAP].broken = True
-    llm = MoMALLM({CHEAP: pool[CHEAP], DEAR: pool[DEAR]}, router, preference="cost")
+    patient = Health(failures=99)
+    llm = MoMALLM({CHEAP: pool[CHEAP], DEAR: pool[DEAR]}, router, preference="cost", health=patient)
     ask = [ChatMessage("hello")]
     tool = FunctionTool.from_defaults(lambda name: name, name="visit", description="Visit a town")
     answers = [

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from llama_index.core import MockEmbedding, SummaryIndex, VectorStoreIndex
@@ -19,6 +21,7 @@ import llamaindex_moma
 from llamaindex_moma import MoMASelector, ScoredSelection
 from moma_core import InvalidInputError, NoTargetError, UnknownNameError
 from moma_core.errors import InvalidQueryError
+from moma_core.testing import HashEncoder
 
 EXAMPLES = {
     "weather": (
@@ -69,8 +72,9 @@ async def test_async_does_the_same_while_many_wait() -> None:
 
 
 def test_nothing_fits_raises_or_falls_back() -> None:
+    strict = MoMASelector(EXAMPLES, negatives=NEGATIVES, strict=True)
     with pytest.raises(NoTargetError, match="fallback"):
-        SELECTOR.select(CHOICES, ASK_ELSE)
+        strict.select(CHOICES, ASK_ELSE)
     for fallback in (1, "recipes"):
         selector = MoMASelector(EXAMPLES, negatives=NEGATIVES, fallback=fallback)
         [selection] = selector.select(CHOICES, ASK_ELSE).selections
@@ -104,12 +108,13 @@ def test_plain_texts_as_choices() -> None:
 
 
 def test_several_selections_best_first() -> None:
-    selector = MoMASelector(EXAMPLES, max_selections=2, min_share=0.0)
+    selector = MoMASelector(EXAMPLES, several=True, max_selections=2, min_share=0.0)
     result = selector.select(CHOICES, ASK_COOK)
     assert result.inds == [1, 0]
     first, second = result.selections
     assert first.score >= second.score
-    assert MoMASelector(EXAMPLES, max_selections=2, min_share=1.0).select(CHOICES, ASK_COOK).inds
+    best = MoMASelector(EXAMPLES, several=True, min_share=1.0)
+    assert best.select(CHOICES, ASK_COOK).inds == [1]
 
 
 def test_bad_input_is_a_typed_error() -> None:
@@ -121,16 +126,26 @@ def test_bad_input_is_a_typed_error() -> None:
         SELECTOR.select(CHOICES, " ")
 
 
-def test_cards_are_made_once_for_a_list_of_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    real = llamaindex_moma.selector.cards_of
-    monkeypatch.setattr(llamaindex_moma.selector, "cards_of", lambda *a: made.append(a) or real(*a))
-    selector = MoMASelector(EXAMPLES)
+class Counting(HashEncoder):
+    """Keeps what it was asked to encode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        self.texts.extend(texts)
+        return super().encode(texts)
+
+
+def test_cards_are_made_once_for_a_list_of_choices() -> None:
+    encoder, example = Counting(), EXAMPLES["weather"][0]
+    selector = MoMASelector(EXAMPLES, encoder=encoder)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: selector.select(CHOICES, ASK_COOK), range(16)))
-    assert len(made) == 1
+    assert encoder.texts.count(example) == 1
     selector.select(CHOICES[::-1], ASK_COOK)
-    assert len(made) == 2
+    assert encoder.texts.count(example) == 2
 
 
 def engine(text: str) -> object:

@@ -202,6 +202,41 @@ def test_cards_say_what_tools_say() -> None:
         agent_cards_from_function_tools([add], {"add": "1 + 1"})
 
 
+def test_what_is_not_by_name_or_no_tool_is_a_typed_error(tools: list[FunctionTool]) -> None:
+    given: Any = ["bake bread"]
+    with pytest.raises(InvalidInputError, match="examples are lists by name, got list"):
+        agent_cards_from_query_engine_tools(ENGINES, given)
+    with pytest.raises(InvalidInputError, match="categories are lists by name, got list"):
+        agent_cards_from_query_engine_tools(ENGINES, categories=given)
+    with pytest.raises(InvalidInputError, match="examples are lists by name, got list"):
+        MoMAToolRetriever(tools[:3], examples=given)
+    by_name: Any = {tool.metadata.name: tool for tool in tools[:3]}
+    with pytest.raises(InvalidInputError, match="a list of LlamaIndex tools is expected"):
+        MoMAToolRetriever(by_name)
+    with pytest.raises(InvalidInputError, match="a list of LlamaIndex tools is expected"):
+        agent_cards_from_function_tools(given)
+
+
+@pytest.mark.parametrize("top_k", [1, 10, 11, 30, 200])
+def test_scores_are_probabilities_whatever_the_number(
+    tools: list[FunctionTool], retriever: MoMAToolRetriever, top_k: int
+) -> None:
+    same = MoMAToolRetriever(tools, retriever.router, top_k=top_k)
+    nodes = same.retriever.retrieve("lock the door of the garage")
+    scores = [node.score or 0.0 for node in nodes]
+    assert len(scores) == top_k
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) <= 1.0 + 1e-6
+    few = [node.score for node in retriever.retriever.retrieve("lock the door of the garage")]
+    assert scores[:5] == pytest.approx(few[:top_k], abs=1e-6)
+
+
+def test_always_takes_one_name_as_a_text(tools: list[FunctionTool]) -> None:
+    name = tools[9].metadata.get_name()
+    retriever = MoMAToolRetriever(tools[:10], top_k=1, always=name, encoder=ENCODER)
+    assert name in names(retriever.retrieve("the heater in the kitchen"))
+
+
 def test_registering_again_keeps_what_was_learnt() -> None:
     router = MoMARouter.from_cards(llms=None, encoder=ENCODER)
     card = AgentCard("weather", "Forecast", examples=("will it rain",))

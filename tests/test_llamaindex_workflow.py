@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from llama_index.core import MockEmbedding
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms.mock import MockFunctionCallingLLM
+from llama_index.core.objects import ObjectIndex
+from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import Context
 
-from llamaindex_moma import MoMARouteEvent, MoMAWorkflowRouter, agent_cards_from_workflow
+from llamaindex_moma import (
+    MoMARouteEvent,
+    MoMAToolRetriever,
+    MoMAWorkflowRouter,
+    agent_cards_from_workflow,
+)
 from moma_core import InvalidInputError, NoTargetError, RoutingEncoder, UnknownNameError
 from moma_core.errors import InvalidQueryError
 
@@ -147,3 +155,60 @@ def test_pick_learn_and_slips() -> None:
     with pytest.raises(InvalidInputError, match="min_probability"):
         MoMAWorkflowRouter(made, min_probability=2.0)
     assert [card.name for card in agent_cards_from_workflow(made)] == list(ABOUT)
+
+
+ROOMS = ("garage", "kitchen", "garden", "cellar", "attic", "office", "bathroom", "hall", "barn")
+WAYS = {
+    "house": ("Sees to things", "Switch the {} lamp on or off.", "Open the blinds in the {}."),
+    "money": ("Sees to things", "Pay the bill for the {} lease.", "Show the budget of the {}."),
+    "doctor": ("Sees to things", "Book a vaccination for {} staff.", "List allergies of {} staff."),
+}
+
+
+def with_tools(behind: str) -> AgentWorkflow:
+    llm = MockFunctionCallingLLM(response_generator=answers)
+    agents = []
+    for name, (about, *ways) in WAYS.items():
+        tools = [
+            FunctionTool.from_defaults(lambda: "done", f"{name}_{i}_{room}", way.format(room))
+            for room in ROOMS
+            for i, way in enumerate(ways)
+        ]
+        given: dict[str, Any] = {"tools": tools}
+        if behind == "MoMA":
+            given = {"tool_retriever": MoMAToolRetriever(tools, encoder=ENCODER)}
+        if behind == "LlamaIndex":
+            index = ObjectIndex.from_objects(tools, embed_model=MockEmbedding(embed_dim=4))
+            given = {"tool_retriever": index.as_retriever(similarity_top_k=2)}
+        agents.append(
+            FunctionAgent(name=name, description=about, llm=llm, streaming=False, **given)
+        )
+    return AgentWorkflow(agents, root_agent="house")
+
+
+@pytest.mark.parametrize("behind", ["a list", "MoMA", "LlamaIndex"])
+def test_tools_behind_a_retriever_count_like_those_in_a_list(behind: str) -> None:
+    router = MoMAWorkflowRouter(with_tools(behind), encoder=ENCODER)
+    asked = [
+        (name, way.format(room)) for name, (_, *ways) in WAYS.items() for way in ways
+        for room in ("garage", "barn")
+    ]  # fmt: skip
+    assert [router.pick(query) for _, query in asked] == [name for name, _ in asked]
+
+
+def test_among_and_exclude_are_names_and_a_text_is_one() -> None:
+    router = MoMAWorkflowRouter(workflow(answers), encoder=ENCODER)
+    assert router.pick("train tickets", among="clerk") == "clerk"
+    assert router.pick("train tickets", exclude="clerk") == "host"
+    assert router.pick("train tickets", exclude="clerk of the station") == "clerk"
+    assert router.pick("train tickets", exclude=["host", "cook"]) == "clerk"
+
+
+def test_what_is_no_workflow_or_not_by_name_is_a_typed_error() -> None:
+    made = workflow(answers)
+    with pytest.raises(InvalidInputError, match="AgentWorkflow is expected, got list"):
+        MoMAWorkflowRouter(list(made.agents.values()))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="examples are lists by name, got list"):
+        MoMAWorkflowRouter(made, examples=["train tickets"])  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="a workflow's agents are expected, got 'host'"):
+        agent_cards_from_workflow(made.agents)  # type: ignore[arg-type]

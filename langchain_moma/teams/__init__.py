@@ -1,8 +1,8 @@
 """Teams of LLMs as LangGraph graphs (MasRouter, method.md sect. 4): a `TeamPlan` becomes a graph.
 
-Read along: `stages.py` (modes), `flow.py` (who speaks next), `views.py` (what a member reads),
-`members.py` (asking), `nodes.py` and `graph.py` (the LangGraph), `escalation.py` (repair);
-`roles.py` is for graphs that somebody has already.
+Read along: `flow.py` (modes, and who speaks next), `transcript.py` (what was said), `graph.py`
+(members and nodes), `answering.py` (the team as a chat model); `roles.py` is for graphs that
+somebody has already.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
 """A team that answers as one chat model does: a conversation in, one message out, in tokens."""
 
+# ruff: noqa: ARG002  # every `_prepare` gets a config, needed or not
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from langchain_moma.calls import alone
+from langchain_moma.calls import CallRunnable, marked
 from langchain_moma.messages import RouterInput, messages_in
 from langchain_moma.teams.graph import Team, build, with_options
 from moma_core import InvalidInputError, LLMCard, TeamPlan
@@ -20,16 +23,13 @@ __all__ = [
     "team_answer",
 ]
 
-# ruff: noqa: ARG002  # LangChain passes `run_manager` by its name, needed or not
-
-
 TEAM_KEY = "moma_team"
 """Key in an answer's ``response_metadata`` with the team's `TeamRecord`; not in a stream."""
 
 _REFUSED = frozenset({"functions", "response_format", "tool_choice", "tools"})
 
 
-class Answering(Runnable[RouterInput, AIMessage]):
+class Answering(CallRunnable, Runnable[RouterInput, AIMessage]):
     """Asks a team and gives its answer alone, as a chat model would.
 
     Options of a call, such as ``stop``, reach each member's LLM.
@@ -55,90 +55,40 @@ class Answering(Runnable[RouterInput, AIMessage]):
         self.team = team
         self.name = team.name
 
-    def invoke(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """Ask the team."""
-        return self._call_with_config(self._invoke, input, config, **_options(kwargs))
+    def _prepare(
+        self, value: RouterInput, config: RunnableConfig, options: dict[str, Any]
+    ) -> _TeamCall:
+        return _TeamCall(self.team, {"messages": messages_in(value)}, _allowed(options))
 
-    async def ainvoke(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """Await the team's answer."""
-        return await self._acall_with_config(self._ainvoke, input, config, **_options(kwargs))
 
-    def stream(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessage]:
-        """Pass on the tokens of the last word; an answer found before it comes in one chunk."""
-        yield from self._transform_stream_with_config(
-            iter([input]), self._stream, config, **_options(kwargs)
-        )
+@dataclass(frozen=True)
+class _TeamCall:
+    """Asks the team; its stream passes on the tokens of the last word."""
 
-    async def astream(
-        self,
-        input: RouterInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessage]:
-        """Pass on the tokens of the last word as they come."""
-        chunks = self._atransform_stream_with_config(
-            alone(input), self._astream, config, **_options(kwargs)
-        )
-        async for chunk in chunks:
-            yield chunk
+    team: Team
+    asked: Any
+    options: Mapping[str, Any]
 
-    # The callbacks of this `config` already hang below our own run.
-    def _invoke(
-        self, value: RouterInput, run_manager: object, config: RunnableConfig, **options: Any
-    ) -> AIMessage:
-        asked: Any = {"messages": messages_in(value)}
-        return _answer(self.team.invoke(asked, with_options(config, options)))
+    def invoke(self, config: RunnableConfig) -> AIMessage:
+        return _answer(self.team.invoke(self.asked, with_options(config, self.options)))
 
-    async def _ainvoke(
-        self, value: RouterInput, run_manager: object, config: RunnableConfig, **options: Any
-    ) -> AIMessage:
-        asked: Any = {"messages": messages_in(value)}
-        return _answer(await self.team.ainvoke(asked, with_options(config, options)))
+    async def ainvoke(self, config: RunnableConfig) -> AIMessage:
+        return _answer(await self.team.ainvoke(self.asked, with_options(config, self.options)))
 
-    def _stream(
-        self,
-        values: Iterator[RouterInput],
-        run_manager: object,
-        config: RunnableConfig,
-        **options: Any,
-    ) -> Iterator[AIMessage]:
-        asked: Any = {"messages": messages_in(next(values))}
-        config = with_options(config, options)
-        for part in self.team.stream(asked, config, stream_mode="messages"):
+    def stream(self, config: RunnableConfig) -> Iterator[AIMessage]:
+        config = with_options(config, self.options)
+        for part in self.team.stream(self.asked, config, stream_mode="messages"):
             yield _chunk(part)
 
-    async def _astream(
-        self,
-        values: AsyncIterator[RouterInput],
-        run_manager: object,
-        config: RunnableConfig,
-        **options: Any,
-    ) -> AsyncIterator[AIMessage]:
-        asked: Any = {"messages": messages_in(await anext(values))}
-        config = with_options(config, options)
-        async for part in self.team.astream(asked, config, stream_mode="messages"):
+    async def astream(self, config: RunnableConfig) -> AsyncIterator[AIMessage]:
+        config = with_options(config, self.options)
+        async for part in self.team.astream(self.asked, config, stream_mode="messages"):
             yield _chunk(part)
 
 
 def _answer(end: Any) -> AIMessage:
     answer: AIMessage = end["messages"][-1]
-    told = {**answer.response_metadata, TEAM_KEY: end["team"]}
-    return answer.model_copy(update={"response_metadata": told})
+    return marked(answer, {TEAM_KEY: end["team"]})
 
 
 def _chunk(part: Any) -> AIMessageChunk:
@@ -148,7 +98,7 @@ def _chunk(part: Any) -> AIMessageChunk:
     return AIMessageChunk(**message.model_dump(exclude={"type"}))
 
 
-def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _allowed(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the options of a call that each member can be called with.
 
     Raises:

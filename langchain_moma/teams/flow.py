@@ -1,4 +1,4 @@
-"""A team as a pure state machine: from the stages and what was said to who speaks next, or why not."""
+"""A team as a state machine: from the stages and what was said to who speaks next."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def comparable(text: str) -> bool:
 APPROVED = "APPROVED"
 """First word of a critique that finds nothing to change."""
 
-_SHORT_ANSWER = "If the result is short, end with a line 'Answer: ...' that holds nothing else."
+_BRIEF = "If the result is short, end with a line 'Answer: ...' that holds nothing else."
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ Mode = Callable[[TeamPlan], Sequence[Stage]]
 
 
 def _alone(plan: TeamPlan) -> list[Stage]:
-    return [Stage((0,), f"Think step by step. {_SHORT_ANSWER}" if plan.mode == "cot" else "")]
+    return [Stage((0,), f"Think step by step. {_BRIEF}" if plan.mode == "cot" else "")]
 
 
 def _chain(plan: TeamPlan) -> list[Stage]:
@@ -164,7 +164,7 @@ def _chain(plan: TeamPlan) -> list[Stage]:
         Stage(
             (seat,),
             f"{'Do your part' if seat < last else 'Give the final answer'}"
-            f"{', building on this' if seat else ''}. {_SHORT_ANSWER if seat == last else ''}".strip(),
+            f"{', building on this' if seat else ''}. {_BRIEF if seat == last else ''}".strip(),
         )
         for seat in range(last + 1)
     ]
@@ -172,20 +172,20 @@ def _chain(plan: TeamPlan) -> list[Stage]:
 
 def _full(plan: TeamPlan) -> list[Stage]:
     everybody, last = tuple(range(len(plan.members))), len(plan.members) - 1
-    first = Stage(everybody, f"Contribute what your role knows. {_SHORT_ANSWER}")
-    later = Stage(everybody, f"Use what helps, say what is wrong, and go on. {_SHORT_ANSWER}")
-    close = f"Now write the team's final answer to the user. {_SHORT_ANSWER}"
+    first = Stage(everybody, f"Contribute what your role knows. {_BRIEF}")
+    later = Stage(everybody, f"Use what helps, say what is wrong, and go on. {_BRIEF}")
+    close = f"Now write the team's final answer to the user. {_BRIEF}"
     return [first, *[later] * (plan.rounds - 1), Stage((last,), close, closing=True)]
 
 
 def _debate(plan: TeamPlan) -> list[Stage]:
     everybody, last = tuple(range(len(plan.members))), len(plan.members) - 1
-    alone = Stage(everybody, f"Answer on your own. {_SHORT_ANSWER}")
+    alone = Stage(everybody, f"Answer on your own. {_BRIEF}")
     again = Stage(
         everybody,
-        f"Weigh these answers against your own: keep yours if it stands, else correct it. {_SHORT_ANSWER}",
+        f"Weigh these answers against your own: keep yours if it stands, else correct it. {_BRIEF}",
     )
-    judge = f"You are the judge now. Decide which answer is right, and give it. {_SHORT_ANSWER}"
+    judge = f"You are the judge now. Decide which answer is right, and give it. {_BRIEF}"
     return [alone, *[again] * plan.rounds, Stage((last,), judge, closing=True)]
 
 
@@ -202,10 +202,8 @@ def _reflection(plan: TeamPlan) -> list[Stage]:
         f"write only {APPROVED}.",
         "critique",
     )
-    revise = Stage(
-        (0,), f"This is criticism of your draft. Give the corrected answer. {_SHORT_ANSWER}"
-    )
-    return [Stage((0,), _SHORT_ANSWER), *[criticise, revise] * plan.rounds]
+    revise = Stage((0,), f"This is criticism of your draft. Give the corrected answer. {_BRIEF}")
+    return [Stage((0,), _BRIEF), *[criticise, revise] * plan.rounds]
 
 
 MODES: Mapping[str, Mode] = MappingProxyType(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,9 +20,14 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Overwrite
 
-from langchain_moma.calls import LLM_KEY, Failures, marked, portable_messages, portable_options
-from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch
-from langchain_moma.messages import some_query_of
+from langchain_moma.calls import check_chat_models, marked, window_of
+from langchain_moma.decision import FALLBACK_EVENT, adispatch, did_you_mean, dispatch, names_of
+from langchain_moma.messages import (
+    LLM_KEY,
+    portable_messages,
+    portable_options,
+    some_query_of,
+)
 from langchain_moma.teams.flow import (
     Check,
     Equal,
@@ -55,6 +59,7 @@ from langchain_moma.teams.transcript import (
 from langchain_moma.telemetry import Telemetry
 from moma_core import InvalidInputError, LLMCard, NoTargetError, TeamPlan, UnknownNameError
 from moma_core.errors import InvalidQueryError
+from moma_core.fallback import Fallback, FallbackOn, check_fallback_on
 from moma_core.health import Health
 from moma_core.teams.router import Signal
 
@@ -93,12 +98,12 @@ class UnansweredError(Exception):
     """None of the LLMs that a seat may ask answered.
 
     Args:
-        failures: What each of them raised.
+        fallback: Whom it asked, and what each of them raised.
     """
 
-    def __init__(self, failures: Failures) -> None:
+    def __init__(self, fallback: Fallback) -> None:
         super().__init__("no LLM answered")
-        self.failures = failures
+        self.fallback = fallback
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,9 @@ class Members:
         llms: Chat models by the names in the plan.
         fallbacks: Names to ask, in order, when a seat's own LLM fails.
         cards: Prices by the LLMs' names.
-        health: Circuit breakers; LLMs that have been failing are asked last.
+        health: Circuit breakers.
         telemetry: Counts failures.
+        fallback_on: As in `Fallback`.
     """
 
     llms: Mapping[str, BaseChatModel]
@@ -118,6 +124,7 @@ class Members:
     cards: Mapping[str, LLMCard] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
     telemetry: Telemetry = field(default_factory=Telemetry)
+    fallback_on: FallbackOn | None = None
 
     def ask(self, seat: Seat, messages: Sequence[BaseMessage], config: RunnableConfig) -> Turn:
         """Return what the first LLM says that answers.
@@ -125,20 +132,14 @@ class Members:
         Raises:
             UnansweredError: None did.
         """
-        failures = Failures(self.telemetry)
-        for name in self._order(seat.llm):
-            llm, own = self.llms[name], _naming(name, config)
-            try:
-                with self.health.attempt(name, passing=(GraphBubbleUp,)):
-                    answer = llm.invoke(
-                        portable_messages(messages, llm), own, **_options_in(config, llm)
-                    )
-                return self._spoken(seat, name, messages, answer, failures)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                dispatch({"role": seat.role, **failures.add(name, error)}, config, FALLBACK_EVENT)
-        raise UnansweredError(failures)
+        fallback = self._fallback(seat)
+        for attempt in fallback:
+            with attempt:
+                llm, sent, own = self._call(attempt.name, messages, config)
+                answer = llm.invoke(sent, own, **_options_in(config, llm))
+                return self._spoken(seat, attempt.name, messages, answer, fallback)
+            dispatch(_event(seat, fallback), config, FALLBACK_EVENT)
+        raise UnansweredError(fallback)
 
     async def aask(
         self, seat: Seat, messages: Sequence[BaseMessage], config: RunnableConfig
@@ -148,26 +149,32 @@ class Members:
         Raises:
             UnansweredError: None did.
         """
-        failures = Failures(self.telemetry)
-        for name in self._order(seat.llm):
-            llm, own = self.llms[name], _naming(name, config)
-            try:
-                with self.health.attempt(name, passing=(GraphBubbleUp,)):
-                    answer = await llm.ainvoke(
-                        portable_messages(messages, llm), own, **_options_in(config, llm)
-                    )
-                return self._spoken(seat, name, messages, answer, failures)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:  # noqa: BLE001  # any provider's error
-                await adispatch(
-                    {"role": seat.role, **failures.add(name, error)}, config, FALLBACK_EVENT
-                )
-        raise UnansweredError(failures)
+        fallback = self._fallback(seat)
+        for attempt in fallback:
+            with attempt:
+                llm, sent, own = self._call(attempt.name, messages, config)
+                answer = await llm.ainvoke(sent, own, **_options_in(config, llm))
+                return self._spoken(seat, attempt.name, messages, answer, fallback)
+            await adispatch(_event(seat, fallback), config, FALLBACK_EVENT)
+        raise UnansweredError(fallback)
 
-    def _order(self, own: str) -> Iterator[str]:
-        names = dict.fromkeys((own, *self.fallbacks))
-        return iter(sorted(names, key=self.health.is_open))  # stable: failing ones last
+    def _fallback(self, seat: Seat) -> Fallback:
+        windows = {name: window_of(llm, self.cards.get(name)) for name, llm in self.llms.items()}
+        return Fallback(
+            dict.fromkeys((seat.llm, *self.fallbacks)),
+            self.health,
+            windows=windows,
+            fallback_on=self.fallback_on,
+            passing=(GraphBubbleUp,),
+            on_failure=self.telemetry.failure,
+        )
+
+    def _call(
+        self, name: str, messages: Sequence[BaseMessage], config: RunnableConfig
+    ) -> tuple[BaseChatModel, list[BaseMessage], RunnableConfig]:
+        llm = self.llms[name]
+        own = merge_configs(config, {"metadata": {LLM_KEY: name}})
+        return llm, portable_messages(messages, llm, name), own
 
     def _spoken(
         self,
@@ -175,16 +182,16 @@ class Members:
         name: str,
         asked: Sequence[BaseMessage],
         answer: AIMessage,
-        failures: Failures,
+        fallback: Fallback,
     ) -> Turn:
         read, wrote, estimated = _tokens(asked, answer)
         card = self.cards.get(name)
         cost = None if card is None else card.usd(read, wrote)
         return {
-            **silent(seat, failures),
+            **silent(seat, fallback),
             "llm": name,
             "text": str(answer.text),
-            "message": message_of(marked(answer, name)),
+            "message": message_of(marked(answer, {LLM_KEY: name})),
             "input_tokens": read,
             "output_tokens": wrote,
             "estimated": estimated,
@@ -192,7 +199,7 @@ class Members:
         }
 
 
-def silent(seat: Seat, failures: Failures) -> Turn:
+def silent(seat: Seat, fallback: Fallback) -> Turn:
     """Return the turn of a seat of which nobody could speak."""
     return {
         "stage": seat.stage,
@@ -206,8 +213,12 @@ def silent(seat: Seat, failures: Failures) -> Turn:
         "output_tokens": 0,
         "estimated": False,
         "cost": None,
-        "failures": failures.plain,
+        "failures": [failure.to_dict() for failure in fallback.failures],
     }
+
+
+def _event(seat: Seat, fallback: Fallback) -> dict[str, str]:
+    return {"role": seat.role, **fallback.failures[-1].to_dict()}
 
 
 def with_options(config: RunnableConfig, options: Mapping[str, Any]) -> RunnableConfig:
@@ -219,10 +230,6 @@ def with_options(config: RunnableConfig, options: Mapping[str, Any]) -> Runnable
 
 def _options_in(config: RunnableConfig, llm: BaseChatModel) -> dict[str, Any]:
     return portable_options((config.get("configurable") or {}).get(_OPTIONS) or {}, llm)
-
-
-def _naming(name: str, config: RunnableConfig) -> RunnableConfig:
-    return merge_configs(config, {"metadata": {LLM_KEY: name}})
 
 
 def _tokens(asked: Sequence[BaseMessage], answer: AIMessage) -> tuple[int, int, bool]:
@@ -378,12 +385,12 @@ class Nodes:
         return who, messages, own
 
     def _dropped(self, who: Seat, error: UnansweredError, state: TeamState) -> Turn:
-        turn = silent(who, error.failures)
+        turn = silent(who, error.fallback)
         step = self.flow.next(state["transcript"], state["messages"])
         if step == Speak(who.stage, (who.seat,)) and self.flow.hopeless(
             [*state["transcript"], turn]
         ):
-            raise error.failures.final()
+            raise error.fallback.error()
         return turn
 
     def _best(self, state: TeamState) -> Turn:
@@ -459,7 +466,8 @@ def build(
     equal: Equal | None = same_answer,
     check: Check | None = None,
     repair: Repair | None = None,
-    fallbacks: Sequence[str] = (),
+    fallbacks: Sequence[str] | str = (),
+    fallback_on: FallbackOn | None = None,
     modes: Mapping[str, Mode] | None = None,
     stream: Literal["answer", "members"] = "answer",
     health: Health | None = None,
@@ -491,6 +499,7 @@ def build(
             `TeamRouter.repair` fits.
         fallbacks: LLMs to ask, in order, when a member's own fails. A member without any that
             answers is dropped while others remain.
+        fallback_on: As in `ChatMoMA`.
         modes: Your own modes, by name.
         stream: ``"answer"`` streams the last word alone under ``stream_mode="messages"``;
             ``"members"`` everyone's. Metadata: ``langgraph_node``, ``moma_llm``, ``moma_final``.
@@ -525,7 +534,15 @@ def build(
     limits = limits or Limits()
     stages = stages_of(plan, modes, limits.rounds)
     prices = {card.name: card for card in cards}
-    members = Members(llms, tuple(fallbacks), prices, health or Health(), telemetry or Telemetry())
+    check_fallback_on(fallback_on)
+    members = Members(
+        llms,
+        names_of(fallbacks, "fallbacks"),
+        prices,
+        health or Health(),
+        telemetry or Telemetry(),
+        fallback_on,
+    )
     _check_llms(plan, members, limits)
     again = partial(
         build,
@@ -533,6 +550,7 @@ def build(
         cards=tuple(prices.values()),
         equal=equal,
         fallbacks=fallbacks,
+        fallback_on=fallback_on,
         modes=modes,
         stream=stream,
         health=members.health,
@@ -638,17 +656,11 @@ def _check_llms(plan: TeamPlan, members: Members, limits: Limits) -> None:
     asked = (*plan.llms, *members.fallbacks)
     for llm in asked:
         if llm not in members.llms:
-            close = difflib.get_close_matches(llm, members.llms, n=1)
             raise UnknownNameError(
                 f"there is no chat model for LLM {llm!r}; llms has {sorted(members.llms)!r}. "
-                + (f"Did you mean {close[0]!r}? " if close else "")
-                + f"Give it: llms={{{llm!r}: ChatOpenAI(...)}}."
+                f"{did_you_mean(llm, members.llms)}Give it: llms={{{llm!r}: ChatOpenAI(...)}}."
             )
-        if not isinstance(members.llms[llm], BaseChatModel):
-            raise InvalidInputError(
-                f"LLM {llm!r} must be a chat model, got {type(members.llms[llm]).__name__}. Give "
-                "the chat model itself; options go to its constructor."
-            )
+    check_chat_models({llm: members.llms[llm] for llm in asked})
     unpriced = [llm for llm in asked if llm not in members.cards]
     if limits.usd is not None and unpriced:
         raise InvalidInputError(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import Field, SkipValidation
 
-from langchain_moma.calls import Ask, ChatPool
+from langchain_moma.calls import ChatCalls, ChatRequest
 from langchain_moma.chat import ChatMoMA
+from langchain_moma.decision import check_wish, names_of
 from langchain_moma.messages import some_query_of
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
@@ -20,13 +20,11 @@ from moma_core import (
     InvalidInputError,
     LLMRouter,
     MoMARouter,
-    NoTargetError,
     Preference,
     RoutingDecision,
     RoutingEncoder,
 )
 from moma_core.health import Health
-from moma_core.llms.selection import parse_preference, preference_name
 from moma_core.types import Cost
 
 __all__ = [
@@ -54,7 +52,7 @@ class RoleShare(NamedTuple):
 class _Raise(NamedTuple):
     """One step up for one role."""
 
-    slope: float
+    gain: float
     role: str
     rung: int
     added: float
@@ -79,8 +77,8 @@ def assign(
     rungs = _hull(candidates)
     at = dict.fromkeys(roles, 0)
     left = budget - sum(share.calls for share in roles.values()) * (rungs[0].cost or 0.0)
-    # Slopes fall along a hull, so sorting keeps each role's steps in order.
-    for step in sorted(_raises(rungs, roles), key=lambda step: step.slope, reverse=True):
+    # Gains fall along a hull, so sorting keeps each role's steps in order.
+    for step in sorted(_raises(rungs, roles), key=lambda step: step.gain, reverse=True):
         if step.added <= left * (1 + 1e-9) and at[step.role] == step.rung - 1:
             at[step.role], left = step.rung, left - step.added
     return {role: rungs[rung] for role, rung in at.items()}
@@ -92,13 +90,13 @@ def _hull(candidates: Sequence[Candidate]) -> list[Candidate]:
     for llm in sorted(candidates, key=lambda one: (one.cost or 0.0, -one.score)):
         if hull and llm.score <= hull[-1].score:
             continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], llm):
+        while len(hull) > 1 and _gain_per_usd(hull[-2], hull[-1]) <= _gain_per_usd(hull[-1], llm):
             hull.pop()
         hull.append(llm)
     return hull
 
 
-def _slope(low: Candidate, high: Candidate) -> float:
+def _gain_per_usd(low: Candidate, high: Candidate) -> float:
     added = (high.cost or 0.0) - (low.cost or 0.0)
     return float("inf") if added <= 0 else (high.score - low.score) / added
 
@@ -106,7 +104,7 @@ def _slope(low: Candidate, high: Candidate) -> float:
 def _raises(rungs: Sequence[Candidate], roles: Mapping[str, RoleShare]) -> list[_Raise]:
     return [
         _Raise(
-            _slope(rungs[i - 1], rungs[i]) * share.weight / share.calls,
+            _gain_per_usd(rungs[i - 1], rungs[i]) * share.weight / share.calls,
             role,
             i,
             ((rungs[i].cost or 0.0) - (rungs[i - 1].cost or 0.0)) * share.calls,
@@ -145,49 +143,31 @@ class _Roles:
 
     def _budget(self, preference: str | Preference | None, single: Candidate) -> float:
         """Return the USD for all roles: as given, else what one LLM in all of them would cost."""
-        wanted = parse_preference(preference)
+        wanted = check_wish(preference)
         if isinstance(wanted, Cost) and wanted.budget is not None:
             return wanted.budget
         return (single.cost or 0.0) * sum(share.calls for share in self.shares.values())
 
 
 @dataclass(frozen=True)
-class _RolePool(ChatPool):
+class _RoleCalls(ChatCalls):
     """Chooses the LLM of one role; fallbacks stay within what that LLM would have cost."""
 
     role: str = ""
     roles: _Roles = field(kw_only=True)
 
-    def decide(self, ask: Ask) -> RoutingDecision:
-        """Give the role its LLM, or the next best where that one cannot take this call.
-
-        Raises:
-            NoTargetError: None can.
-        """
-        eligible = self.eligible(ask)
-        if not eligible:
-            raise NoTargetError(self._why_nobody(ask))
-        well = [name for name in eligible if not self.health.is_open(name)] or eligible
-        start = time.perf_counter()
-        text = some_query_of(ask.messages).text
-        everyone, candidates = self.roles.assigned(text, ask.preference, list(self.llms))
+    def _choose(self, request: ChatRequest, names: Sequence[str]) -> RoutingDecision:
+        """Give the role its LLM, or the next best where that one cannot take this call."""
+        query = some_query_of(request.messages)
+        everyone, candidates = self.roles.assigned(query.text, request.preference, list(self.llms))
         wanted = everyone[self.role]
         ranked = sorted(
-            (one for one in candidates if one.name in well), key=lambda one: _after(one, wanted)
+            (one for one in candidates if one.name in names), key=lambda one: _after(one, wanted)
         )
         best = ranked[0]
         reason = f"{self.role} gets {best.name!r}: score {best.score:.2f} at ${best.cost or 0:.6f}"
-        decision = RoutingDecision(
-            "llm",
-            (best.name,),
-            best.score,
-            tuple(ranked),
-            preference_name(parse_preference(ask.preference)),
-            reason,
-            cost=best.cost,
-        )
-        self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, self.surface)
-        return decision
+        made = self.router.choose_llm(query, best.name, request.preference)  # what feedback needs
+        return replace(made, candidates=tuple(ranked), reason=reason)
 
 
 def _after(one: Candidate, wanted: Candidate) -> tuple[bool, bool, float]:
@@ -208,13 +188,14 @@ class RoleChat(ChatMoMA):
     roles: SkipValidation[_Roles] = Field(exclude=True, repr=False)
 
     @property
-    def _pool(self) -> ChatPool:
-        return _RolePool(
+    def _calls(self) -> ChatCalls:
+        return _RoleCalls(
             self.router,
             self.llms,
             self.health,
             self.telemetry,
             surface=self.role,
+            fallback_on=self.fallback_on,
             role=self.role,
             roles=self.roles,
         )
@@ -280,7 +261,7 @@ def role_llms(
             cheapest LLM in every role that is what is taken. Otherwise the roles together cost no
             more than the one LLM of this preference would in every role. For one call:
             ``config={"configurable": {"moma_preference": "cost:0.01"}}``.
-        encoder: Of a bare `LLMRouter`; by default the packaged MiniLM.
+        encoder: Of a bare `LLMRouter`; by default the packaged one.
         health: Circuit breakers, shared by all roles.
         telemetry: Counters, shared by all roles.
 
@@ -326,12 +307,15 @@ def _moma(router: LLMRouter | HasLLMs, encoder: Encoder | None) -> MoMARouter:
 
 
 def _shares(roles: Sequence[str] | Mapping[str, float | RoleShare]) -> dict[str, RoleShare]:
-    named: Mapping[str, Any] = roles if isinstance(roles, Mapping) else dict.fromkeys(roles, 1.0)
+    if isinstance(roles, Mapping):
+        named: Mapping[str, Any] = roles
+    else:
+        named = dict.fromkeys(names_of(roles, "roles"), 1.0)
     shares = {
         role: share if isinstance(share, RoleShare) else RoleShare(share)
         for role, share in named.items()
     }
-    if isinstance(roles, str) or not shares:
+    if not shares:
         raise InvalidInputError(f"name the roles, got {roles!r}. Write roles=['coder', 'tester'].")
     for role, share in shares.items():
         if not (share.weight > 0 and share.calls > 0):

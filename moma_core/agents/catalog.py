@@ -104,6 +104,11 @@ class Snapshot:
         return np.array(rows, dtype=np.float32).reshape(len(rows), self.dimension)
 
     @cached_property
+    def n_examples(self) -> npt.NDArray[np.intp]:
+        """How many examples each agent has, shape (n,)."""
+        return np.array([len(record.card.examples) for record in self.records], dtype=np.intp)
+
+    @cached_property
     def names_only(self) -> bool:
         """Whether no card says more than its name: its description is the name, no examples."""
         cards = (record.card for record in self.records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "COLD_THRESHOLD",
     "CONFIDENCE",
     "DESCRIPTIONS_CURVE",
     "ENOUGH_NEGATIVES",
     "Curve",
+    "Evidence",
     "Gate",
     "Negatives",
     "Scope",
     "Signals",
+    "blended",
     "check_rate",
+    "cold_probabilities",
     "conformal_threshold",
     "cross_fit_scope",
     "fit_gate",
@@ -271,7 +275,7 @@ class Signals:
         top: The best logit.
         log_share: Log share of the softmax that it holds.
         scope: Logit of being in scope; None where nothing was fitted to tell.
-        cold: What `moma_core.agents.shortlist.cold_start_features` saw, shape (n, 2): lead over
+        cold: What `moma_core.agents.reranker.cold_start_features` saw, shape (n, 2): lead over
             the next agent, cosine; None where the curve does not ask for it.
     """
 
@@ -506,3 +510,78 @@ def _threshold(
     )
     first = int(np.flatnonzero(total >= total[best] - max(spread, 1.0 / negatives.size))[0])
     return float((cuts[max(first - 1, 0)] + cuts[first]) / 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What speaks for the best agent of n queries where few of its examples are known.
+
+    Every array has shape (n,).
+
+    Args:
+        lead: How far its logit, the reranker's say included, leads the next one's; at most 3.
+        nearest: Largest cosine of the query to a description or example of any agent.
+        cosine: Of the query to the best agent's description or examples.
+        log_share: Log share of the softmax that the best agent holds; at least -5.
+        best_read: The reranker's largest logit, a quarter of it.
+        read: The reranker's logit of the best agent, a quarter of it.
+        log_agents: Logarithm of the number of agents.
+        negative: Largest cosine of the query to a query that no agent should take.
+        background: How near such queries come to this catalog's agents on average: a cosine.
+    """
+
+    lead: FloatArray
+    nearest: FloatArray
+    cosine: FloatArray
+    log_share: FloatArray
+    best_read: FloatArray
+    read: FloatArray
+    log_agents: FloatArray
+    negative: FloatArray
+    background: FloatArray
+
+    def rows(self) -> npt.NDArray[np.float64]:
+        """Return the numbers side by side, shape (n, 9)."""
+        columns = [getattr(self, field.name) for field in fields(self)]
+        return np.column_stack(columns).astype(np.float64)
+
+
+# Logistic regressions over catalogs of CLINC150, MetaTool and banking50 (train rows, sub-catalogs
+# of 4 to 199 agents, 0 to 3 examples each), one set left out at a time to measure them
+# (benchmarks/fit_cold_gate.py); the last number is the intercept.
+_SOME_FITS = (0.159, 3.13, 5.846, 0.468, 0.0, 0.405, -0.265, -0.52, 0.0, -2.041)
+_IS_RIGHT = (0.557, 0.0, 6.954, 0.977, 0.0, 0.22, -0.18, -0.488, 0.0, -1.913)
+COLD_THRESHOLD = 0.4
+"""Least probability to accept an agent of which little is known; benchmarks/fit_cold_gate.py."""
+
+
+def cold_probabilities(
+    seen: Evidence,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the probabilities that the best agent is right, and that some agent fits, (n,) each.
+
+    One pair of curves for all catalogs: what a gate fitted to a catalog's own examples starts from.
+    """
+    rows = np.column_stack([seen.rows(), np.ones(len(seen.lead))])
+    scores = rows @ np.array([_IS_RIGHT, _SOME_FITS]).T
+    right, fits = 1.0 / (1.0 + np.exp(-np.clip(scores, -50, 50))).T
+    return right, np.maximum(fits, right)
+
+
+def blended(
+    cold: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64], share: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return probabilities whose log-odds lie between two, ``share`` of them the cold one's, (n,).
+
+    Example:
+        >>> blended(np.array([0.2]), np.array([0.8]), np.array([0.5])).round(2).tolist()
+        [0.5]
+    """
+    odds = [
+        np.log(p / (1.0 - p))
+        for p in (np.clip(cold, 1e-6, 1 - 1e-6), np.clip(fitted, 1e-6, 1 - 1e-6))
+    ]
+    mixed: npt.NDArray[np.float64] = 1.0 / (
+        1.0 + np.exp(-(share * odds[0] + (1.0 - share) * odds[1]))
+    )
+    return mixed

@@ -8,21 +8,38 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moma_core.agents.catalog import AgentCatalog, Snapshot
+from moma_core.agents.catalog import AgentCatalog, Snapshot, card_text
 from moma_core.agents.categories import Categories, Taxonomy, collect, follow
 from moma_core.agents.conversation import EncodedTurns, in_context
-from moma_core.agents.gate import Negatives, check_rate
-from moma_core.agents.ranker import logsumexp
-from moma_core.agents.shortlist import Shortlist, cold_start_features, exemplars, shortlist
+from moma_core.agents.gate import (
+    COLD_THRESHOLD,
+    Evidence,
+    Negatives,
+    blended,
+    check_rate,
+    cold_probabilities,
+)
+from moma_core.agents.ranker import Features, LinearRanker, logsumexp
+from moma_core.agents.reranker import (
+    LOUDEST,
+    Read,
+    Reranker,
+    Shortlist,
+    cold_start_features,
+    exemplars,
+    rerank,
+    shortlist,
+)
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import Trained, extend, sources_of, train
 from moma_core.errors import ScoreError
 from moma_core.health import Health
-from moma_core.protocols import FinalDecider, Progress
+from moma_core.protocols import AgentRecord, FinalDecider, Progress
 from moma_core.types import (
     AgentOutcome,
     Candidate,
@@ -41,6 +58,7 @@ __all__ = [
     "AgentRouter",
     "Choice",
     "Eligible",
+    "Fitted",
     "RankRequest",
     "apply_decider",
     "eligible_agents",
@@ -185,41 +203,53 @@ class RankRequest:
 def rank(
     request: RankRequest,
     rows: npt.NDArray[np.intp],
-    snapshot: Snapshot,
-    trained: Trained,
+    catalog: Fitted,
     decider: FinalDecider | None = None,
+    reranker: Reranker | None = None,
 ) -> list[AgentOutcome]:
     """Return the outcome of each of n readings.
 
     Args:
         request: The readings.
         rows: Agents that may be chosen, at least one.
-        snapshot: All agents.
-        trained: Fitted to them.
+        catalog: All agents, and what was fitted to them.
         decider: Has the last word on the shortlist's order; None leaves it to the ranker.
+        reranker: Reads query and card together where few examples are known; None: nobody does.
 
     Raises:
         ScoreError: The logits are not finite.
     """
+    snapshot, trained = catalog.snapshot, catalog.trained
     logits, scope = _scores(request, rows, snapshot, trained)
     if not np.isfinite(logits).all():
         raise ScoreError(
             "the ranker gave scores that are not finite. Check that the encoder gives finite "
             "vectors, then fit again with router.fit()."
         )
-    weight = trained.exemplar_weight
+    weight, vectors = trained.exemplar_weight, request.turns.alone
     own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
-    best = shortlist(logits, request.turns.alone, own, request.k)
+    best = shortlist(logits, vectors, own, request.k)
+    texts = [reading.text for reading in request.turns.readings]
+    read = None
+    if reranker is not None:
+        best, read = rerank(best, texts, rows, snapshot, weight, reranker)
     if decider is not None:
-        texts = [reading.text for reading in request.turns.readings]
         best = apply_decider(best, texts, rows, snapshot, weight, decider)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
     seen = best.signals(weight, scope)
     if trained.gate.fits.uses_cold_features:
-        features = cold_start_features(best, weight, request.turns.alone, rows, snapshot)
+        features = cold_start_features(best, weight, vectors, rows, snapshot)
         seen = replace(seen, cold=features)
     gated, some = trained.gate.probabilities(seen), trained.gate.fits.probabilities(seen)
+    thresholds = np.full(len(texts), trained.gate.threshold)
+    if read is not None and trained.gate.max_wrong_agent_rate is None:
+        evidence = _evidence(best, read, vectors, rows, catalog)
+        n = int(snapshot.n_examples.sum()) if trained.gate.coverage is not None else 0
+        trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
+        right, fits = cold_probabilities(evidence)
+        gated, some = blended(right, gated, trust), blended(fits, some, trust)
+        thresholds = trust * COLD_THRESHOLD + (1.0 - trust) * trained.gate.threshold
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
     names = snapshot.names
@@ -227,11 +257,84 @@ def rank(
     return [
         _outcome(
             (float(gated[i]), float(some[i])),
-            trained.gate.threshold,
+            float(thresholds[i]),
             tuple(Candidate(names[rows[best.agents[i, j]]], float(shares[i, j])) for j in places),
         )
         for i, places in enumerate(order)
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """All agents at one moment, with what was fitted to them and the queries none should take."""
+
+    snapshot: Snapshot
+    trained: Trained
+    negatives: Negatives
+
+    @cached_property
+    def background(self) -> float:
+        """How near the packaged queries, which no agent should take, come on average: a cosine."""
+        vectors = self.negatives.vectors[self.negatives.n_given :]
+        if not len(vectors) or not self.snapshot.records:
+            return 0.0
+        examples = [record.example_vectors for record in self.snapshot.records]
+        nearest = (vectors @ self.snapshot.descriptions.T).max(axis=1)
+        with_any = [own for own in examples if len(own)]
+        if with_any:
+            nearest = np.maximum(nearest, (vectors @ np.concatenate(with_any).T).max(axis=1))
+        return float(nearest.mean())
+
+
+_MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
+
+
+def _evidence(
+    best: Shortlist,
+    read: Read,
+    vectors: FloatArray,
+    rows: npt.NDArray[np.intp],
+    catalog: Fitted,
+) -> Evidence:
+    """Return what speaks for the best agent of each query."""
+    snapshot, weight = catalog.snapshot, catalog.trained.exemplar_weight
+    refined = best.refined(weight)
+    chosen = refined.argmax(axis=1)
+    ranked = np.sort(refined, axis=1)
+    rival = ranked[:, -2] if ranked.shape[1] > 1 else np.full(len(ranked), _NOBODY, np.float32)
+    cosines = np.array(
+        [
+            [_cosine(snapshot.records[rows[agent]], vector) for agent in row]
+            for row, vector in zip(best.agents, vectors, strict=True)
+        ],
+        dtype=np.float32,
+    )
+    pick = np.arange(len(chosen)), chosen
+    negative = np.full(len(chosen), -1.0, dtype=np.float32)
+    if len(catalog.negatives.vectors):
+        negative = (vectors @ catalog.negatives.vectors.T).max(axis=1)
+    said = np.where(np.isfinite(read.logits), read.logits, -LOUDEST)
+    return Evidence(
+        lead=np.minimum(ranked[:, -1] - rival, 3.0),
+        nearest=cosines.max(axis=1),
+        cosine=cosines[pick],
+        log_share=np.maximum(refined[pick] - best.total(weight), -5.0),
+        best_read=said.max(axis=1) / 4.0,
+        read=said[pick] / 4.0,
+        log_agents=np.full(len(chosen), np.log(len(rows)), dtype=np.float32),
+        negative=negative,
+        background=np.full(len(chosen), catalog.background, dtype=np.float32),
+    )
+
+
+_NOBODY = 0.5  # logit that somebody reaches for any query
+
+
+def _cosine(record: AgentRecord, vector: FloatArray) -> float:
+    told = float(record.description_vector @ vector)
+    if len(record.example_vectors):
+        told = max(told, float((record.example_vectors @ vector).max()))
+    return told
 
 
 def _scores(
@@ -247,7 +350,8 @@ def _scores(
     scope = trained.scope.logits(seen) if trained.scope else None
     leaning = [i for i, reading in enumerate(readings) if reading.follows]
     if not leaning:
-        return (logits if rows.size == logits.shape[1] else logits[:, rows]), scope
+        kept = logits if rows.size == logits.shape[1] else logits[:, rows]
+        return _on_one_scale(kept, seen, rows, snapshot, ranker), scope
     whole = [reading.joined for reading in readings if reading.joined is not None]
     after, after_scope = iter(()), iter(())
     if whole:
@@ -261,7 +365,44 @@ def _scores(
         logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
         if scope is not None and trained.scope is not None:
             scope[i] = trained.scope.usual if row is None else next(after_scope)
-    return logits[:, rows], scope
+    return _on_one_scale(logits[:, rows], seen, rows, snapshot, ranker), scope
+
+
+_SHRUNK = 0.3  # of a fitted logit, beside what its description alone says, next to other agents'
+_AHEAD = 0.1  # logit that an agent without examples is given; both on the corpus' catalogs
+
+
+def _on_one_scale(
+    logits: FloatArray,
+    seen: Features,
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    ranker: LinearRanker,
+) -> FloatArray:
+    """Return logits (n, n_rows) in which agents with and without examples compete fairly.
+
+    A fitted column speaks louder than a description. So an agent without examples is compared with
+    the best agent that has some by what their descriptions say and a share of what its examples
+    say: it leads or trails that agent's logit by the difference on that common scale. Agents with
+    examples keep their logits.
+    """
+    fitted = snapshot.n_examples[rows] > 0
+    if fitted.all() or not fitted.any():
+        return logits
+    best = np.where(fitted, logits, -np.inf).argmax(axis=1)
+    top = np.take_along_axis(logits, best[:, None], axis=1)[:, 0]
+    described = np.empty_like(top)
+    for column in np.unique(best):
+        which = np.flatnonzero(best == column)
+        record = snapshot.records[rows[column]]
+        described[which] = ranker.described(
+            seen.rows(which), card_text(record.card), record.description_vector
+        )
+    common = _SHRUNK * top + (1.0 - _SHRUNK) * described
+    level: FloatArray = logits.copy()
+    ahead = (logits[:, ~fitted] + _AHEAD - common[:, None]) / _SHRUNK
+    level[:, ~fitted] = top[:, None] + ahead
+    return level
 
 
 def _known(
@@ -326,6 +467,7 @@ class AgentRouter:
         health: Agents that fail are not chosen until they recover; told by whoever invokes them.
         taxonomy: The user's list of categories and what they are for; by default what cards name.
         decider: Has the last word on who of the shortlist is best, before the gate; None: nobody.
+        reranker: Reads query and card together where few examples are known; None: nobody does.
     """
 
     def __init__(
@@ -338,6 +480,7 @@ class AgentRouter:
         max_wrong_agent_rate: float | None = None,
         taxonomy: Taxonomy | None = None,
         decider: FinalDecider | None = None,
+        reranker: Reranker | None = None,
     ) -> None:
         self.catalog = catalog
         if trained is not None and max_wrong_agent_rate is None:
@@ -348,10 +491,12 @@ class AgentRouter:
         self.health = health or Health()
         self.taxonomy = taxonomy or Taxonomy()
         self.decider = decider
+        self.reranker = reranker
         self.states = states or StateMachine()
         empty = np.zeros((0, catalog.snapshot.dimension), dtype=np.float32)
         self.negatives = negatives or Negatives((), empty, 0)
         self._lock = threading.Lock()
+        self._known: Fitted | None = None
         self._current: tuple[Snapshot, Trained, Categories] | None = None
         if trained is not None:
             self._follow(trained, catalog.snapshot)
@@ -367,7 +512,7 @@ class AgentRouter:
         """Replace the queries that no agent should take; the next route fits the gate to them."""
         with self._lock:
             self.negatives = negatives
-            self._current = None
+            self._current = self._known = None
 
     @property
     def categories(self) -> Categories:
@@ -421,7 +566,9 @@ class AgentRouter:
             return Deferred(allowed.why_nobody), following
         with trace.timed("rank") as detail:
             request = RankRequest(turns, state, choice.k)
-            outcome = rank(request, rows, snapshot, trained, self.decider)[0]
+            outcome = rank(
+                request, rows, self._fitted(snapshot, trained), self.decider, self.reranker
+            )[0]
             detail.append(f"best {outcome.candidates[0].name}")
         with trace.timed("gate") as detail:
             needed = trained.gate.threshold
@@ -469,7 +616,14 @@ class AgentRouter:
         snapshot, trained, categories = current
         if not turns.readings[0].follows:
             rows = categories.narrowed(turns.alone[0], rows)
-        return rank(RankRequest(turns, k=k), rows, snapshot, trained, self.decider)
+        fitted = self._fitted(snapshot, trained)
+        return rank(RankRequest(turns, k=k), rows, fitted, self.decider, self.reranker)
+
+    def _fitted(self, snapshot: Snapshot, trained: Trained) -> Fitted:
+        known = self._known
+        if known is None or known.snapshot is not snapshot or known.trained is not trained:
+            known = self._known = Fitted(snapshot, trained, self.negatives)
+        return known
 
     def _eligible(self, snapshot: Snapshot, state: RoutingState, choice: Choice) -> Eligible:
         failing = self.health.unhealthy()

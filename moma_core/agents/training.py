@@ -41,7 +41,7 @@ from moma_core.agents.ranker import (
     stack_columns,
     stack_features,
 )
-from moma_core.agents.shortlist import (
+from moma_core.agents.reranker import (
     Shortlist,
     cold_start_features,
     downweight_ngrams,

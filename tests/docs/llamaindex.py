@@ -10,6 +10,7 @@ from llama_index.core.tools import FunctionTool, QueryEngineTool
 
 from llamaindex_moma import (
     MoMALLM,
+    MoMARouterQueryEngine,
     MoMASelector,
     MoMAToolRetriever,
     MoMAWorkflowRouter,

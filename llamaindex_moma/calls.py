@@ -1,0 +1,391 @@
+"""One call to one of several LlamaIndex LLMs: who may take it, who is asked, who hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    LLMMetadata,
+    MessageRole,
+    TextBlock,
+)
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.llms import LLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.utils import get_tokenizer
+
+from llamaindex_moma.cards import nearest
+from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, send
+from moma_core import (
+    InvalidInputError,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    RoutingDecision,
+    UnknownNameError,
+)
+from moma_core.fallback import Attempt, Fallback, FallbackOn, available, check_fallback_on
+from moma_core.health import Health
+from moma_core.types import is_text
+
+__all__ = [
+    "DECISION",
+    "TAG",
+    "ChatCall",
+    "ChatCalls",
+    "Wish",
+    "astarted",
+    "started",
+]
+
+TAG = "moma_llm"
+"""Key of an answer's ``additional_kwargs`` that names the LLM that wrote it."""
+
+DECISION = "moma_decision"
+"""Key of an answer's ``additional_kwargs``, while the router learns: `RoutingDecision.to_dict`."""
+
+_NO_WORDS = "(no text)"
+_END: Any = object()
+_Piece = TypeVar("_Piece")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller wants of the LLM.
+
+    Args:
+        preference: Quality against money, as in `MoMARouter.route`.
+        max_latency: Most seconds that it may take, by `LLMCard.latency`.
+        exclude: Names that may not be chosen; a text is one name.
+    """
+
+    preference: str | Preference | None = None
+    max_latency: float | None = None
+    exclude: Collection[str] | str = ()
+
+    def taken_from(self, options: dict[str, Any]) -> Wish:
+        """Return what a call's own options say instead, and take them out of these options."""
+        preference = options.pop("preference", None)
+        return Wish(
+            self.preference if preference is None else preference,
+            options.pop("max_latency", self.max_latency),
+            options.pop("exclude", self.exclude),
+        )
+
+
+@dataclass(frozen=True)
+class ChatCall:
+    """One call, ready to be made.
+
+    Args:
+        owner: The LLM that was called: its callbacks hear of it, its rate limiter is asked.
+        method: The method to call on the LLM that takes it.
+        args: For the method.
+        options: For the method too, by name.
+        wish: What the caller wants of the LLM.
+        query: The words to route by.
+        messages: What the LLM will read, or the prompt.
+        tools: Whether tools are to be called.
+        bound: Name of the LLM that the call was prepared for.
+        decisions: The LLMs that were chosen so far and, while the router learns, how.
+    """
+
+    owner: LLM
+    method: str
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    wish: Wish
+    query: str
+    messages: Sequence[ChatMessage] | str
+    tools: bool = False
+    bound: str | None = None
+    decisions: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+
+    def ask(self, llm: LLM) -> Any:
+        """Return what the method of an LLM returns."""
+        return getattr(llm, self.method)(*self.args, **self.options)
+
+    @contextmanager
+    def heard(self, llm: LLM) -> Iterator[list[Any]]:
+        """Tell the owner's callbacks of a call to ``llm``; the body appends its answers.
+
+        The LLM's own callbacks hear of it through itself, so handlers of both are told once.
+        """
+        manager = copy.copy(self.owner.callback_manager)
+        own = llm.callback_manager.handlers
+        manager.set_handlers([each for each in manager.handlers if each not in own])
+        if not manager.handlers or self.method.startswith("_"):
+            yield []
+            return
+        kind = EventPayload.PROMPT if isinstance(self.messages, str) else EventPayload.MESSAGES
+        asked: dict[str, Any] = {kind: self.messages}
+        payload = {
+            **asked,
+            EventPayload.ADDITIONAL_KWARGS: self.options,
+            EventPayload.SERIALIZED: self.owner.to_payload(),
+        }
+        answers: list[Any] = []
+        with manager.as_trace("chat"), manager.event(CBEventType.LLM, payload=payload) as event:
+            yield answers
+            if answers:
+                completed = isinstance(answers[-1], CompletionResponse)
+                kind = EventPayload.COMPLETION if completed else EventPayload.RESPONSE
+                event.on_end(payload={**asked, kind: answers[-1]})
+
+    def tagged(self, response: Any, name: str) -> Any:
+        """Say in a response who wrote it and how that LLM was chosen."""
+        tags: dict[str, Any] = {TAG: name}
+        if (decision := self.decisions.get(name)) is not None:
+            tags[DECISION] = decision
+        if isinstance(response, dict):  # what was prepared for an LLM stays bound to it
+            return {**response, **tags}
+        response.additional_kwargs = {**(response.additional_kwargs or {}), **tags}
+        return response
+
+
+@dataclass(frozen=True)
+class ChatCalls:
+    """LLMs by name, and the router that chooses among them.
+
+    Args:
+        llms: By the names that the router scores.
+        router: Has LLMs.
+        health: Circuit breakers.
+        wish: For calls that bring none.
+        fallback_on: Errors after which the next LLM is asked; None: as `moma_core.fallback` says.
+    """
+
+    llms: Mapping[str, LLM]
+    router: MoMARouter
+    health: Health
+    wish: Wish
+    fallback_on: FallbackOn | None = None
+
+    def check(self) -> None:
+        """Refuse what would fail at the first call."""
+        if not isinstance(self.llms, Mapping):
+            raise InvalidInputError(
+                f"LLMs are given by name, got {type(self.llms).__name__}. Write "
+                "MoMALLM({'gpt-4o-2024-08-06': OpenAI(...)})."
+            )
+        if not self.llms:
+            raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
+        check_fallback_on(self.fallback_on)
+        if self.router.llms is None:
+            raise InvalidInputError(
+                "this router has no LLMs. Give it some: MoMARouter.from_cards(llms='packaged')."
+            )
+        known = self.router.llms.names
+        for name, llm in self.llms.items():
+            if name not in known:
+                raise UnknownNameError(
+                    f"the router scores no LLM called {name!r}. {nearest(name, known)} Use its "
+                    f"names; add one without any data: router.save('pool'), then moma llms add "
+                    f"{name!r} --input USD --output USD --quality SCORE --router pool, then "
+                    "MoMARouter.load('pool'); or train a pool: moma train llms."
+                )
+            if not isinstance(llm, LLM):
+                raise InvalidInputError(
+                    f"{name!r} is given as {type(llm).__name__}; LlamaIndex LLMs are expected, "
+                    "such as OpenAI(...)."
+                )
+        self._choose(_NO_WORDS, list(self.llms), self.wish)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The smallest of everything; tool calls if one LLM can, as they go to such LLMs only."""
+        each = [llm.metadata for llm in self.llms.values()]
+        outputs = [item.num_output for item in each if item.num_output > 0]
+        roles = {item.system_role for item in each}
+        return LLMMetadata(
+            context_window=min(item.context_window for item in each),
+            num_output=min(outputs, default=-1),
+            is_chat_model=all(item.is_chat_model for item in each),
+            is_function_calling_model=bool(self._able()),
+            model_name=f"moma({', '.join(self.llms)})",
+            system_role=roles.pop() if len(roles) == 1 else MessageRole.SYSTEM,
+        )
+
+    def run(self, call: ChatCall) -> Any:
+        """Return the answer of the first LLM that gives one."""
+        if call.owner.rate_limiter is not None:
+            call.owner.rate_limiter.acquire()
+        fallback = self._fallback(call)
+        while (attempt := self._next(fallback)) is not None:
+            with attempt, call.heard(self.llms[attempt.name]) as answers:
+                answers.append(call.tagged(call.ask(self.llms[attempt.name]), attempt.name))
+                return answers[-1]
+        raise fallback.error()
+
+    async def arun(self, call: ChatCall) -> Any:
+        """Return the answer of the first LLM that gives one; choose off the event loop."""
+        if call.owner.rate_limiter is not None:
+            await call.owner.rate_limiter.async_acquire()
+        fallback = self._fallback(call)
+        while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
+            with attempt, call.heard(self.llms[attempt.name]) as answers:
+                answers.append(call.tagged(await call.ask(self.llms[attempt.name]), attempt.name))
+                return answers[-1]
+        raise fallback.error()
+
+    def stream(self, call: ChatCall) -> Generator[Any, None, None]:
+        """Return the pieces of the first LLM that gives one; later failures are the caller's."""
+        if call.owner.rate_limiter is not None:
+            call.owner.rate_limiter.acquire()
+        return started(self._pieces(call))
+
+    async def astream(self, call: ChatCall) -> AsyncGenerator[Any, None]:
+        """Return the pieces of the first LLM that gives one; choose off the event loop."""
+        if call.owner.rate_limiter is not None:
+            await call.owner.rate_limiter.async_acquire()
+        return await astarted(self._apieces(call))
+
+    def author_of(self, response: ChatResponse) -> FunctionCallingLLM:
+        """Return the LLM that wrote a response; any that can call tools if it carries no tag."""
+        able = self._able()
+        name = response.additional_kwargs.get(TAG)
+        if not able:
+            raise NoTargetError("none of the LLMs here can call tools.")
+        return able[name] if name in able else next(iter(able.values()))
+
+    def _pieces(self, call: ChatCall) -> Generator[Any, None, None]:
+        fallback = self._fallback(call)
+        while (attempt := self._next(fallback)) is not None:
+            with attempt, call.heard(self.llms[attempt.name]) as answers:
+                for untagged in call.ask(self.llms[attempt.name]):
+                    piece = call.tagged(untagged, attempt.name)
+                    answers[:] = [piece]
+                    yield from attempt.chunks(piece, empty=_says_nothing(piece))
+                yield from attempt.rest()
+                return
+        raise fallback.error()
+
+    async def _apieces(self, call: ChatCall) -> AsyncGenerator[Any, None]:
+        fallback = self._fallback(call)
+        while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
+            with attempt, call.heard(self.llms[attempt.name]) as answers:
+                async for untagged in await call.ask(self.llms[attempt.name]):
+                    piece = call.tagged(untagged, attempt.name)
+                    answers[:] = [piece]
+                    for ready in attempt.chunks(piece, empty=_says_nothing(piece)):
+                        yield ready
+                for ready in attempt.rest():
+                    yield ready
+                return
+        raise fallback.error()
+
+    def _fallback(self, call: ChatCall) -> Fallback:
+        windows = {name: llm.metadata.context_window for name, llm in self.llms.items()}
+        bound = [name for name in self.llms if name == call.bound]
+        names = iter(bound) if bound else self._names(call)
+        return Fallback(names, self.health, windows=windows, fallback_on=self.fallback_on)
+
+    def _next(self, fallback: Fallback) -> Attempt | None:
+        """Return the next attempt, and tell LlamaIndex's dispatcher of the failure before it."""
+        attempt = next(fallback, None)
+        if fallback.failures:
+            failure = fallback.failures[-1]
+            following = None if attempt is None else attempt.name
+            send(
+                MoMALLMFailureEvent(llm=failure.llm, error=repr(failure.error), following=following)
+            )
+        return attempt
+
+    def _names(self, call: ChatCall) -> Iterator[str]:
+        """Yield the LLMs that may take a call, each chosen anew, so that feedback knows how."""
+        allowed = self._able() if call.tools else self.llms
+        if not allowed:
+            raise NoTargetError(
+                f"none of the LLMs {list(self.llms)!r} can call tools. Give MoMALLM one whose "
+                "metadata.is_function_calling_model is true, or use a ReActAgent."
+            )
+        left = _with_room(allowed, call.messages)
+        query = call.query if is_text(call.query) else _NO_WORDS
+        while left:
+            start = time.perf_counter()
+            try:
+                decision = self._choose(query, available(left, self.health) or left, call.wish)
+            except NoTargetError:
+                if call.decisions:  # the others are excluded
+                    return
+                raise
+            learns = self.router.learning is not None
+            call.decisions[decision.target] = decision.to_dict() if learns else None
+            ms = (time.perf_counter() - start) * 1e3
+            send(MoMARouteEvent.of_decision(call.query, decision, ms))
+            left.remove(decision.target)
+            yield decision.target
+
+    def _choose(self, query: str, among: Sequence[str], wish: Wish) -> RoutingDecision:
+        return self.router.choose_llm(
+            query, among, wish.preference, max_latency=wish.max_latency, exclude=wish.exclude
+        )
+
+    def _able(self) -> dict[str, FunctionCallingLLM]:
+        return {
+            name: llm
+            for name, llm in self.llms.items()
+            if isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
+        }
+
+
+def started(pieces: Generator[_Piece, None, None]) -> Generator[_Piece, None, None]:
+    """Return the pieces of a stream whose first one was waited for, so that it fails at once."""
+    first = next(pieces, _END)
+
+    def all_of_them() -> Generator[_Piece, None, None]:
+        if first is not _END:
+            yield first
+            yield from pieces
+
+    return all_of_them()
+
+
+async def astarted(pieces: AsyncGenerator[_Piece, None]) -> AsyncGenerator[_Piece, None]:
+    """Return the pieces of a stream whose first one was waited for, so that it fails at once."""
+    first = await anext(pieces, _END)
+
+    async def all_of_them() -> AsyncGenerator[_Piece, None]:
+        try:
+            if first is not _END:
+                yield first
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await pieces.aclose()
+
+    return all_of_them()
+
+
+def _says_nothing(piece: ChatResponse | CompletionResponse) -> bool:
+    if piece.delta:
+        return False
+    if isinstance(piece, CompletionResponse):
+        return not piece.text
+    blocks = any(not isinstance(b, TextBlock) or b.text for b in piece.message.blocks)
+    return not blocks and not piece.message.additional_kwargs
+
+
+def _with_room(llms: Mapping[str, LLM], messages: Sequence[ChatMessage] | str) -> list[str]:
+    """Return the LLMs whose windows hold these messages and an answer, else the widest ones."""
+    text = messages if isinstance(messages, str) else "\n".join(m.content or "" for m in messages)
+    room = {
+        name: llm.metadata.context_window - max(llm.metadata.num_output, 0)
+        for name, llm in llms.items()
+    }
+    # A token is a byte or more, so that few texts need counting.
+    if len(text.encode("utf-8", "replace")) <= min(room.values()):
+        return list(llms)
+    tokens = len(get_tokenizer()(text))
+    return [name for name in llms if tokens <= room[name]] or [
+        name for name in llms if room[name] == max(room.values())
+    ]

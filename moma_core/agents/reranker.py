@@ -1,0 +1,342 @@
+"""A second look at the best agents: beside their own examples, and read together with the query.
+
+`shortlist` keeps the best agents by the ranker. Where few examples are known, `rerank` asks the
+`Reranker`: a cross-encoder on MiniLM, int8 ONNX, trained on tools and what people ask of them
+(``benchmarks/train_reranker.py``). Words that are quoted, negated or only talked about fool a
+sentence vector, and not a reader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moma_core._checks import readable
+from moma_core.agents.catalog import Snapshot
+from moma_core.agents.gate import Signals
+from moma_core.agents.ranker import Columns, logsumexp
+from moma_core.encoder import WordEmbeddings, Wordpieces, open_session, packaged, padded
+from moma_core.protocols import AgentRecord
+from moma_core.types import AgentCard, FloatArray
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = [
+    "LOUDEST",
+    "Read",
+    "Reranker",
+    "Shortlist",
+    "closeness",
+    "cold_start_features",
+    "downweight_ngrams",
+    "exemplars",
+    "rerank",
+    "shortlist",
+]
+
+_LENGTH = 16
+_LEAST = -50.0  # stands for the logit of nobody
+_GAMMA = 20.0  # how much the nearest examples outweigh the mean one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shortlist:
+    """The k best agents of each of n queries, unordered.
+
+    Args:
+        agents: Column of each in the logits it was made from, shape (n, k).
+        logits: Theirs, shape (n, k).
+        closeness: Theirs, at most 1, shape (n, k).
+        rest: Log-sum-exp of the logits of all other agents, shape (n,).
+    """
+
+    agents: npt.NDArray[np.intp]
+    logits: FloatArray
+    closeness: FloatArray
+    rest: FloatArray
+
+    def refined(self, weight: float) -> FloatArray:
+        """Return logits with the examples' say, shape (n, k)."""
+        return self.logits + np.float32(weight) * self.closeness
+
+    def total(self, weight: float) -> FloatArray:
+        """Return the log-sum-exp over all agents, those off the list as far as the list's last."""
+        others = self.rest + np.float32(weight) * self.closeness.min(axis=1)
+        total: FloatArray = np.logaddexp(logsumexp(self.refined(weight)), others)
+        return total
+
+    def best(self, weight: float) -> npt.NDArray[np.intp]:
+        """Return the column of the best agent, shape (n,)."""
+        first = self.refined(weight).argmax(axis=1)[:, None]
+        chosen: npt.NDArray[np.intp] = np.take_along_axis(self.agents, first, axis=1)[:, 0]
+        return chosen
+
+    def signals(self, weight: float, scope: FloatArray | None = None) -> Signals:
+        """Return what the gate sees, ``scope`` (n,) beside the logits."""
+        top = np.maximum(self.refined(weight).max(axis=1), _LEAST)
+        total = np.maximum(self.total(weight), _LEAST)
+        return Signals(top, np.minimum(top - total, 0.0), scope)
+
+    def without(self, y: npt.NDArray[np.intp]) -> Shortlist:
+        """Return the list as if each query's owner (n,) were not eligible."""
+        gone = np.where(self.agents == y[:, None], np.float32(-np.inf), self.logits)
+        return Shortlist(self.agents, gone, self.closeness, self.rest)
+
+
+def shortlist(
+    logits: FloatArray,
+    vectors: FloatArray,
+    exemplars_of: Callable[[int], FloatArray | None] | None,
+    length: int = _LENGTH,
+) -> Shortlist:
+    """Return the best agents of each query with their closeness.
+
+    Args:
+        logits: Shape (n, c), c at least 1.
+        vectors: The queries' unit vectors, shape (n, d).
+        exemplars_of: Column -> the agent's exemplars, shape (m, d), or None where it has none: it
+            is taken to be as close as the closest agent. None where closeness has no say: it is 0.
+        length: Agents to keep, where more than usual are wanted.
+    """
+    n, c = logits.shape
+    k = min(max(length, _LENGTH), c)
+    agents = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+    chosen = np.take_along_axis(logits, agents, axis=1)
+    others = np.full(n, -np.inf, dtype=np.float32)
+    if c > k:
+        remaining = logits.copy()
+        np.put_along_axis(remaining, agents, -np.inf, axis=1)
+        others = logsumexp(remaining)
+    if exemplars_of is None:
+        return Shortlist(agents, chosen, np.zeros((n, k), dtype=np.float32), others)
+    close = np.array(
+        [
+            [_closeness_or_nan(exemplars_of(int(agent)), vector) for agent in row]
+            for row, vector in zip(agents, vectors, strict=True)
+        ],
+        dtype=np.float32,
+    ).reshape(n, k)
+    nearest = np.where(np.isnan(close), -1.0, close).max(axis=1, keepdims=True)
+    return Shortlist(agents, chosen, np.where(np.isnan(close), nearest, close), others)
+
+
+def _closeness_or_nan(exemplars: FloatArray | None, vector: FloatArray) -> float:
+    return math.nan if exemplars is None else closeness(exemplars, vector)
+
+
+def closeness(exemplars: FloatArray, vector: FloatArray) -> float:
+    """Return a soft maximum of the cosines of exemplars (m, d) and a vector (d,).
+
+    Example:
+        >>> bool(closeness(np.eye(2, dtype=np.float32), np.array([1.0, 0.0])) > 0.9)
+        True
+    """
+    weights = np.exp(_GAMMA * (exemplars @ vector))
+    return math.log(float(np.add.reduce(weights)) / len(weights)) / _GAMMA
+
+
+def exemplars(record: AgentRecord) -> FloatArray | None:
+    """Return an agent's example vectors (m, d); None where it has none."""
+    return record.example_vectors if len(record.example_vectors) else None
+
+
+_NAMES_LEXICAL = 0.7  # share of the n-grams' weight that bare names keep; benchmarks/LOG.md
+_NOBODY = np.float32(0.5)  # logit that somebody reaches for any query: no lead over less
+
+
+def downweight_ngrams(columns: Columns, snapshot: Snapshot) -> Columns:
+    """Return columns of agents without examples, n-grams weighing less among bare names.
+
+    A name is two or three words, so one of them in a query makes up half its n-gram vector, whether
+    or not it tells anything ("balance", "change"). Beside descriptions the full weight is right.
+
+    Args:
+        columns: Of some agents of the snapshot, as `description_columns` makes them.
+        snapshot: All agents; one description or example among them, and nothing changes.
+    """
+    if not snapshot.names_only:
+        return columns
+    lexical = (columns.lexical * np.float32(_NAMES_LEXICAL)).tocsr()
+    return Columns(columns.dense, lexical, columns.bias)
+
+
+def cold_start_features(
+    best: Shortlist,
+    weight: float,
+    vectors: FloatArray,
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+) -> FloatArray:
+    """Return what `Signals.cold` holds of n queries, shape (n, 2).
+
+    Args:
+        best: Their shortlists.
+        weight: Of the examples one by one, as in `Shortlist.refined`.
+        vectors: Their unit vectors, shape (n, d).
+        rows: Of the snapshot, what the list's agents are columns of.
+        snapshot: All agents.
+
+    Returns:
+        How far the best logit leads the next one, or what anybody reaches, and the cosine of
+        query and best agent's description.
+    """
+    refined = best.refined(weight)
+    look = np.empty((len(refined), 2), dtype=np.float32)
+    ranked = np.sort(refined, axis=1)
+    rival = ranked[:, -2] if ranked.shape[1] > 1 else _NOBODY
+    look[:, 0] = ranked[:, -1] - np.maximum(rival, _NOBODY)
+    chosen = rows[best.best(weight)]
+    for i, (row, vector) in enumerate(zip(chosen, vectors, strict=True)):
+        look[i, 1] = snapshot.records[row].description_vector @ vector
+    return look
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What the reranker said of n shortlists of k agents.
+
+    Args:
+        logits: Shape (n, k); -inf where it was not asked.
+        share: How much it, and what holds for all catalogs, counts beside examples, shape (n,).
+    """
+
+    logits: FloatArray
+    share: FloatArray
+
+
+_READ = 10  # agents that the reranker is asked about
+_READ_WEIGHT = 0.15  # of its logit beside the ranker's, where no examples are known
+_FEW_EXAMPLES = 3.0  # examples an agent at which the reranker counts half
+_LEAST_SHARE = 0.25  # below it the reranker is not asked: ten examples an agent tell more
+LOUDEST = 9.0
+"""Largest log-odds that the reranker is believed."""
+
+
+def rerank(
+    best: Shortlist,
+    texts: Sequence[str],
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    weight: float,
+    reranker: Reranker,
+) -> tuple[Shortlist, Read | None]:
+    """Return the lists with the reranker's say, and what it said; it counts less among examples.
+
+    With m examples an agent among the best three it counts ``1 / (1 + m / 3)``. The order within a
+    list changes, not how much of the whole probability the list holds.
+
+    Args:
+        best: The ranker's, k agents a query.
+        texts: The queries, length n.
+        rows: Of the snapshot, what the list's agents are columns of.
+        snapshot: All agents.
+        weight: Of the examples one by one, as in `Shortlist.refined`.
+        reranker: Reads a query and cards.
+    """
+    refined = best.refined(weight)
+    order = np.argsort(-refined, axis=1, kind="stable")
+    leading = np.take_along_axis(best.agents, order[:, :3], axis=1)
+    known = snapshot.n_examples[rows[leading]].mean(axis=1)
+    share = (1.0 / (1.0 + known / _FEW_EXAMPLES)).astype(np.float32)
+    asked = np.flatnonzero(share >= _LEAST_SHARE)
+    if not asked.size:
+        return best, None
+    said = np.full(refined.shape, -np.inf, dtype=np.float32)
+    moved = best.logits.copy()
+    for i in asked:
+        places = order[i, :_READ]
+        cards = [snapshot.records[rows[agent]].card for agent in best.agents[i, places]]
+        said[i, places] = np.clip(reranker.logits(texts[int(i)], cards), -LOUDEST, LOUDEST)
+        moved[i, places] += _READ_WEIGHT * share[i] * said[i, places]
+        moved[i] += logsumexp(refined[i]) - logsumexp(moved[i] + weight * best.closeness[i])
+    share[share < _LEAST_SHARE] = 0.0
+    return replace(best, logits=moved), Read(said, share)
+
+
+_WEIGHTS = ("reranker.onnx", "94630ef0d6ae79579a5b4ed347d4b96e63871e983e0c0dd9f03b1f3e5b633549")
+_QUERY_TOKENS, _CARD_TOKENS = 40, 72
+_DESCRIPTION_CHARS = 420
+_AT_ONCE = 16
+_KEPT = 20_000  # cards whose tokens are remembered
+
+
+class Reranker:
+    """Scores cards for a query with the packaged cross-encoder; safe to share between threads.
+
+    Args:
+        threads: CPU threads of a forward pass; None takes the cores at hand, 4 at most.
+
+    Raises:
+        ArtifactError: The weights are not the ones this version was measured with.
+
+    Example:
+        >>> reranker = Reranker()
+        >>> weather = AgentCard("weather", "Weather forecast for a place")
+        >>> asked, quoted = (
+        ...     reranker.logits(query, [weather])[0]
+        ...     for query in ("will it rain in Oslo?", "Translate 'will it rain?' to French")
+        ... )
+        >>> bool(asked > 0 > quoted)
+        True
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._pieces = Wordpieces(512)
+        self._words = WordEmbeddings.packaged()
+        self._session = open_session(packaged(*_WEIGHTS), threads)
+        self._cards: OrderedDict[str, list[int]] = OrderedDict()
+
+    @property
+    def fingerprint(self) -> str:
+        """Weights; what was fitted with one reranker does not go with another."""
+        return f"reranker-{_WEIGHTS[1][:8]}"
+
+    def logits(self, query: str, cards: Sequence[AgentCard]) -> FloatArray:
+        """Return how well each card fits a query: log-odds, shape (n,).
+
+        Args:
+            query: The words; the first 40 wordpieces are read.
+            cards: n agents. Their names and descriptions are read.
+        """
+        (asked,) = self._pieces.rows([query])
+        asked = _cut(asked, _QUERY_TOKENS)
+        rows = [[*asked, *row[1:]] for row in self._rows_of(cards)]
+        found = np.empty(len(rows), dtype=np.float32)
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        for start in range(0, len(rows), _AT_ONCE):
+            batch = order[start : start + _AT_ONCE]
+            tokens, mask = padded([rows[i] for i in batch])
+            kinds = mask.copy()
+            kinds[:, : len(asked)] = 0
+            feed = {"words": self._words.of(tokens), "mask": mask, "kinds": kinds}
+            (found[batch],) = self._session.run(None, feed)
+        return found
+
+    def _rows_of(self, cards: Sequence[AgentCard]) -> list[list[int]]:
+        texts = [_text(card) for card in cards]
+        known = {text: row for text in texts if (row := self._cards.get(text)) is not None}
+        fresh = [text for text in dict.fromkeys(texts) if text not in known]
+        if fresh:
+            new = [_cut(row, _CARD_TOKENS) for row in self._pieces.rows(fresh)]
+            known.update(zip(fresh, new, strict=True))
+            self._cards.update(zip(fresh, new, strict=True))
+            while len(self._cards) > _KEPT:
+                self._cards.popitem(last=False)
+        return [known[text] for text in texts]
+
+
+def _text(card: AgentCard) -> str:
+    """Return a card as the reranker was trained on them: its name in words, and what it does."""
+    name, said = readable(card.name).lower(), card.description[:_DESCRIPTION_CHARS].strip()
+    return name if said.lower() == name else f"{name}: {said}"
+
+
+def _cut(row: list[int], most: int) -> list[int]:
+    """Return a row of at most so many tokens, the last one still [SEP]."""
+    return row if len(row) <= most else [*row[: most - 1], row[-1]]
