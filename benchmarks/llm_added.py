@@ -32,7 +32,7 @@ from moma_core.llms.costs import FittedCosts
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.heads import HEADS, fit_head
-from moma_core.llms.router import LLMRouter, add_llm
+from moma_core.llms.router import LLMRouter
 from moma_core.training.evaluate_llms import trade_off_curve, upper_hull
 from moma_core.types import LLMCard
 
@@ -81,7 +81,7 @@ def run_fold(
         gains = []
         for draw in range(options.draws):
             rows = np.random.default_rng(draw).permutation(len(known))[: options.queries]
-            router = add_llm(without, full.card(llm), known.take(rows), vectors=vectors[rows])
+            router = without.add(full.card(llm), known.take(rows), vectors=vectors[rows])
             gains.append(value(*router.predict(test.queries, asked), grown, single, unit) - base)
         added.append(gains)
     return np.array(retrained), np.array(joined), np.array(added)

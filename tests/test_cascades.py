@@ -30,7 +30,6 @@ from moma_core.llms.cascade import (
 )
 from moma_core.llms.cascade_planner import WEIGHTS, Outlook, SharedDifficulty, build_lattice, solve
 from moma_core.llms.data import LLMDataset
-from moma_core.llms.router import add_llm, remove_llm, reprice_llm
 from moma_core.llms.training import train_cascade
 from moma_core.training.evaluate_llms import evaluate_cascade
 from moma_core.types import LLMCard
@@ -276,7 +275,7 @@ def test_no_plan_takes_longer_than_it_may(seed, seconds):
 def test_a_limit_of_time(router):
     base = router.base
     for name, seconds in (("a-small", 0.5), ("b-small", 0.6), ("large", 3.0)):
-        base = reprice_llm(base, name, 1.0, 1.0, latency=seconds)
+        base = base.reprice(name, 1.0, 1.0, latency=seconds)
     timed, vector = router.over(base), LengthEncoder().encode(["qqq?"])[0]
     plan = timed.plan("qqq?", vector, "performance")
     assert plan.latency > 3.0
@@ -291,17 +290,17 @@ def test_a_limit_of_time(router):
 
 def test_a_pool_changes_under_its_cascade(router, tmp_path):
     vector = LengthEncoder().encode(["qqq?"])[0]
-    left = router.over(remove_llm(router.base, "a-small"))
+    left = router.over(router.base.remove("a-small"))
     left.save(tmp_path)
     assert "a-small" not in CascadeRouter.load(tmp_path).plan("qqq?", vector).llms
-    grown = router.over(add_llm(router.base, LLMCard("new", 1.0, 1.0)))
+    grown = router.over(router.base.add(LLMCard("new", 1.0, 1.0)))
     grown.save(tmp_path)
     loaded = CascadeRouter.load(tmp_path)
     assert loaded.base.names == (*router.base.names, "new")
     assert loaded.plan("qqq?", vector).llms == router.plan("qqq?", vector).llms
-    alone = router.over(remove_llm(remove_llm(router.base, "a-small"), "b-small"))
+    alone = router.over(router.base.remove("a-small").remove("b-small"))
     assert alone.plan("qqq?", vector).llms == ("large",)
-    free = router.over(reprice_llm(router.base, "large", 0.0, 0.0))
+    free = router.over(router.base.reprice("large", 0.0, 0.0))
     assert free.plan("qqq?", vector, "auto").root.llm == "large"
 
 

@@ -46,7 +46,7 @@ LLM_KEYS = {
 def one_session():
     """Read the encoder's weights once, not once a command."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minilm, "_session", cache(minilm._session))
+        patch.setattr(minilm, "open_session", cache(minilm.open_session))
         yield
 
 

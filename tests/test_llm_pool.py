@@ -19,7 +19,7 @@ from moma_core.errors import (
 from moma_core.llms.cascade import CascadeRouter
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.heads.adapted import GAMMA, fit_blend, similarity
-from moma_core.llms.router import LLMRouter, add_llm, remove_llm, reprice_llm
+from moma_core.llms.router import LLMRouter
 from moma_core.llms.training import train, train_cascade
 from moma_core.types import LLMCard
 
@@ -58,7 +58,7 @@ def predict(router):
 
 def test_a_new_llm_learns_from_a_few_queries(router):
     start = time.perf_counter()
-    grown = add_llm(router, CARD, pool(80, seed=3), TopicEncoder())
+    grown = router.add(CARD, pool(80, seed=3), TopicEncoder())
     assert time.perf_counter() - start < 1.0
     assert grown.names == (*router.names, "new")
     quality, costs = predict(grown)
@@ -74,7 +74,7 @@ def test_of_the_other_llms_the_scores_are_enough(router, tmp_path):
     table = pa.table({"query": scored.queries, "cost|new": scored.costs[:, 2], **columns})
     pq.write_table(table, tmp_path / "new.parquet")
     data = LLMDataset.read(tmp_path / "new.parquet", llm="new")
-    grown, full = (add_llm(router, CARD, each, TopicEncoder()) for each in (data, scored))
+    grown, full = (router.add(CARD, each, TopicEncoder()) for each in (data, scored))
     for found, expected in zip(predict(grown), predict(full), strict=True):
         assert found == pytest.approx(expected)
     with pytest.raises(InvalidDataError, match=r"lacks the column 'cost\|s'"):
@@ -86,31 +86,31 @@ def test_of_the_other_llms_the_scores_are_enough(router, tmp_path):
 
 
 def test_a_card_alone_gives_a_cautious_guess(router):
-    quality, costs = predict(add_llm(router, LLMCard("twin", 4.0, 4.0)))
+    quality, costs = predict(router.add(LLMCard("twin", 4.0, 4.0)))
     base = predict(router)
     like = router.names.index("l")
     assert (quality[:, 2] < base[0][:, like]).all()
     assert costs[:, 2] == pytest.approx(base[1][:, like], rel=1e-6)
-    published = add_llm(router, LLMCard("pub", 1.0, 1.0, metadata={"quality": 0.7}))
+    published = router.add(LLMCard("pub", 1.0, 1.0, metadata={"quality": 0.7}))
     assert predict(published)[0][:, 2] == pytest.approx([0.65] * 2, abs=1e-6)
 
 
 def test_removing_and_repricing_hold_at_once(router):
-    left = remove_llm(router, "s")
+    left = router.remove("s")
     assert left.names == ("l",)
     assert left.best_single == "l"
     assert predict(left)[0][:, 0] == pytest.approx(predict(router)[0][:, 0])
-    cheap = reprice_llm(router, "l", 0.4, 0.4)
+    cheap = router.reprice("l", 0.4, 0.4)
     assert predict(cheap)[1][:, 0] == pytest.approx(predict(router)[1][:, 0] / 10)
     assert cheap.card("l").output_price == 0.4
-    free = reprice_llm(router, "l", 0.0, 0.0)
+    free = router.reprice("l", 0.0, 0.0)
     assert predict(free)[1][:, 0] == pytest.approx([0, 0], abs=1e-8)
-    again = remove_llm(add_llm(reprice_llm(router, "s", 2, 2), CARD), "l")
+    again = router.reprice("s", 2, 2).add(CARD).remove("l")
     assert again.names == ("s", "new")
 
 
 def test_a_changed_pool_survives_a_restart(router, tmp_path):
-    grown = remove_llm(add_llm(router, CARD, pool(50, seed=3), TopicEncoder()), "s")
+    grown = router.add(CARD, pool(50, seed=3), TopicEncoder()).remove("s")
     grown.save(tmp_path)
     loaded = LLMRouter.load(tmp_path)
     assert loaded.names == ("l", "new")
@@ -119,9 +119,9 @@ def test_a_changed_pool_survives_a_restart(router, tmp_path):
 
 
 def test_a_slow_llm_is_left_out_when_there_is_no_time(router):
-    timed = reprice_llm(reprice_llm(router, "l", 4, 4, latency=9.0), "s", 1, 1, latency=0.4)
+    timed = router.reprice("l", 4, 4, latency=9.0).reprice("s", 1, 1, latency=0.4)
     assert timed.card("l").latency == 9.0
-    assert reprice_llm(timed, "l", 5, 5).card("l").latency == 9.0
+    assert timed.reprice("l", 5, 5).card("l").latency == 9.0
     table = timed.score("law 1?", TopicEncoder().encode(["law 1?"])[0])
     assert timed.select(table, "performance")[0] == "l"
     name, candidates = timed.select(table, "performance", max_latency=1.0)
@@ -161,14 +161,14 @@ def test_a_new_llm_may_be_good_at_what_no_other_is():
 
 
 def test_llms_added_one_after_the_other_keep_their_columns(router):
-    first = add_llm(router, CARD, pool(80, seed=3), TopicEncoder())
+    first = router.add(CARD, pool(80, seed=3), TopicEncoder())
     other = pool(60, seed=4)
     renamed = LLMDataset(other.queries, ("s", "l", "more"), other.scores, other.costs)
-    both = add_llm(first, LLMCard("more", 1.0, 1.0), renamed, TopicEncoder())
+    both = first.add(LLMCard("more", 1.0, 1.0), renamed, TopicEncoder())
     assert predict(both)[0][:, :3] == pytest.approx(predict(first)[0], abs=1e-6)
-    copied = add_llm(both, LLMCard("copy", 2.0, 2.0))
+    copied = both.add(LLMCard("copy", 2.0, 2.0))
     assert predict(copied)[0][:, -1] == pytest.approx(predict(first)[0][:, 2] - 0.05, abs=1e-6)
-    left = remove_llm(remove_llm(copied, "new"), "copy")
+    left = copied.remove("new").remove("copy")
     assert predict(left)[0][:, -1] == pytest.approx(predict(both)[0][:, -1], abs=1e-6)
     assert len(left.head.points) < len(both.head.points)
 
@@ -195,16 +195,16 @@ def test_the_command_line_changes_the_cascade_too(tmp_path):
 
 def test_refusals(router):
     with pytest.raises(DuplicateNameError, match="in the pool"):
-        add_llm(router, LLMCard("s", 1, 1))
+        router.add(LLMCard("s", 1, 1))
     with pytest.raises(InvalidDataError, match="too few"):
-        add_llm(router, CARD, pool(5), TopicEncoder())
+        router.add(CARD, pool(5), TopicEncoder())
     with pytest.raises(InvalidDataError, match="encoder"):
-        add_llm(router, CARD, pool(50))
+        router.add(CARD, pool(50))
     with pytest.raises(InvalidDataError, match=r"score\|other"):
-        add_llm(router, LLMCard("other", 1, 1), pool(50), TopicEncoder())
+        router.add(LLMCard("other", 1, 1), pool(50), TopicEncoder())
     with pytest.raises(UnknownNameError):
-        remove_llm(router, "gone")
+        router.remove("gone")
     with pytest.raises(NoTargetError, match="last"):
-        remove_llm(remove_llm(router, "s"), "l")
+        router.remove("s").remove("l")
     with pytest.raises(InvalidCardError):
-        reprice_llm(router, "s", -1, 1)
+        router.reprice("s", -1, 1)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ from moma_core.llms.data import LLMDataset
 from moma_core.llms.heads import HEADS, fit_head, head_choices
 from moma_core.llms.heads.stack import fit_weights
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.training import fit_min_gain, train
+from moma_core.llms.training import fit_min_gain, fit_points, train
 from moma_core.protocols import QualityHead
 from moma_core.training.evaluate_llms import cost_of_score, evaluate_llms, score_at_cost, upper_hull
-from moma_core.types import Auto, LLMCard
+from moma_core.types import Auto, Cost, LLMCard
 
 WORDS = {"maths": "sum prime integral digit", "law": "court statute tort appeal"}
 
@@ -334,7 +335,7 @@ def test_stack_ignores_a_member_of_noise():
 
 def test_the_packaged_router():
     packaged = LLMRouter.packaged()
-    assert packaged.encoder_fingerprint.startswith("minilm")
+    assert packaged.encoder_fingerprint.startswith("moma")
     assert {source["licence"] for source in packaged.metadata["sources"]} == {"Apache-2.0"}
     table = packaged.score("What is 2 + 2?", np.zeros(packaged.dimension, np.float32))
     assert packaged.best_single in table.names
@@ -367,3 +368,32 @@ def test_min_gain_gives_away_what_is_noise_and_no_more():
     worse[:100, 0] = 0.0  # the cheap one loses 3.5 points that nobody foresaw
     assert fit_min_gain(predicted, costs, worse, 2.0) == 0.0
     assert fit_min_gain(predicted[:100], costs[:100], alike[:100], 2.0) == 0.0
+
+
+def test_points_are_the_most_that_keep_up_with_the_best_single_llm():
+    n = 4000
+    hard = np.arange(n) % 4 == 0  # the cheap one fails at a quarter of the queries
+    scores = np.stack([~hard, np.ones(n, bool)], axis=1).astype(float)
+    costs = np.tile([1e-4, 1.6e-3], (n, 1))  # four halvings
+    seen = np.stack([np.where(hard, 0.0, 0.95), np.full(n, 1.0)], axis=1)
+    assert fit_points(seen, costs, scores, 1) == 0.04  # the head sees which ones
+    blind = np.tile([0.87, 1.0], (n, 1))  # cheap from .0325 on, at a loss of a quarter
+    assert fit_points(blind, costs, scores, 1) == 0.03
+    assert fit_points(blind[:100], costs[:100], scores[:100], 1) == 0.02
+    known = np.where(np.arange(n)[:, None] < 100, scores, np.nan)
+    assert fit_points(blind, costs, known, 1) == 0.02  # too few with all scores
+
+
+def test_points_are_learnt_kept_and_said(router, tmp_path):
+    own = replace(router, points=0.035)
+    own.save(tmp_path)
+    again = LLMRouter.load(tmp_path)
+    assert again.points == 0.035
+    assert again.resolved("auto") == again.resolved(None) == Auto(0.035)
+    assert again.resolved("auto:0.01") == Auto(0.01)
+    assert again.resolved("cost") == Cost()
+    table = again.score("sum", np.zeros(again.dimension, np.float32))
+    chosen = again.select(table, "auto")[1][0]
+    assert "halving the cost is worth 0.035 of score" in again.reason(chosen, "auto")
+    assert again.select(table, "auto") == again.select(table, Auto(0.035))
+    assert "no LLM is within the budget of $0" in again.reason(chosen, Cost(0.0))

@@ -19,7 +19,6 @@ from moma_core.cli.llms import _tell
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.llms.heads.judged import Outcomes, log_outcomes, outcome_loss, outcomes_of_scores
 from moma_core.llms.heads.moe import MoEConfig
-from moma_core.llms.router import remove_llm
 from moma_core.testing import HashEncoder
 from moma_core.training.evaluate_llms import evaluate_pairs
 from moma_core.training.judgements import (
@@ -380,6 +379,6 @@ def test_a_pool_of_one_is_told_in_the_singular(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     pool = LLMRouter.packaged()
     for name in pool.names[1:]:
-        pool = remove_llm(pool, name)
+        pool = pool.remove(name)
     _tell(pool, LLMRouter, "single", Path("pool"))
     assert "Trained on 1 LLM; the best" in capsys.readouterr().out

@@ -103,22 +103,19 @@ def add(
     """Add an LLM; only its own column is fitted."""
     from moma_core.encoder import RoutingEncoder
     from moma_core.llms.data import LLMDataset
-    from moma_core.llms.router import add_llm
     from moma_core.types import LLMCard
 
     known = {} if quality is None else {"quality": quality}
     card = LLMCard(name, input_price, output_price, latency, metadata=known)
     scored = None if data is None else LLMDataset.read(data, llm=name)
     encoder = None if data is None else RoutingEncoder()
-    _change(router, lambda pool: add_llm(pool, card, scored, encoder), f"Added {name!r}")
+    _change(router, lambda pool: pool.add(card, scored, encoder), f"Added {name!r}")
 
 
 @app.command(epilog="Example: moma llms remove old-llm --router pool")
 def remove(name: Name, router: RouterOption = _HERE) -> None:
     """Remove an LLM; the next route does not know it."""
-    from moma_core.llms.router import remove_llm
-
-    _change(router, lambda pool: remove_llm(pool, name), f"Removed {name!r}")
+    _change(router, lambda pool: pool.remove(name), f"Removed {name!r}")
 
 
 @app.command(epilog="Example: moma llms price some-llm --input 0.1 --output 0.4 --router pool")
@@ -132,11 +129,9 @@ def price(
     router: RouterOption = _HERE,
 ) -> None:
     """Change an LLM's prices, and its latency, from the next route on."""
-    from moma_core.llms.router import reprice_llm
-
     _change(
         router,
-        lambda pool: reprice_llm(pool, name, input_price, output_price, latency),
+        lambda pool: pool.reprice(name, input_price, output_price, latency),
         f"Repriced {name!r}",
     )
 

@@ -94,7 +94,8 @@ def demo(
 def route(
     query: Annotated[str, typer.Argument(help="The words to route.")],
     preference: Annotated[
-        str, typer.Option(help="performance, auto, cost, or cost:USD for a budget a query.")
+        str,
+        typer.Option(help="performance, auto, auto:POINTS, cost, cost:USD, or topsis:SCORE,COST."),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
     explain: Annotated[bool, typer.Option(help="Show candidates and every step's time.")] = False,

@@ -58,7 +58,8 @@ def _group() -> None:
 def plan(
     query: Annotated[str, typer.Argument(help="The words to plan for.")],
     preference: Annotated[
-        str, typer.Option(help="performance, auto, cost, or cost:USD for a budget a query.")
+        str,
+        typer.Option(help="performance, auto, auto:POINTS, cost, cost:USD, or topsis:SCORE,COST."),
     ] = "auto",
     router: _Trained = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,

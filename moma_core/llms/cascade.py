@@ -604,7 +604,7 @@ class CascadeRouter:
         return tuple(name for name, kept in zip(left, fits, strict=True) if kept)
 
     def over(self, base: LLMRouter) -> CascadeRouter:
-        """Return the cascade over a pool changed by `pool.add_llm`, `remove_llm`, `reprice_llm`.
+        """Return the cascade over a pool changed by `LLMRouter.add`, `remove` or `reprice`.
 
         An LLM that left is asked no more. A new one is on no plan, because nobody knows yet whom
         it agrees with: train anew for that. Prices hold at once.

@@ -101,7 +101,8 @@ class LLMDataset:
     ) -> LLMDataset:
         """Read a parquet file; ``normalise`` says when two answers are the same.
 
-        With ``llm``, only its cost is asked for: of the others the scores are enough (`add_llm`).
+        With ``llm``, only its cost is asked for: of the others the scores are enough, as
+        `LLMRouter.add` takes them.
 
         Raises:
             InvalidDataError: The file cannot be read, lacks a column, or holds a bad value.

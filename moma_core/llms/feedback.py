@@ -300,6 +300,7 @@ def safe_set(
     """Return the LLMs that may be chosen: the baseline, and what is hardly worse and not dear.
 
     Example:
+        >>> from moma_core.types import Performance
         >>> small, big = Candidate("small", 0.80, 0.001), Candidate("big", 0.83, 0.01)
         >>> safe_set([small, big], big, Performance(), LearningConfig())
         ('small', 'big')

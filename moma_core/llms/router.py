@@ -48,10 +48,7 @@ from moma_core.types import Auto, Candidate, Cost, FloatArray, LLMCard, Preferen
 __all__ = [
     "MIN_SCORED",
     "LLMRouter",
-    "add_llm",
     "read_llms",
-    "remove_llm",
-    "reprice_llm",
     "write_llms",
 ]
 
@@ -224,6 +221,126 @@ class LLMRouter:
                 return card
         raise UnknownNameError(f"no LLM {name!r} in the pool; there are {list(self.names)}.")
 
+    def add(
+        self,
+        card: LLMCard,
+        scored: LLMDataset | None = None,
+        encoder: Encoder | None = None,
+        vectors: FloatArray | None = None,
+    ) -> LLMRouter:
+        """Return the router with one LLM more.
+
+        With scored queries, quality and cost are blends of the other LLMs' predictions, fitted to
+        them in milliseconds. From a card alone, the LLM of the nearest price stands in: a little
+        below its quality (or at ``card.metadata["quality"]``, a published mean score in [0, 1],
+        taken with the same caution), at its cost times the ratio of prices.
+
+        Args:
+            card: The new LLM.
+            scored: Some 50 to 200 queries with ``score|<name>`` and ``cost|<name>``. Columns of
+                LLMs of the pool sharpen the comparison: draw the queries from those it was trained
+                on.
+            encoder: Encodes ``scored``; the one that the router was trained with.
+            vectors: The queries' vectors when already encoded, shape (n, d).
+
+        Raises:
+            DuplicateNameError: The name is in the pool.
+            InvalidDataError: Too few queries are scored, or neither encoder nor vectors are given.
+            ArtifactError: The encoder is another one than in training.
+        """
+        if card.name in self.names:
+            raise DuplicateNameError(
+                f"LLM {card.name!r} is in the pool. Remove it first, or give another name."
+            )
+        head, costs = _adapted(self)
+        if scored is None:
+            blend, by_cost, cost_bias = _from_card(self, head, costs, card)
+        else:
+            data, known = _measured(scored, card.name, self, encoder, vectors)
+            inputs = self.features.join(data.queries, known)
+            own = data.pool([card.name])
+            predicted = head.base.predict(inputs).astype(np.float64)
+            measured = _of_others(head, data, predicted)
+            blend = fit_blend(inputs, predicted, own.scores[:, 0], measured)
+            by_cost, cost_bias = costs.fit_column(data.queries, inputs, own.costs[:, 0])
+        return replace(
+            self,
+            head=_with_column(head, (*self.cards, card), blend),
+            costs=AdaptedCosts(
+                costs.base,
+                np.column_stack([costs.weights, by_cost]),
+                np.append(costs.bias, cost_bias),
+            ),
+        )
+
+    def remove(self, name: str) -> LLMRouter:
+        """Return the router without one LLM.
+
+        Raises:
+            UnknownNameError: It is not in the pool.
+            NoTargetError: It is the last one.
+        """
+        self.card(name)
+        if len(self.names) == 1:
+            raise NoTargetError(f"{name!r} is the last LLM of the pool. Add another one first.")
+        head, costs = _adapted(self)
+        kept = [column for column, each in enumerate(self.names) if each != name]
+        kernel_weights = head.kernel_weights[:, kept]
+        used = kernel_weights.any(axis=1)
+        changed = replace(
+            self,
+            head=replace(
+                head,
+                llms=tuple(self.cards[column] for column in kept),
+                weights=head.weights[:, kept],
+                bias=head.bias[kept],
+                points=head.points[used],
+                kernel_weights=kernel_weights[used],
+            ),
+            costs=AdaptedCosts(costs.base, costs.weights[:, kept], costs.bias[kept]),
+        )
+        if name != self.best_single:
+            return changed
+        dearest = max(changed.cards, key=lambda card: (card.output_price, card.name))
+        return replace(changed, best_single=dearest.name)
+
+    def reprice(
+        self,
+        name: str,
+        input_price: float,
+        output_price: float,
+        latency: float | None = None,
+    ) -> LLMRouter:
+        """Return the router with other prices of one LLM, in USD per million tokens.
+
+        Args:
+            name: The LLM.
+            input_price: Of tokens read.
+            output_price: Of tokens written.
+            latency: Typical seconds to an answer; None keeps what its card says.
+
+        Raises:
+            UnknownNameError: It is not in the pool.
+            InvalidCardError: A price is negative or not finite.
+        """
+        old = self.card(name)
+        new = dataclasses.replace(
+            old,
+            input_price=input_price,
+            output_price=output_price,
+            latency=old.latency if latency is None else latency,
+        )
+        head, costs = _adapted(self)
+        column = self.names.index(name)
+        bias = costs.bias.copy()
+        bias[column] += np.log(_price(new)) - np.log(_price(old))
+        cards = tuple(new if card.name == name else card for card in self.cards)
+        return replace(
+            self,
+            head=replace(head, llms=cards),
+            costs=AdaptedCosts(costs.base, costs.weights, bias),
+        )
+
     def check_encoder(self, fingerprint: str) -> None:
         """Refuse another encoder than the one this router was trained with.
 
@@ -268,128 +385,6 @@ _CAUTION = 0.05
 _DOUBT = 0.5
 """Standard errors by which a level measured on few queries is lowered: the best of many LLMs on a
 small sample is the luckiest one."""
-
-
-def add_llm(
-    router: LLMRouter,
-    card: LLMCard,
-    scored: LLMDataset | None = None,
-    encoder: Encoder | None = None,
-    vectors: FloatArray | None = None,
-) -> LLMRouter:
-    """Return the router with one LLM more.
-
-    With scored queries, quality and cost are blends of the other LLMs' predictions, fitted to them
-    in milliseconds. From a card alone, the LLM of the nearest price stands in: a little below its
-    quality (or at ``card.metadata["quality"]``, a published mean score in [0, 1], taken with the
-    same caution), at its cost times the ratio of prices.
-
-    Args:
-        router: Trained on other LLMs.
-        card: The new LLM.
-        scored: Some 50 to 200 queries with ``score|<name>`` and ``cost|<name>``. Columns of LLMs
-            of the pool sharpen the comparison: draw the queries from those it was trained on.
-        encoder: Encodes ``scored``; the one that the router was trained with.
-        vectors: The queries' vectors when already encoded, shape (n, d).
-
-    Raises:
-        DuplicateNameError: The name is in the pool.
-        InvalidDataError: Too few queries are scored, or neither encoder nor vectors are given.
-        ArtifactError: The encoder is another one than in training.
-    """
-    if card.name in router.names:
-        raise DuplicateNameError(
-            f"LLM {card.name!r} is in the pool. Remove it first, or give another name."
-        )
-    head, costs = _adapted(router)
-    if scored is None:
-        blend, by_cost, cost_bias = _from_card(router, head, costs, card)
-    else:
-        data, known = _measured(scored, card.name, router, encoder, vectors)
-        inputs = router.features.join(data.queries, known)
-        own = data.pool([card.name])
-        predicted = head.base.predict(inputs).astype(np.float64)
-        measured = _of_others(head, data, predicted)
-        blend = fit_blend(inputs, predicted, own.scores[:, 0], measured)
-        by_cost, cost_bias = costs.fit_column(data.queries, inputs, own.costs[:, 0])
-    return replace(
-        router,
-        head=_with_column(head, (*router.cards, card), blend),
-        costs=AdaptedCosts(
-            costs.base,
-            np.column_stack([costs.weights, by_cost]),
-            np.append(costs.bias, cost_bias),
-        ),
-    )
-
-
-def remove_llm(router: LLMRouter, name: str) -> LLMRouter:
-    """Return the router without one LLM.
-
-    Raises:
-        UnknownNameError: It is not in the pool.
-        NoTargetError: It is the last one.
-    """
-    router.card(name)
-    if len(router.names) == 1:
-        raise NoTargetError(f"{name!r} is the last LLM of the pool. Add another one first.")
-    head, costs = _adapted(router)
-    kept = [column for column, each in enumerate(router.names) if each != name]
-    kernel_weights = head.kernel_weights[:, kept]
-    used = kernel_weights.any(axis=1)
-    changed = replace(
-        router,
-        head=replace(
-            head,
-            llms=tuple(router.cards[column] for column in kept),
-            weights=head.weights[:, kept],
-            bias=head.bias[kept],
-            points=head.points[used],
-            kernel_weights=kernel_weights[used],
-        ),
-        costs=AdaptedCosts(costs.base, costs.weights[:, kept], costs.bias[kept]),
-    )
-    if name != router.best_single:
-        return changed
-    dearest = max(changed.cards, key=lambda card: (card.output_price, card.name))
-    return replace(changed, best_single=dearest.name)
-
-
-def reprice_llm(
-    router: LLMRouter,
-    name: str,
-    input_price: float,
-    output_price: float,
-    latency: float | None = None,
-) -> LLMRouter:
-    """Return the router with other prices of one LLM, in USD per million tokens.
-
-    Args:
-        router: With the LLM in its pool.
-        name: The LLM.
-        input_price: Of tokens read.
-        output_price: Of tokens written.
-        latency: Typical seconds to an answer; None keeps what its card says.
-
-    Raises:
-        UnknownNameError: It is not in the pool.
-        InvalidCardError: A price is negative or not finite.
-    """
-    old = router.card(name)
-    new = dataclasses.replace(
-        old,
-        input_price=input_price,
-        output_price=output_price,
-        latency=old.latency if latency is None else latency,
-    )
-    head, costs = _adapted(router)
-    column = router.names.index(name)
-    bias = costs.bias.copy()
-    bias[column] += np.log(_price(new)) - np.log(_price(old))
-    cards = tuple(new if card.name == name else card for card in router.cards)
-    return replace(
-        router, head=replace(head, llms=cards), costs=AdaptedCosts(costs.base, costs.weights, bias)
-    )
 
 
 def _adapted(router: LLMRouter) -> tuple[AdaptedHead, AdaptedCosts]:

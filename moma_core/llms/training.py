@@ -289,8 +289,8 @@ def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int)
     """Return the score that halving the cost is worth under `Auto`.
 
     The largest of a ladder at which queries that the head did not see lose at most 0.005 to the
-    best single LLM, up to one standard error. On fewer than 300 queries scored by every LLM, or
-    where no step of the ladder keeps to it, `POINTS`.
+    best single LLM, up to one standard error; the smallest where none does. On fewer than 300
+    queries scored by every LLM nothing tells: `POINTS`.
 
     Args:
         predicted: Quality predicted by heads that did not see the query, shape (n, m).
@@ -307,7 +307,7 @@ def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int)
         lead = scores[rows, picks] - scores[rows, single]
         if float(lead.mean() + lead.std() / np.sqrt(len(rows))) >= -_TOLERATED:
             return points
-    return POINTS
+    return _POINTS[0]
 
 
 def _expected(inputs: FloatArray, spent: _Array, seed: int) -> _Array:
