@@ -37,9 +37,8 @@ class FileRegistry:
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> record = AgentRecord(
-        ...     AgentCard("weather", "Forecast"), np.ones(2, np.float32), np.ones((0, 2), np.float32)
-        ... )
+        >>> card, vectors = AgentCard("weather", "Forecast"), np.ones((1, 2), np.float32)
+        >>> record = AgentRecord(card, vectors[0], vectors[:0])
         >>> FileRegistry(folder, "mine").put([record])
         >>> [record.card.name for record in FileRegistry(folder, "mine").load()]
         ['weather']
