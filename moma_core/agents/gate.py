@@ -528,6 +528,7 @@ class Evidence:
         lead: How far its logit, the reranker's say included, leads the next one's; at most 3.
         read_lead: The reranker's logit of the best agent, less the largest of the others'.
         read: The reranker's logit of the best agent.
+        refused: The reranker's largest logit where it refuses every agent, else 0.
     """
 
     above: FloatArray
@@ -537,14 +538,15 @@ class Evidence:
     lead: FloatArray
     read_lead: FloatArray
     read: FloatArray
+    refused: FloatArray
 
 
 # Logistic regressions over sub-catalogs of CLINC150, MetaTool and banking50 (train rows, 4 to 199
 # agents, 0 and 3 examples each), judged with one of the three left out; the last number is the
 # intercept (benchmarks/fit_cold_gate.py).
-_SOME_FITS = (0.446, -3.843, 0.581, 0.192)  # above, foreign, read
+_SOME_FITS = (4.462, -3.065, 0.95, -0.586)  # above, foreign, refused
 _IS_RIGHT = (11.237, 0.553, 0.792, 0.143, 0.0, 0.388)  # the five of the best agent
-COLD_THRESHOLD = 0.35
+COLD_THRESHOLD = 0.3
 """Least probability to accept an agent of which little is known; benchmarks/fit_cold_gate.py."""
 
 
@@ -556,7 +558,7 @@ def cold_probabilities(
     One pair of curves for all catalogs: what a gate fitted to a catalog's own examples starts from.
     The first is the product of both curves, as the second says that there is a right agent at all.
     """
-    fits = _logistic([seen.above, seen.foreign, seen.read], _SOME_FITS)
+    fits = _logistic([seen.above, seen.foreign, seen.refused], _SOME_FITS)
     best = [seen.cosine_lead, seen.log_share, seen.lead, seen.read_lead, seen.read]
     return fits * _logistic(best, _IS_RIGHT), fits
 

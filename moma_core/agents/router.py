@@ -372,6 +372,7 @@ def _evidence(
         lead=np.minimum(ranked[:, 0] - (_NOBODY if alone else ranked[:, 1]), 3.0),
         read_lead=said[:, 0] - (-_HEARD if alone else said[:, 1:].max(axis=1)),
         read=said[:, 0],
+        refused=np.minimum(said.max(axis=1), 0.0),
     )
 
 
