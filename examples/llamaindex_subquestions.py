@@ -49,7 +49,7 @@ def main() -> None:
         node = TextNode(text=words, metadata={"engine": name})
         engine = VectorStoreIndex([node], embed_model=MockEmbedding(8)).as_query_engine(MockLLM())
         tools.append(QueryEngineTool(engine, ToolMetadata(words, name)))
-    asks = RoutedQuestions(MoMASelector(several=True, max_selections=2, min_share=0.3))
+    asks = RoutedQuestions(MoMASelector(several=True, max_selections=2, min_share=0.25))
     both = SubQuestionQueryEngine(asks, get_response_synthesizer(MockLLM()), tools, verbose=False)
     for query in ("do snow and low temperature delay the train?", "a cooking recipe for soup"):
         sources = [node.metadata.get("engine") for node in both.query(query).source_nodes]

@@ -1,7 +1,7 @@
 """The packaged encoders: a sentence to a unit vector, on a CPU, without a network.
 
 `RoutingEncoder` is the default: all-MiniLM-L6-v2 tuned for what a query wants of a tool
-(``benchmarks/train_encoder.py``), int8 ONNX, its word embeddings shared with the reranker.
+(``benchmarks/weights/train_encoder.py``), int8 ONNX, its word embeddings shared with the reranker.
 `MiniLMEncoder` is the plain model. Both take the mean over tokens. Batches are sorted by length and
 padded only to their longest text (dynamic padding), which is where most of the time of a fixed
 padding to 256 tokens goes.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -36,7 +37,7 @@ __all__ = [
     "padded",
 ]
 
-_ROUTING = ("encoder.onnx", "2a6c6da22e1db3c7b28acad4dc3f57a2c0d51935014d513dffcf96a0ffcc29b9")
+_ROUTING = ("encoder.onnx", "8fbd9a10b09ace69d74ffc6b7116ab963d30266602f567a71cf7fa0be070eec5")
 _WORDS = ("words.safetensors", "67f35e09b62904ce62502d2d521f48950f115d39181a074eaf8c6d2304e7915f")
 _MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 _VOCABULARY = "bert_uncased.txt"
@@ -76,6 +77,18 @@ class RoutingEncoder:
     def dimension(self) -> int:
         """Length of a vector: 384."""
         return _DIMENSION
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Say whether a text is in a script that the encoder was trained on: Latin.
+
+        Example:
+            >>> RoutingEncoder.reads("will it rain?"), RoutingEncoder.reads("明天会下雨吗")
+            (True, False)
+        """
+        letters = [letter for letter in text[:2_000] if letter.isalpha()]
+        foreign = sum(not unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
+        return foreign <= len(letters) / 2
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Return unit vectors, shape (n, 384), float32, in the order of ``texts``.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moma_core import AgentCard, Query, RoutingState, State, StateMachine
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.conversation import EncodedTurns
-from moma_core.agents.router import AgentRouter, Choice
+from moma_core.agents.router import AgentRouter, Choice, eligible_agents
 from moma_core.errors import ScoreError
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
@@ -184,3 +184,34 @@ def test_an_outcome_never_names_who_may_not_answer(router, texts, disabled, excl
                 assert outcome.probability >= router.trained.gate.threshold
         assert type(alone) is type(together)
         assert together.probability == pytest.approx(alone.probability, abs=1e-4)
+
+
+def test_nobody_takes_the_place_of_who_is_absent(router, word_cards):
+    for card in word_cards:
+        router.catalog.disable(card.name)
+        outcome, _ = route(router, card.examples[0])
+        assert isinstance(outcome, Deferred)
+        router.catalog.enable(card.name)
+    outcome, _ = route(router, "rain snow wind", exclude=("weather",))
+    assert outcome.reason == "'weather', which fits as well as any agent, is excluded"
+    assert batch_of(router, ["rain snow wind"], ("weather",))[0].reason == outcome.reason
+
+
+def test_a_substitute_where_the_user_allows_it(router):
+    query = Query("rain snow wind sum")
+    turns = router.states.encode([query], ENCODER)
+    choice = Choice(("weather",), substitutes=True)
+    first, _ = router.route(query, turns, START, choice)
+    assert first.candidates[0].name == "calculator"
+    router.substitutes = True
+    assert router.route(query, turns, START, Choice(("weather",)))[0] == first
+
+
+def test_a_state_or_a_list_leaves_nobody_absent(router):
+    allowed = eligible_agents(
+        router.catalog.snapshot, router.states, RoutingState(("OUTSIDE",)), (), ("weather",)
+    )
+    assert set(allowed.absent.values()) == {"excluded"}
+    snapshot = router.catalog.snapshot
+    only = eligible_agents(snapshot, router.states, START, ("calculator",), (), ("weather",))
+    assert only.absent == {}

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from moma_core import ArtifactError, Encoder, MiniLMEncoder
+from moma_core import ArtifactError, Encoder, MiniLMEncoder, RoutingEncoder
 from moma_core import encoder as minilm_module
 from moma_core.errors import InvalidQueryError
 from moma_core.testing import ENCODER_CHECKS, HashEncoder
@@ -86,9 +86,10 @@ def test_impossible_token_limits_are_refused(max_tokens):
 
 
 def test_fingerprint_says_what_the_vectors_depend_on(minilm):
-    short = MiniLMEncoder(max_tokens=16, threads=1)
+    short = RoutingEncoder(max_tokens=16, threads=1)
     assert short.fingerprint != minilm.fingerprint
-    assert MiniLMEncoder(threads=1).fingerprint == minilm.fingerprint
+    assert RoutingEncoder(threads=1).fingerprint == minilm.fingerprint
+    assert MiniLMEncoder(threads=1).fingerprint != minilm.fingerprint
     assert short.dimension == minilm.dimension == 384
 
 

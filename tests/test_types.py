@@ -20,7 +20,7 @@ from moma_core import (
 )
 from moma_core._checks import MAX_NAME_CHARS
 from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError, ScoreError
-from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, TraceStep
+from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, Topsis, TraceStep
 
 GOOD_NAMES = (
     "a",
@@ -175,10 +175,11 @@ def test_history_and_events_are_lists_of_texts(field, value):
         Query("and then?", **{field: value})
 
 
-@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan, math.inf, "half", None])
+@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan, math.inf, "half"])
 def test_unfit_weights_are_refused(weight):
-    with pytest.raises(InvalidPreferenceError):
-        Auto(weight)
+    for kind in (Auto, Topsis):
+        with pytest.raises(InvalidPreferenceError):
+            kind(weight)
 
 
 @pytest.mark.parametrize("budget", [-1, math.nan, "cheap"])

@@ -149,6 +149,11 @@ class AgentCatalog:
         return self._snapshot
 
     @property
+    def encoder(self) -> Encoder:
+        """What encodes descriptions and examples."""
+        return self._encoder
+
+    @property
     def registry(self) -> Registry:
         """Where the records are kept."""
         return self._registry

@@ -398,18 +398,6 @@ class LinearRanker:
         """Return n texts and their unit vectors (n, d) as this ranker sees them."""
         return Features.of(texts, vectors, self.idf)
 
-    def described(self, features: Features, text: str, vector: FloatArray) -> FloatArray:
-        """Return what n texts would score on a column that knows a description alone, shape (n,).
-
-        Args:
-            features: The texts.
-            text: The card's words (`card_text`).
-            vector: Unit vector of its description, shape (d,).
-        """
-        column = description_columns(Features.of([text], vector[None], self.idf))
-        logits: FloatArray = column.logits(features)[:, 0]
-        return logits
-
     def scores(self, features: Features, rows: npt.NDArray[np.intp] | None = None) -> FloatArray:
         """Return `logits` of n texts that are features already."""
         n, n_texts = len(self.names), features.dense.shape[0]

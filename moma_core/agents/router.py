@@ -15,6 +15,7 @@ import numpy as np
 
 from moma_core.agents.catalog import AgentCatalog, Snapshot, card_text
 from moma_core.agents.categories import Categories, Taxonomy, collect, follow
+from moma_core.agents.claims import counting
 from moma_core.agents.conversation import EncodedTurns, in_context
 from moma_core.agents.gate import (
     COLD_THRESHOLD,
@@ -24,7 +25,7 @@ from moma_core.agents.gate import (
     check_rate,
     cold_probabilities,
 )
-from moma_core.agents.ranker import Features, LinearRanker, logsumexp
+from moma_core.agents.ranker import Columns, Features, description_columns, logsumexp
 from moma_core.agents.reranker import (
     LENGTH,
     LOUDEST,
@@ -248,7 +249,7 @@ def rank(
     absent = np.array(sorted(request.absent), dtype=np.intp)
     rows = np.union1d(rows, absent)
     away = np.isin(rows, absent)
-    logits, scope = _scores(request, rows, snapshot, trained)
+    logits, scope = _scores(request, rows, catalog)
     if not np.isfinite(logits).all():
         raise ScoreError(
             "the ranker gave scores that are not finite. Check that the encoder gives finite "
@@ -278,7 +279,8 @@ def rank(
         trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
         right, fits = cold_probabilities(evidence)
         gated, some = blended(right, gated, trust), blended(fits, some, trust)
-        thresholds = trust * COLD_THRESHOLD + (1.0 - trust) * trained.gate.threshold
+        cold = COLD_THRESHOLD + _MORE_ASKED * (1.0 - read.share)
+        thresholds = trust * cold + (1.0 - trust) * trained.gate.threshold
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
     outcomes = []
@@ -321,6 +323,13 @@ class Fitted:
     negatives: Negatives
 
     @cached_property
+    def described(self) -> Columns:
+        """The columns that all agents would have by their descriptions alone."""
+        texts = [card_text(record.card) for record in self.snapshot.records]
+        idf = self.trained.ranker.idf
+        return description_columns(Features.of(texts, self.snapshot.descriptions, idf))
+
+    @cached_property
     def background(self) -> float:
         """How near the packaged queries, which no agent should take, mostly come: a cosine."""
         vectors = self.negatives.vectors[self.negatives.n_given :]
@@ -334,6 +343,7 @@ class Fitted:
         return float(np.median(nearest))
 
 
+_MORE_ASKED = 0.25  # of the cold probability, among agents that all have many examples
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 
 
@@ -368,7 +378,7 @@ def _evidence(
         above=nearest - catalog.background,
         foreign=foreign - nearest,
         cosine_lead=cosines[:, 0] - (_NEAR if alone else cosines[:, 1:].max(axis=1)),
-        log_share=np.maximum(refined[pick] - best.total(weight), -5.0),
+        log_share=np.maximum(refined[pick] - logsumexp(refined), -5.0),
         lead=np.minimum(ranked[:, 0] - (_NOBODY if alone else ranked[:, 1]), 3.0),
         read_lead=said[:, 0] - (-_HEARD if alone else said[:, 1:].max(axis=1)),
         read=said[:, 0],
@@ -389,12 +399,13 @@ def _cosine(record: AgentRecord, vector: FloatArray) -> float:
 
 
 def _scores(
-    request: RankRequest, rows: npt.NDArray[np.intp], snapshot: Snapshot, trained: Trained
+    request: RankRequest, rows: npt.NDArray[np.intp], catalog: Fitted
 ) -> tuple[FloatArray, FloatArray | None]:
     """Return logits (n, n_rows) and, where fitted, those of being in scope (n,).
 
     A follow-up goes also by its joined text, and by that alone where scope is concerned.
     """
+    snapshot, trained = catalog.snapshot, catalog.trained
     ranker, readings = trained.ranker, request.turns.readings
     seen = ranker.features([reading.text for reading in readings], request.turns.alone)
     logits = ranker.scores(seen, rows)
@@ -402,7 +413,7 @@ def _scores(
     leaning = [i for i, reading in enumerate(readings) if reading.follows]
     if not leaning:
         kept = logits if rows.size == logits.shape[1] else logits[:, rows]
-        return _on_one_scale(kept, seen, rows, snapshot, ranker), scope
+        return _on_one_scale(kept, seen, rows, catalog), scope
     whole = [reading.joined for reading in readings if reading.joined is not None]
     after, after_scope = iter(()), iter(())
     if whole:
@@ -416,43 +427,31 @@ def _scores(
         logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
         if scope is not None and trained.scope is not None:
             scope[i] = trained.scope.usual if row is None else next(after_scope)
-    return _on_one_scale(logits[:, rows], seen, rows, snapshot, ranker), scope
+    return _on_one_scale(logits[:, rows], seen, rows, catalog), scope
 
 
-_SHRUNK = 0.3  # of a fitted logit, beside what its description alone says, next to other agents'
-_AHEAD = 0.1  # logit that an agent without examples is given; both on the corpus' catalogs
+_TRUSTED = 0.7  # of what examples add to a description's logit, beside agents without any
+_HANDICAP = 1.5  # logit that an agent of very many examples gives to agents without any
+_HALF_KNOWN = 3.0  # examples at which it gives half of that
 
 
 def _on_one_scale(
-    logits: FloatArray,
-    seen: Features,
-    rows: npt.NDArray[np.intp],
-    snapshot: Snapshot,
-    ranker: LinearRanker,
+    logits: FloatArray, seen: Features, rows: npt.NDArray[np.intp], catalog: Fitted
 ) -> FloatArray:
     """Return logits (n, n_rows) in which agents with and without examples compete fairly.
 
-    A fitted column speaks louder than a description. So an agent without examples is compared with
-    the best agent that has some by what their descriptions say and a share of what its examples
-    say: it leads or trails that agent's logit by the difference on that common scale. Agents with
-    examples keep their logits.
+    A column fitted to examples speaks louder than a description. Where both kinds are eligible, an
+    agent of m examples scores ``c + 0.7 (f - c) - 1.5 m / (m + 3)``, with f its fitted logit and c
+    what its description alone says; an agent without examples scores c.
     """
-    fitted = snapshot.n_examples[rows] > 0
-    if fitted.all() or not fitted.any():
+    known = catalog.snapshot.n_examples[rows]
+    fitted = np.flatnonzero(known)
+    if fitted.size in (0, rows.size):
         return logits
-    best = np.where(fitted, logits, -np.inf).argmax(axis=1)
-    top = np.take_along_axis(logits, best[:, None], axis=1)[:, 0]
-    described = np.empty_like(top)
-    for column in np.unique(best):
-        which = np.flatnonzero(best == column)
-        record = snapshot.records[rows[column]]
-        described[which] = ranker.described(
-            seen.rows(which), card_text(record.card), record.description_vector
-        )
-    common = _SHRUNK * top + (1.0 - _SHRUNK) * described
+    described = catalog.described.rows(rows[fitted]).logits(seen)
+    handicap = (_HANDICAP * known[fitted] / (known[fitted] + _HALF_KNOWN)).astype(np.float32)
     level: FloatArray = logits.copy()
-    ahead = (logits[:, ~fitted] + _AHEAD - common[:, None]) / _SHRUNK
-    level[:, ~fitted] = top[:, None] + ahead
+    level[:, fitted] = described + _TRUSTED * (logits[:, fitted] - described) - handicap
     return level
 
 
@@ -571,14 +570,15 @@ class AgentRouter:
         self.negatives = negatives or Negatives((), empty, 0)
         self._lock = threading.Lock()
         self._known: Fitted | None = None
+        self._counting: tuple[Snapshot, Snapshot] | None = None
         self._current: tuple[Snapshot, Trained, Categories] | None = None
         if trained is not None:
-            self._follow(trained, catalog.snapshot)
+            self._follow(trained, self._snapshot())
 
     def fit(self, progress: Progress | None = None) -> None:
         """Fit ranker and gate to all agents now; a route does so by itself when much changed."""
         with self._lock:
-            snapshot = self.catalog.snapshot
+            snapshot = self._snapshot()
             trained = train(snapshot, self.negatives, progress, self.max_wrong_agent_rate)
             self._current = snapshot, trained, collect(snapshot, self.taxonomy)
 
@@ -642,9 +642,10 @@ class AgentRouter:
             return Deferred(allowed.why_nobody), following
         with trace.timed("rank") as detail:
             request = RankRequest(turns, state, choice.k, absent)
-            outcome = rank(
+            found = rank(
                 request, rows, self._fitted(snapshot, trained), self.decider, self.reranker
-            )[0]
+            )
+            [outcome] = self._readable([reading.text], found)
             detail.append(f"best {outcome.candidates[0].name}")
         with trace.timed("gate") as detail:
             needed = trained.gate.threshold
@@ -698,10 +699,27 @@ class AgentRouter:
             absent = _narrowed(categories, turns.alone[0], absent)
         request = RankRequest(turns, k=choice.k, absent=absent)
         fitted = self._fitted(snapshot, trained)
-        return rank(request, rows, fitted, self.decider, self.reranker)
+        found = rank(request, rows, fitted, self.decider, self.reranker)
+        return self._readable([reading.text for reading in turns.readings], found)
 
     def _absent(self, allowed: Eligible, choice: Choice) -> Mapping[int, str]:
         return {} if choice.substitutes or self.substitutes else allowed.absent
+
+    def _readable(self, texts: Sequence[str], outcomes: list[AgentOutcome]) -> list[AgentOutcome]:
+        """Return outcomes less sure, and deferred, where the encoder cannot read the words.
+
+        Agents with examples enough to hold some out know better: they are left alone.
+        """
+        reads = getattr(self.catalog.encoder, "reads", None)
+        if reads is None or self.trained.gate.coverage is not None:
+            return outcomes
+        reason = "the encoder does not read this script (docs/encoders.md, other languages)"
+        return [
+            outcome
+            if reads(text)
+            else Deferred(reason, min(outcome.probability, _UNREAD), outcome.candidates, _UNREAD)
+            for text, outcome in zip(texts, outcomes, strict=True)
+        ]
 
     def _fitted(self, snapshot: Snapshot, trained: Trained) -> Fitted:
         known = self._known
@@ -713,12 +731,19 @@ class AgentRouter:
         failing = self.health.unhealthy()
         return eligible_agents(snapshot, self.states, state, failing, choice.exclude, choice.among)
 
+    def _snapshot(self) -> Snapshot:
+        """Return the agents as they are now, with the examples that count."""
+        registered, known = self.catalog.snapshot, self._counting
+        if known is None or known[0] is not registered:
+            known = self._counting = registered, counting(registered)
+        return known[1]
+
     def _up_to_date(self) -> tuple[Snapshot, Trained, Categories]:
-        current, snapshot = self._current, self.catalog.snapshot
+        current, snapshot = self._current, self._snapshot()
         if current is not None and current[0] is snapshot:
             return current
         with self._lock:
-            snapshot = self.catalog.snapshot  # it may have moved on while others held the lock
+            snapshot = self._snapshot()  # it may have moved on while others held the lock
             if self._current is None:
                 trained = train(snapshot, self.negatives, None, self.max_wrong_agent_rate)
                 self._current = snapshot, trained, collect(snapshot, self.taxonomy)
@@ -756,4 +781,5 @@ def _narrowed(
 
 
 _BATCH = 256
+_UNREAD = 0.2  # most probability of an agent for words that the encoder cannot read
 _FRESH = RoutingState()

