@@ -2,11 +2,12 @@
 
     python benchmarks/day_one.py [set ...] [--count 400] [--shots 0]
 
-Data from MOMA_DATA. For each set's validation queries: the right agent first, and at the default gate
-what is kept, wrong and turned away; of queries that no agent should take (the set's own where it has
-some, else other sets'), the share caught, and how well in and out are told apart (AUROC). Beside
-us, on the same cards: cosine of one vector (ours and the plain MiniLM's: what langgraph-bigtool's
-store does), BM25, and both fused by reciprocal rank. Writes benchmarks/results/day_one.json.
+Data from MOMA_DATA. For each set's validation queries: the right agent first, and at the default
+gate what is kept, wrong and turned away; of queries that no agent should take (the set's own where
+it has some, else other sets'), the share caught, and how well in and out are told apart (AUROC).
+Beside us, on the same cards: cosine of one vector (ours and the plain MiniLM's: what
+langgraph-bigtool's store does), BM25, and both fused by reciprocal rank. Writes
+benchmarks/results/day_one.json.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from moma_core.training.evaluate_agents import calibration_error, reliability
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path(__file__).parent / "results" / "day_one.json"
 SETS = {
-    "metatool": "val", "clinc150": "val", "banking50": "val", "sealtools": "test_in", "lobe": "weak",
-}  # fmt: skip
+    "metatool": "val",
+    "clinc150": "val",
+    "banking50": "val",
+    "sealtools": "test_in",
+    "lobe": "weak",
+}
 SEED = 0
 
 
@@ -126,13 +131,16 @@ def one_set(name: str, count: int, shots: int) -> dict[str, object]:
         known = [row for row in queries(name, "train") if row[1]]
         labelled = LabelledQueries(*map(tuple, zip(*known, strict=True)))
         cards = with_examples(cards, labelled, shots, SEED)
-    report: dict[str, object] = {"agents": len(cards), "inside": len(asked), "outside": len(outside),
-                                 "outside_from": source, "shots": shots}  # fmt: skip
+    report: dict[str, object] = {
+        "agents": len(cards),
+        "inside": len(asked),
+        "outside": len(outside),
+        "outside_from": source,
+        "shots": shots,
+    }
     tables = {}
-    for label, encoder in (
-        ("cosine, tuned", RoutingEncoder()),
-        ("cosine, MiniLM", MiniLMEncoder()),
-    ):
+    encoders = {"cosine, tuned": RoutingEncoder(), "cosine, MiniLM": MiniLMEncoder()}
+    for label, encoder in encoders.items():
         vectors = encoder.encode([f"{c.name.replace('_', ' ')}: {c.description}" for c in bare])
         tables[label] = encoder.encode(texts) @ vectors.T
     tables["BM25"] = bm25(bare, texts)

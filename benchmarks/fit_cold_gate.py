@@ -3,8 +3,9 @@
     MOMA_DATA=../shared/data python benchmarks/fit_cold_gate.py
 
 Catalogs of 2 to 120 agents are drawn from five data sets with queries of theirs (train rows;
-Seal-Tools val rows, lobe's weak ones), with no example and, a third of them, with three an agent as well. Beside those stand
-queries that no agent of the drawn catalog fits: the same ones with their agent taken away
+Seal-Tools val rows, lobe's weak ones), with no example and, a third of them, with three an agent as
+well. Beside those stand queries that no agent of the drawn catalog fits: the same ones with
+their agent taken away
 ("removed"), those of the data set's other agents ("near"), CLINC150's out-of-scope train rows
 ("oos"), chit-chat ("talk"), questions to an LLM ("general"), and those of other data sets
 ("other"). None of these sets was seen by the encoder or the reranker in training. The corpus that
@@ -173,9 +174,7 @@ class Looker:
         foreign: dict[str, Sequence[str]],
         removed: int,
     ) -> Seen:
-        """Return what the gate sees of own and foreign queries, and of ``removed`` of the first
-        with the agents they want taken away.
-        """
+        """Return what the gate sees of own, foreign, and ``removed`` own queries without agents."""
         everybody = np.arange(len(catalog.snapshot.records))
         parts: list[tuple[np.ndarray, np.ndarray, str, np.ndarray]] = []
         found, best, cosines = self.look(catalog, [text for text, _ in own], everybody)

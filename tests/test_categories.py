@@ -33,6 +33,7 @@ from moma_core.testing import HashEncoder
 from moma_core.types import Trace
 
 ENCODER = HashEncoder()
+pytestmark = pytest.mark.filterwarnings("ignore:agent .* brings:UserWarning")  # random words
 TOPICS = {
     "weather": "rain snow wind storm cloud",
     "music": "song album guitar concert tune",

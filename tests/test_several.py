@@ -1,9 +1,10 @@
 """Several agents in one query: split, joined in order, never twice."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core import AgentCard, MoMARouter
+from moma_core import AgentCard, MoMARouter, NoTargetError
 from moma_core.agents.compound import join, split
 from moma_core.types import Deferred, Handled
 
@@ -63,4 +64,7 @@ def test_a_query_for_two_agents_names_both_in_order() -> None:
     assert "several" in [step.name for step in decision.trace]
     assert len(router.route(text).targets) == 1
     router.agents.disable("world_clock")
+    with pytest.raises(NoTargetError, match=r"'world_clock'.*is disabled"):
+        router.route(text, several=True)
+    router.agent_router.substitutes = True
     assert router.route(text, several=True).targets == ("unit_converter",)

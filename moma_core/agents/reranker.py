@@ -2,7 +2,7 @@
 
 `shortlist` keeps the best agents by the ranker. Where few examples are known, `rerank` asks the
 `Reranker`: a cross-encoder on MiniLM, int8 ONNX, trained on tools and what people ask of them
-(``benchmarks/weights/contrast_reranker.py``). Words that are quoted, negated or only talked about fool a
+(``benchmarks/weights``). Words that are quoted, negated or only talked about fool a
 sentence vector, and not a reader.
 """
 

@@ -194,8 +194,8 @@ def apply_decider(
         probabilities = np.asarray(decider.decide(text, cards, before))
         if probabilities.shape != before.shape or not np.isfinite(probabilities).all():
             raise ScoreError(
-                f"the final decision gave {probabilities!s:.60} for {len(cards)} agents; one finite "
-                "value each was expected. Check the decider, or route without it: decider=None."
+                f"the final decision gave {probabilities!s:.60} for {len(cards)} agents; "
+                "one finite value each was expected. Check the decider, or route with decider=None."
             )
         logits[i, places] = np.log(np.maximum(probabilities, _LEAST)) + logsumexp(before)
     return replace(best, logits=logits - np.float32(weight) * best.closeness)
@@ -452,6 +452,8 @@ def _on_one_scale(
     handicap = (_HANDICAP * known[fitted] / (known[fitted] + _HALF_KNOWN)).astype(np.float32)
     level: FloatArray = logits.copy()
     level[:, fitted] = described + _TRUSTED * (logits[:, fitted] - described) - handicap
+    # The gate knows fitted logits: all move so that the best of them stays where it was.
+    level += (logits[:, fitted].max(axis=1) - level[:, fitted].max(axis=1))[:, None]
     return level
 
 

@@ -1,6 +1,7 @@
 """MoMA's third outcome, and the commands."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,9 @@ def test_off_by_default_and_a_team_where_it_is_worth_it(minilm, trained):
     assert decision.probability > single.quality
     assert "a team adds" in decision.reason
     assert [step.name for step in decision.trace][-1] == "team"
-    assert router.route_batch([HARD, "will it rain?"], "performance")[0].team == decision.team
+    batch = router.route_batch([HARD, "will it rain?"], "performance")[0].team
+    assert batch.quality == pytest.approx(decision.team.quality)
+    assert replace(batch, quality=decision.team.quality) == decision.team
     assert router.route("will it rain?").kind == "agent"
 
 
