@@ -80,7 +80,7 @@ class RoutingEncoder:
 
     @staticmethod
     def reads(text: str) -> bool:
-        """Say whether a text is in a script that the encoder was trained on: Latin.
+        """Say whether a text has words, in the script that the encoder was trained on: Latin.
 
         Example:
             >>> RoutingEncoder.reads("will it rain?"), RoutingEncoder.reads("明天会下雨吗")
@@ -88,6 +88,8 @@ class RoutingEncoder:
         """
         letters = [letter for letter in text[:2_000] if letter.isalpha()]
         foreign = sum(not unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
+        if not letters:
+            return any(letter.isdigit() for letter in text[:2_000])
         return foreign <= len(letters) / 2
 
     def encode(self, texts: Sequence[str]) -> FloatArray:

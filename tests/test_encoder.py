@@ -5,7 +5,14 @@ import time
 import numpy as np
 import pytest
 
-from moma_core import ArtifactError, Encoder, MiniLMEncoder, RoutingEncoder
+from moma_core import (
+    AgentCard,
+    ArtifactError,
+    Encoder,
+    MiniLMEncoder,
+    MoMARouter,
+    RoutingEncoder,
+)
 from moma_core import encoder as minilm_module
 from moma_core.errors import InvalidQueryError
 from moma_core.testing import ENCODER_CHECKS, HashEncoder
@@ -125,3 +132,25 @@ def test_hash_encoder_ignores_order_and_case():
     first, second = HashEncoder(32).encode(["Red apple", "apple RED"])
     assert first.shape == (32,)
     assert np.allclose(first, second, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("will it rain?", True),
+        ("17 * 23", True),
+        ("?", False),
+        ("明天会下雨吗", False),
+        ("Straße", True),
+    ],
+)
+def test_it_says_what_it_cannot_read(text, read):
+    assert RoutingEncoder.reads(text) is read
+
+
+def test_what_cannot_be_read_is_deferred_with_a_reason():
+    cards = [AgentCard("hr", "人力资源：休假"), AgentCard("travel", "差旅费用和报销")]  # noqa: RUF001
+    decision = MoMARouter.from_cards(cards).route("我还有多少天年假")
+    assert decision.kind == "llm"
+    assert decision.nearest_probability <= 0.2
+    assert "reads no words" in decision.reason

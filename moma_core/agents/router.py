@@ -715,7 +715,7 @@ class AgentRouter:
         reads = getattr(self.catalog.encoder, "reads", None)
         if reads is None or self.trained.gate.coverage is not None:
             return outcomes
-        reason = "the encoder does not read this script (docs/encoders.md, other languages)"
+        reason = "the encoder reads no words in this (docs/encoders.md, other languages)"
         return [
             outcome
             if reads(text)
