@@ -247,8 +247,8 @@ def rank(
     """
     snapshot, trained = catalog.snapshot, catalog.trained
     absent = np.array(sorted(request.absent), dtype=np.intp)
-    rows = np.union1d(rows, absent)
-    away = np.isin(rows, absent)
+    rows = np.union1d(rows, absent) if absent.size else rows
+    away = np.isin(rows, absent) if absent.size else np.zeros(rows.size, dtype=bool)
     logits, scope = _scores(request, rows, catalog)
     if not np.isfinite(logits).all():
         raise ScoreError(
@@ -267,20 +267,7 @@ def rank(
         best = apply_decider(best, texts, rows, snapshot, weight, decider, away)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
-    seen = best.signals(weight, scope)
-    if trained.gate.fits.uses_cold_features:
-        features = cold_start_features(best, weight, vectors, rows, snapshot)
-        seen = replace(seen, cold=features)
-    gated, some = trained.gate.probabilities(seen), trained.gate.fits.probabilities(seen)
-    thresholds = np.full(len(texts), trained.gate.threshold)
-    if read is not None and trained.gate.max_wrong_agent_rate is None:
-        evidence = _evidence(best, read, vectors, rows, catalog)
-        n = int(snapshot.n_examples.sum()) if trained.gate.coverage is not None else 0
-        trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
-        right, fits = cold_probabilities(evidence)
-        gated, some = blended(right, gated, trust), blended(fits, some, trust)
-        cold = COLD_THRESHOLD + _MORE_ASKED * (1.0 - read.share)
-        thresholds = trust * cold + (1.0 - trust) * trained.gate.threshold
+    gated, some, thresholds = _gated(best, (read, scope), vectors, rows, catalog)
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
     outcomes = []
@@ -301,6 +288,41 @@ def rank(
         nearest = snapshot.names[listed[0]]
         outcomes.append(_outcome(probabilities, float(thresholds[i]), candidates, nearest, missing))
     return outcomes
+
+
+def _gated(
+    best: Shortlist,
+    said: tuple[Read | None, FloatArray | None],
+    vectors: FloatArray,
+    rows: npt.NDArray[np.intp],
+    catalog: Fitted,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return what the gate says of n queries: two probabilities and the threshold, (n,) each.
+
+    The probabilities are that the best agent is right and that some agent fits. Where the reranker
+    was asked, they lie between what holds for all catalogs and this catalog's own gate.
+
+    Args:
+        best: The shortlists.
+        said: What the reranker said of them, and the logits of being in scope; None: nothing.
+        vectors: The queries' unit vectors, shape (n, d).
+        rows: Of the snapshot, what the lists' agents are columns of.
+        catalog: All agents, and what was fitted to them.
+    """
+    (read, scope), snapshot, gate = said, catalog.snapshot, catalog.trained.gate
+    weight = catalog.trained.exemplar_weight
+    seen = best.signals(weight, scope)
+    if gate.fits.uses_cold_features:
+        seen = replace(seen, cold=cold_start_features(best, weight, vectors, rows, snapshot))
+    gated, some = gate.probabilities(seen), gate.fits.probabilities(seen)
+    if read is None or gate.max_wrong_agent_rate is not None:
+        return gated, some, np.full(len(gated), gate.threshold)
+    n = int(snapshot.n_examples.sum()) if gate.coverage is not None else 0
+    trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
+    right, fits = cold_probabilities(_evidence(best, read, vectors, rows, catalog))
+    cold = COLD_THRESHOLD + _MORE_ASKED * (1.0 - read.share)
+    thresholds = trust * cold + (1.0 - trust) * gate.threshold
+    return blended(right, gated, trust), blended(fits, some, trust), thresholds
 
 
 def _few_absent(logits: FloatArray, away: npt.NDArray[np.bool_]) -> FloatArray:
