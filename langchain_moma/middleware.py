@@ -174,8 +174,6 @@ class Shortlist:
             return None
         names, probability = ranking.names, ranking.best_probability
         fits = "the first fits" if ranking.fits else "perhaps none fits"
-        reading = self.router.states.read(query, before)
-        topic = reading.next_topic(same_target=before.last_target in (None, names[0]))
         return RoutingDecision(
             kind="agent",
             targets=names,
@@ -183,7 +181,7 @@ class Shortlist:
             candidates=ranking.candidates,
             preference="",
             reason=f"{len(names)} of {len(known)} tools; {fits} ({probability:.2f})",
-            state=replace(ranking.state, last_target=names[0], topic=topic),
+            state=ranking.state,
         )
 
 

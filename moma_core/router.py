@@ -23,8 +23,8 @@ from moma_core._saved import (
 )
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Category, Taxonomy
-from moma_core.agents.compound import in_parts
-from moma_core.agents.conversation import EncodedTurns
+from moma_core.agents.compound import Ranked, divided
+from moma_core.agents.conversation import EncodedTurns, Reading
 from moma_core.agents.gate import Negatives
 from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter, Choice, K
@@ -45,6 +45,7 @@ from moma_core.types import (
     Deferred,
     FloatArray,
     Handled,
+    Part,
     Preference,
     Query,
     Ranking,
@@ -219,7 +220,8 @@ class MoMARouter:
             state: The ``state`` of the conversation's previous decision, or its plain dict.
             exclude: Agents and LLMs that may not be chosen this time; a text is one name.
             several: Whether a query that asks for several things may go to several agents:
-                ``targets`` then lists them in order.
+                ``targets`` then lists them in order, ``parts`` what each is asked. A part that no
+                agent takes goes to an LLM.
             max_latency: Most seconds that an LLM may take, by `LLMCard.latency`.
 
         Raises:
@@ -235,9 +237,10 @@ class MoMARouter:
         [reading] = turns.readings
         choice = Choice(wish.exclude)
         outcome, following = self._agent_router.route(query, turns, state, choice, trace)
-        if several:
-            outcome = in_parts(query, outcome, self._agent_router, self._encoder, choice, trace)
+        parts = self._divided(reading.text, outcome, choice, trace) if several else ()
         match outcome:
+            case _ if parts:
+                decision = self._to_several(parts, wish)
             case Handled():
                 decision = to_agent(outcome, wish.preference)
             case Deferred():
@@ -245,10 +248,42 @@ class MoMARouter:
                     table = score_deferred(self._llms, [reading.whole], turns.whole, [outcome])[0]
                 asked = reading.whole, turns.whole[0]
                 decision = self._to_llm(table, asked, wish, outcome, trace)
-        same = decision.kind != "agent" or state.last_target in (None, decision.target)
-        topic = reading.next_topic(same_target=same)
-        following = replace(following, last_target=decision.target, topic=topic)
+        following = _left_by(reading, decision.target, outcome, state, following)
         return replace(decision, state=following, trace=trace.done())
+
+    def _divided(
+        self, text: str, whole: AgentOutcome, choice: Choice, trace: Trace
+    ) -> tuple[Ranked, ...]:
+        with trace.timed("several") as detail:
+            parts = divided(text, whole, self._agent_router, self._encoder, choice)
+            detail.append(f"{len(parts)} parts" if parts else "asks for one thing")
+        return parts
+
+    def _to_several(self, parts: Sequence[Ranked], wish: Wish) -> RoutingDecision:
+        """Return the decision for the parts of a query, some of which no agent may take."""
+        taken = [self._to_part(part, wish) for part in parts]
+        outcomes = [part.outcome for part in parts if part.agent]
+        candidates = {c.name: c for o in outcomes for c in sorted(o.candidates, key=_score)}
+        names = tuple(dict.fromkeys(part.target for part in taken if part.target))
+        return RoutingDecision(
+            kind="agent",
+            targets=names,
+            probability=min(outcome.probability for outcome in outcomes),
+            candidates=tuple(sorted(candidates.values(), key=_score, reverse=True)),
+            preference=preference_name(wish.preference),
+            reason=f"asks for {len(parts)} things: {' then '.join(map(repr, names))}",
+            parts=tuple(taken),
+        )
+
+    def _to_part(self, part: Ranked, wish: Wish) -> Part:
+        if part.agent is not None:
+            return Part(part.text, "agent", part.agent, part.outcome.probability)
+        if self._llms is None:
+            return Part(part.text, "nobody", "")
+        llm = self.choose_llm(
+            part.text, None, wish.preference, max_latency=wish.max_latency, exclude=wish.exclude
+        )
+        return Part(part.text, "llm", llm.target, llm.probability)
 
     def route_batch(
         self,
@@ -344,7 +379,11 @@ class MoMARouter:
             asked, before = Query.of(query), RoutingState.of(state)
             turns = self.states.encode([asked], self._encoder, before)
             outcome, following = self._agent_router.route(asked, turns, before, choice)
-            return replace(to_ranking(outcome), state=following)
+            ranking = to_ranking(outcome)
+            if ranking:
+                [reading], first = turns.readings, ranking.names[0]
+                following = _left_by(reading, first, outcome, before, following)
+            return replace(ranking, state=following)
         queries, turns = self._encode(query, "rank")
         return [to_ranking(each) for each in self._agent_router.route_batch(queries, turns, choice)]
 
@@ -546,6 +585,19 @@ def names_of(names: object, parameter: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def _left_by(
+    reading: Reading,
+    target: str,
+    outcome: AgentOutcome,
+    before: RoutingState,
+    following: RoutingState,
+) -> RoutingState:
+    """Return the state that a turn leaves for the next one, once it is known who takes it."""
+    same = isinstance(outcome, Deferred) or before.last_target in (None, target)
+    topic = reading.next_topic(before.topic, same_target=same, stays=outcome.goes_on)
+    return replace(following, last_target=target, topic=topic)
+
+
 def score_deferred(
     llms: LLMRouter | None,
     texts: Sequence[str],
@@ -593,6 +645,10 @@ def to_llm(
         nearest=outcome.candidates,
         nearest_probability=outcome.probability,
     )
+
+
+def _score(candidate: Candidate) -> float:
+    return candidate.score
 
 
 def to_ranking(outcome: AgentOutcome) -> Ranking:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -50,6 +50,7 @@ __all__ = [
     "FloatArray",
     "Handled",
     "LLMCard",
+    "Part",
     "Performance",
     "Preference",
     "Query",
@@ -203,6 +204,13 @@ class RoutingState:
         last_target: Name that took the previous turn, if any.
         topic: The last query that stood by itself; follow-ups are read after it.
         ages: Turns since each of ``active`` was entered; empty means ``turns`` for all.
+        waiting_for: The agent that asked something and waits for the answer, if one does: the next
+            turn is its, unless it is a request of another kind. Whoever runs the agents says so.
+
+    Example:
+        >>> state = RoutingState(last_target="book_hotel", topic="a room in Rome")
+        >>> state.asks("book_hotel").waiting_for  # it said: "For which nights?"
+        'book_hotel'
     """
 
     active: tuple[str, ...] = ()
@@ -210,6 +218,11 @@ class RoutingState:
     last_target: str | None = None
     topic: str = ""
     ages: tuple[int, ...] = ()
+    waiting_for: str | None = None
+
+    def asks(self, agent: str) -> RoutingState:
+        """Return this state after an agent has asked the user something."""
+        return replace(self, last_target=agent, waiting_for=agent)
 
     @classmethod
     def of(cls, state: RoutingState | Mapping[str, Any] | None) -> RoutingState:
@@ -228,6 +241,7 @@ class RoutingState:
                 last_target=plain.get("last_target"),
                 topic=str(plain.get("topic", "")),
                 ages=tuple(plain.get("ages", ())),
+                waiting_for=plain.get("waiting_for"),
             )
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
@@ -541,12 +555,14 @@ class Handled:
         probability: Calibrated probability that the first one is right.
         candidates: What else was considered, best first.
         some_fits: Calibrated probability that some agent fits.
+        goes_on: Whether the turn only goes on with what the agent was doing, as an answer does.
     """
 
     agents: tuple[str, ...]
     probability: float
     candidates: tuple[Candidate, ...] = ()
     some_fits: float = 0.0
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,12 +574,14 @@ class Deferred:
         probability: Calibrated probability that the best agent would have been right.
         candidates: The agents considered, best first.
         some_fits: Calibrated probability that some agent fits.
+        goes_on: Whether the turn only goes on with what an LLM was asked.
     """
 
     reason: str
     probability: float = 0.0
     candidates: tuple[Candidate, ...] = ()
     some_fits: float = 0.0
+    goes_on: bool = False
 
 
 AgentOutcome = Handled | Deferred
@@ -641,12 +659,30 @@ class Ranking(Sequence[Candidate]):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a query that asks for several things, and where it goes.
+
+    Args:
+        text: Its words.
+        kind: Who takes it: ``"agent"``, ``"llm"``, or ``"nobody"`` where a router has no LLMs.
+        target: Their name; empty for nobody.
+        probability: As of a decision of that kind.
+    """
+
+    text: str
+    kind: Literal["agent", "llm", "nobody"]
+    target: str
+    probability: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingDecision:
     """Where a query goes and why.
 
     Args:
         kind: ``"agent"``, ``"llm"``, or ``"team"`` where a router was given teams.
-        targets: Names to invoke, in order; never empty. A team's are its LLMs, each once.
+        targets: Names to invoke, in order; never empty. A team's are its LLMs, each once. Of a
+            query that asks for several things the takers of its parts, LLMs among them.
         probability: Agents: calibrated probability of being right. LLMs, teams: predicted quality.
         candidates: What was considered, best first.
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or ``"topsis"``.
@@ -658,6 +694,7 @@ class RoutingDecision:
         trial: How an LLM was chosen, while learning from use is on.
         nearest: Where an LLM or a team was chosen: the agents that came nearest, best first.
         nearest_probability: Calibrated probability that the first of them would have been right.
+        parts: Of a query that asks for several things: each part and who takes it.
 
     Example:
         >>> decision = RoutingDecision("agent", ("weather",), 0.97)
@@ -678,6 +715,12 @@ class RoutingDecision:
     trial: Trial | None = None
     nearest: tuple[Candidate, ...] = ()
     nearest_probability: float = 0.0
+    parts: tuple[Part, ...] = ()
+
+    def kind_of(self, target: str) -> Literal["agent", "llm", "team"]:
+        """Return whether one of the targets is an agent or an LLM."""
+        kinds = {part.target: part.kind for part in self.parts if part.kind != "nobody"}
+        return kinds.get(target, self.kind)
 
     @property
     def target(self) -> str:
@@ -695,6 +738,8 @@ class RoutingDecision:
         price = f", about ${self.cost:.6f}" if self.cost is not None else ""
         lines = [f"{self.kind} {' then '.join(self.targets)} ({self.probability:.2f}{price})"]
         lines += [f"because {self.reason}"] if self.reason else []
+        lines += ["parts:"] if self.parts else []
+        lines += [f"  {part.target or part.kind}: {part.text}" for part in self.parts]
         for title, shown in (("considered", self.candidates), ("nearest agents", self.nearest)):
             width = max((len(candidate.name) for candidate in shown), default=0)
             lines += [f"{title}:"] if shown else []
@@ -736,6 +781,7 @@ class RoutingDecision:
                 trial=None if trial is None else Trial.from_dict(trial),
                 nearest=tuple(Candidate(**c) for c in data.get("nearest", ())),
                 nearest_probability=data.get("nearest_probability", 0.0),
+                parts=tuple(Part(**p) for p in data.get("parts", ())),
             )
 
 

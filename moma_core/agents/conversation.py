@@ -2,7 +2,8 @@
 
 "And for two people?" means nothing alone; "never mind, what's 2+2" is about 2+2. A `Reading` is
 made from the words, the history and the previous `RoutingState`; it knows neither states nor
-agents. The built-in phrases are English, others are given as plain phrases.
+agents. The built-in phrases are English, others are given as plain phrases. Whoever took the last
+turn also keeps what only answers or goes on: `goes_on`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moma_core.agents.acts import acts
 from moma_core.protocols import Encoder
+from moma_core.question import question_in
 from moma_core.types import FloatArray, Query, RoutingState
 
 __all__ = [
     "EncodedTurns",
     "Phrases",
     "Reading",
+    "asking",
+    "goes_on",
     "in_context",
 ]
 
@@ -29,7 +34,8 @@ class Reading:
     """What a turn says.
 
     Args:
-        text: What to encode and rank: the query, less a cancel phrase before it.
+        text: What to encode and rank: the question in the query (`question_in`), less a cancel
+            phrase before it.
         words: What the rules of states look at: ``text``, or nothing in a mere "never mind".
         topic: Of a follow-up: the query that it leans on, where it is known.
         follows: Whether it leans on the turn before it.
@@ -59,11 +65,17 @@ class Reading:
         """What an LLM would have to answer."""
         return self.joined or self.text
 
-    def next_topic(self, *, same_target: bool) -> str:
-        """Return what the next follow-up leans on: this turn, or what this turn leant on."""
+    def next_topic(self, previous: str, *, same_target: bool, stays: bool = False) -> str:
+        """Return what the next follow-up leans on: this turn, or what this turn leant on.
+
+        Args:
+            previous: What this turn could lean on.
+            same_target: Whether an LLM takes it, or the agent that took the one before.
+            stays: Whether it only goes on with what that one was doing.
+        """
         if self.follows and same_target:
             return self.topic
-        return self.words[:_HEAD]
+        return previous if stays and previous else self.words[:_HEAD]
 
 
 class Phrases:
@@ -90,7 +102,7 @@ class Phrases:
 
     def read(self, query: Query, previous: RoutingState) -> Reading:
         """Return how to read ``query`` after ``previous``."""
-        text = query.text
+        text = question_in(query.text)
         dropped = self._cancel.match(text[:_HEAD])
         if dropped:
             rest = text[dropped.end() :].strip()
@@ -234,3 +246,61 @@ def in_context(
     elif by_llm:
         logits -= _FAVOUR
     return logits
+
+
+_ASKED = 2.5  # log-odds of an answer, where an agent is known to wait for one
+_FAR = 1e-4
+
+
+def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
+    """Return the probability that a turn goes on with whoever took the one before it.
+
+    By how it is said (`acts`) it is a reply with odds r. That another agent fits it with probability
+    q speaks against that where q is above one half, though half as much as for a request: replies
+    hold agents' words, too ("cancel that"). The odds are ``r sqrt((1 - q) / q)``, or r.
+
+    Args:
+        text: The turn's own words.
+        rival: q, the calibrated probability that the best of the other agents is right.
+        asked: Whether an agent is known to wait for an answer.
+
+    Example:
+        >>> goes_on("order 4471", 0.9) > 0.5 > goes_on("will it rain in Oslo?", 0.9)
+        True
+    """
+    reply = float(acts([text])[0, 1])
+    odds = np.log(max(reply, _FAR) / max(1.0 - reply, _FAR)) + (_ASKED if asked else 0.0)
+    against = np.log(max(rival, _FAR) / max(1.0 - rival, _FAR))
+    return float(1.0 / (1.0 + np.exp(0.5 * max(against, 0.0) - odds)))
+
+
+_LONG = 40  # words, from which a text's sentences are looked at one by one
+_ASKING = 6  # sentences at most
+_SENTENCE = re.compile(r"(?<=[.?!。？！;])\s+|\n+|(?<=[。？！])")  # noqa: RUF001 - Chinese stops meant
+
+
+def asking(text: str) -> dict[str, float]:
+    """Return the sentences of a long text that ask for something, with the probability of it.
+
+    One sentence vector for a page is about everything in it and so about nothing. Of a short text
+    there are none: it is looked at whole.
+
+    Example:
+        >>> asking("will it rain?")
+        {}
+        >>> mail = "Hi team, please find attached the minutes of the last meeting. " * 4
+        >>> list(asking(mail + "Can you book a flight to Rome for me? Best, Bob"))
+        ['Can you book a flight to Rome for me?']
+    """
+    if len(text.split()) < _LONG:
+        return {}
+    sentences = [each.strip() for each in _SENTENCE.split(text[:_READ_ON])]
+    sentences = [each for each in dict.fromkeys(sentences) if len(each.split()) > 1]
+    if len(sentences) < 2:
+        return {}
+    found = dict(zip(sentences, acts(sentences)[:, 0].tolist(), strict=True))
+    likely = sorted((each for each in found if found[each] >= 0.5), key=lambda each: -found[each])
+    return {each: found[each] for each in likely[:_ASKING]}
+
+
+_READ_ON = 20_000  # characters of a long text

@@ -16,7 +16,7 @@ import numpy as np
 from moma_core.agents.catalog import AgentCatalog, Snapshot, card_text
 from moma_core.agents.categories import Categories, Taxonomy, collect, follow
 from moma_core.agents.claims import counting
-from moma_core.agents.conversation import EncodedTurns, in_context
+from moma_core.agents.conversation import EncodedTurns, Reading, asking, goes_on, in_context
 from moma_core.agents.gate import (
     COLD_THRESHOLD,
     Evidence,
@@ -666,17 +666,48 @@ class AgentRouter:
             return Deferred(allowed.why_nobody), following
         with trace.timed("rank") as detail:
             request = RankRequest(turns, state, choice.k, absent)
-            found = rank(
-                request, rows, self._fitted(snapshot, trained), self.decider, self.reranker
-            )
-            [outcome] = self._readable([reading.text], found)
+            [outcome] = self._ranked(request, rows, self._fitted(snapshot, trained))
             detail.append(f"best {outcome.candidates[0].name}")
+        outcome = self._after(outcome, reading, state, frozenset(snapshot.names[i] for i in rows))
         with trace.timed("gate") as detail:
             needed = trained.gate.threshold
             detail.append(f"probability {outcome.probability:.2f}, needed {needed:.2f}")
             if isinstance(outcome, Deferred) and outcome.probability >= needed:
                 detail.append(f"but {outcome.reason}")
+            if outcome.goes_on:
+                detail.append("goes on with what came before")
         return outcome, following
+
+    def _after(
+        self, outcome: AgentOutcome, reading: Reading, state: RoutingState, names: Collection[str]
+    ) -> AgentOutcome:
+        """Return the outcome of a turn after the one before it: who took that keeps an answer.
+
+        Args:
+            outcome: By the turn's own words.
+            reading: The turn.
+            state: The conversation's, before it.
+            names: Agents that may be chosen.
+        """
+        before = state.waiting_for or state.last_target
+        if before is None or reading.cancels or before in self.catalog and before not in names:
+            return outcome
+        others = [each for each in outcome.candidates if each.name != before]
+        first = outcome.candidates[:1] == tuple(others[:1])
+        rival = outcome.probability if first else 0.0
+        p = goes_on(reading.text, rival, asked=state.waiting_for is not None)
+        if p < _GOES_ON:
+            return outcome
+        if before not in names:
+            reason, left = f"it goes on with what {before!r} was asked", 1.0 - p
+            fits = min(outcome.some_fits, left)
+            return Deferred(reason, min(rival, left), outcome.candidates, fits, goes_on=True)
+        if isinstance(outcome, Handled) and not first:
+            return replace(outcome, goes_on=True)
+        fits = p + (1.0 - p) * outcome.some_fits  # shares of it are what candidates hold
+        less = (1.0 - p) * outcome.some_fits / fits
+        kept = [replace(each, score=each.score * less) for each in others]
+        return Handled((before,), p, (Candidate(before, p / fits), *kept), fits, goes_on=True)
 
     def route_batch(
         self, queries: Sequence[Query], turns: EncodedTurns, choice: Choice | None = None
@@ -722,9 +753,28 @@ class AgentRouter:
             rows = categories.narrowed(turns.alone[0], rows)
             absent = _narrowed(categories, turns.alone[0], absent)
         request = RankRequest(turns, k=choice.k, absent=absent)
-        fitted = self._fitted(snapshot, trained)
-        found = rank(request, rows, fitted, self.decider, self.reranker)
-        return self._readable([reading.text for reading in turns.readings], found)
+        return self._ranked(request, rows, self._fitted(snapshot, trained))
+
+    def _ranked(
+        self, request: RankRequest, rows: npt.NDArray[np.intp], catalog: Fitted
+    ) -> list[AgentOutcome]:
+        """Return the outcomes of n readings; of a long one also by its sentences that ask."""
+        texts = [reading.text for reading in request.turns.readings]
+        outcomes = rank(request, rows, catalog, self.decider, self.reranker)
+        outcomes = self._readable(texts, outcomes)
+        for i, text in enumerate(texts):
+            if not (found := asking(text)):
+                continue
+            readings = [Reading(each, each) for each in found]
+            turns = EncodedTurns.encode(readings, self.catalog.encoder)
+            alone = replace(request, turns=turns, state=_FRESH)
+            parts = rank(alone, rows, catalog, self.decider, self.reranker)
+            parts = self._readable([*found], parts)
+            weighed = [part.probability * found[each] for each, part in zip(found, parts)]
+            best = int(np.argmax(weighed))
+            if weighed[best] > outcomes[i].probability:
+                outcomes[i] = parts[best]
+        return outcomes
 
     def _absent(self, allowed: Eligible, choice: Choice) -> Mapping[int, str]:
         return {} if choice.substitutes or self.substitutes else allowed.absent
@@ -805,5 +855,6 @@ def _narrowed(
 
 
 _BATCH = 256
+_GOES_ON = 0.5  # probability of a mere answer from which it stays with who took the turn before
 _UNREAD = 0.2  # most probability of an agent for words that the encoder cannot read
 _FRESH = RoutingState()

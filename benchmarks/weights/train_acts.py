@@ -1,0 +1,116 @@
+"""Trains what tells requests from replies and statements (`moma_core.agents.acts`).
+
+    MOMA_DATA=DIR python benchmarks/weights/train_acts.py --out moma_core/packaged/acts.safetensors
+
+Requests are the corpus' English queries; replies and statements are the templates beside this file,
+filled with a seed. Templates are held out whole to choose how strongly weights are held near zero.
+About a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+
+from moma_core.agents.acts import N_TERMS, act_terms
+
+HERE = Path(__file__).parent
+PER_TEMPLATE = 60
+REQUESTS = 30_000
+STYLES = (
+    str,
+    str.lower,
+    str.capitalize,
+    lambda t: t.rstrip(".?!,"),
+    lambda t: t.lower().rstrip("."),
+)
+
+
+def templates(name: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the templates of a file and the words that fill them."""
+    body, slots = (HERE / name).read_text(encoding="utf-8").split("[slots]\n")
+    lines = [line for line in body.splitlines() if line and not line.startswith("#")]
+    fill = dict(line.split(": ", 1) for line in slots.splitlines())
+    return lines, {k: [w.replace("_", " ") for w in v.split()] for k, v in fill.items()}
+
+
+def filled(template: str, slots: dict[str, list[str]], rng: random.Random) -> str:
+    """Return one text of a template."""
+    text = re.sub(r"{(\w+)}", lambda match: rng.choice(slots[match[1]]), template)
+    return rng.choice(STYLES)(text)
+
+
+def rows(texts: list[str]) -> csr_matrix:
+    """Return texts as rows of terms, shape (n, N_TERMS)."""
+    terms = [act_terms(text) for text in texts]
+    indptr = np.cumsum([0, *map(len, terms)])
+    indices = np.concatenate([np.array(t, dtype=np.int32) for t in terms])
+    return csr_matrix((np.ones(indices.size, np.float32), indices, indptr), (len(texts), N_TERMS))
+
+
+def requests(data: Path, rng: random.Random) -> list[str]:
+    """Return queries of people who want something, short ones twice: those are like replies."""
+    table = pq.read_table(data / "routing_pairs.parquet").to_pylist()
+    noisy = ("nlu++", "MultiDoGO", "ToolTalk", "SGD")  # hold what is said inside conversations
+    found = {r["query"] for r in table if r["language"] == "en" and r["source"] not in noisy}
+    found |= {r["query"] for r in table if r["source"] == "SGD" and len(r["query"].split()) > 8}
+    none = pq.read_table(data / "routing_none.parquet").to_pylist()
+    general = {r["query"] for r in none if r["language"] == "en" and r["kind"] == "general request"}
+    chosen = rng.sample(sorted(found), min(REQUESTS, len(found))) + sorted(general) * 3
+    return [rng.choice(STYLES)(text) for text in chosen]
+
+
+def main() -> None:
+    """Train, print what held-out templates say, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MOMA_DATA"), required=False)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)  # noqa: S311 - no secret
+    texts, labels, groups = [], [], []
+    wanted = requests(Path(args.data), rng)
+    texts += wanted
+    labels += [0] * len(wanted)
+    groups += list(range(len(wanted)))
+    for label, name in ((1, "replies.txt"), (2, "statements.txt")):
+        lines, slots = templates(name)
+        for i, line in enumerate(lines):
+            made = sorted({filled(line, slots, rng) for _ in range(PER_TEMPLATE)})
+            texts += made
+            labels += [label] * len(made)
+            groups += [i] * len(made)
+    x, y, group = rows(texts), np.array(labels), np.array(groups)
+    weight = np.array([1.0, 1.0, 1.0]) * len(y) / (3 * np.bincount(y))
+    best = (np.inf, 0.0)
+    held = group % 5 == 0
+    for strength in (0.03, 0.06, 0.1, 0.2):
+        model = LogisticRegression(C=strength, max_iter=400)
+        model.fit(x[~held], y[~held], sample_weight=weight[y[~held]])
+        p = model.predict_proba(x[held])
+        loss = float(np.average(-np.log(p[np.arange(len(p)), y[held]]), weights=weight[y[held]]))
+        right = [float((p[y[held] == k].argmax(axis=1) == k).mean()) for k in range(3)]
+        print(f"strength {strength}: held-out log loss {loss:.3f}, right {np.round(right, 3)}")
+        best = min(best, (round(loss, 2), -strength))  # of equals the surer one
+    model = LogisticRegression(C=-best[1], max_iter=400).fit(x, y, sample_weight=weight[y])
+    save_file(
+        {
+            "weights": np.ascontiguousarray(model.coef_.T.astype(np.float16)),
+            "bias": model.intercept_.astype(np.float32),
+        },
+        args.out,
+    )
+    print(f"strength {-best[1]}, {len(y)} texts -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()
