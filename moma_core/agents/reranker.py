@@ -212,6 +212,25 @@ class Read:
     logits: FloatArray
     share: FloatArray
 
+    @classmethod
+    def nothing(
+        cls, best: Shortlist, rows: npt.NDArray[np.intp], snapshot: Snapshot, weight: float
+    ) -> Read:
+        """Return what stands where no reranker is asked: the share alone."""
+        said = np.full(best.logits.shape, -np.inf, dtype=np.float32)
+        share = _share(best.refined(weight), best, rows, snapshot)
+        return cls(said, np.where(share < _LEAST_SHARE, np.float32(0.0), share))
+
+
+def _share(
+    refined: FloatArray, best: Shortlist, rows: npt.NDArray[np.intp], snapshot: Snapshot
+) -> FloatArray:
+    """Return `Read.share` of n shortlists, also where it is too small to ask, shape (n,)."""
+    order = np.argsort(-refined, axis=1, kind="stable")[:, :3]
+    known = snapshot.n_examples[rows[np.take_along_axis(best.agents, order, axis=1)]].mean(axis=1)
+    share: FloatArray = (1.0 / (1.0 + known / _FEW_EXAMPLES)).astype(np.float32)
+    return share
+
 
 _READ = 10  # agents that the reranker is asked about
 _READ_WEIGHT = 0.15  # of its logit beside the ranker's, where no examples are known
@@ -244,9 +263,7 @@ def rerank(
     """
     refined = best.refined(weight)
     order = np.argsort(-refined, axis=1, kind="stable")
-    leading = np.take_along_axis(best.agents, order[:, :3], axis=1)
-    known = snapshot.n_examples[rows[leading]].mean(axis=1)
-    share = (1.0 / (1.0 + known / _FEW_EXAMPLES)).astype(np.float32)
+    share = _share(refined, best, rows, snapshot)
     asked = np.flatnonzero(share >= _LEAST_SHARE)
     if not asked.size:
         return best, None

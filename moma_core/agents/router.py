@@ -39,6 +39,7 @@ from moma_core.agents.reranker import (
 )
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import Trained, extend, sources_of, train
+from moma_core.encoder import PACKAGED
 from moma_core.errors import ScoreError
 from moma_core.health import Health
 from moma_core.protocols import AgentRecord, FinalDecider, Progress
@@ -263,6 +264,8 @@ def rank(
     read = None
     if reranker is not None:
         best, read = rerank(best, texts, rows, snapshot, weight, reranker)
+    elif catalog.measured:
+        read = Read.nothing(best, rows, snapshot, weight)
     if decider is not None:
         best = apply_decider(best, texts, rows, snapshot, weight, decider, away)
     if scope is not None and trained.fresh:
@@ -319,7 +322,9 @@ def _gated(
         return gated, some, np.full(len(gated), gate.threshold)
     n = int(snapshot.n_examples.sum()) if gate.coverage is not None else 0
     trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
-    right, fits = cold_probabilities(_evidence(best, read, vectors, rows, catalog))
+    asked = bool(np.isfinite(read.logits).any())
+    seen_cold = _evidence(best, read, vectors, rows, catalog)
+    right, fits = cold_probabilities(seen_cold, read=asked)
     cold = COLD_THRESHOLD + _MORE_ASKED * (1.0 - read.share)
     thresholds = trust * cold + (1.0 - trust) * gate.threshold
     return blended(right, gated, trust), blended(fits, some, trust), thresholds
@@ -338,11 +343,21 @@ def _few_absent(logits: FloatArray, away: npt.NDArray[np.bool_]) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """All agents at one moment, with what was fitted to them and the queries none should take."""
+    """All agents at one moment, with what was fitted to them and the queries none should take.
+
+    Args:
+        snapshot: The agents.
+        trained: Ranker and gate.
+        negatives: Queries that no agent should take.
+        measured: Whether the gate's curves for all catalogs were measured with this encoder.
+        many_languages: Whether the encoder reads many.
+    """
 
     snapshot: Snapshot
     trained: Trained
     negatives: Negatives
+    measured: bool = True
+    many_languages: bool = False
 
     @cached_property
     def described(self) -> Columns:
@@ -352,19 +367,35 @@ class Fitted:
         return description_columns(Features.of(texts, self.snapshot.descriptions, idf))
 
     @cached_property
-    def background(self) -> float:
-        """How near the packaged queries, which no agent should take, mostly come: a cosine."""
+    def _reached(self) -> tuple[FloatArray, FloatArray]:
+        """The packaged queries that no agent should take, (m, d), and how near each comes, (m,)."""
         vectors = self.negatives.vectors[self.negatives.n_given :]
+        nearest = np.zeros(len(vectors), dtype=np.float32)
         if not len(vectors) or not self.snapshot.records:
-            return 0.0
-        examples = [record.example_vectors for record in self.snapshot.records]
+            return vectors, nearest
         nearest = (vectors @ self.snapshot.descriptions.T).max(axis=1)
-        with_any = [own for own in examples if len(own)]
+        with_any = [r.example_vectors for r in self.snapshot.records if len(r.example_vectors)]
         if with_any:
             nearest = np.maximum(nearest, (vectors @ np.concatenate(with_any).T).max(axis=1))
-        return float(np.median(nearest))
+        return vectors, nearest
+
+    def background(self, vectors: FloatArray) -> FloatArray:
+        """Return how near queries (n, d) come that no agent should take, a cosine, shape (n,).
+
+        The median of all that are packaged; where those are of many languages, the mean of the
+        nearest ones, which are of the query's own: texts of one language are nearer to each other.
+        """
+        known, nearest = self._reached
+        if not nearest.size:
+            return np.zeros(len(vectors), dtype=np.float32)
+        if not self.many_languages:
+            return np.full(len(vectors), np.median(nearest), dtype=np.float32)
+        alike = np.argpartition(-(vectors @ known.T), _ALIKE - 1, axis=1)[:, :_ALIKE]
+        level: FloatArray = nearest[alike].mean(axis=1)
+        return level
 
 
+_ALIKE = 8
 _MORE_ASKED = 0.25  # of the cold probability, among agents that all have many examples
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 
@@ -397,7 +428,7 @@ def _evidence(
         foreign = (vectors @ catalog.negatives.vectors.T).max(axis=1)
     alone = ranked.shape[1] == 1
     return Evidence(
-        above=nearest - catalog.background,
+        above=nearest - catalog.background(vectors),
         foreign=foreign - nearest,
         cosine_lead=cosines[:, 0] - (_NEAR if alone else cosines[:, 1:].max(axis=1)),
         log_share=np.maximum(refined[pick] - logsumexp(refined), -5.0),
@@ -622,6 +653,11 @@ class AgentRouter:
         """The ranker and gate in use, brought up to date with the catalog."""
         return self._up_to_date()[1]
 
+    def nearness(self, name: str, vector: FloatArray) -> float:
+        """Return the largest cosine of a vector (d,) with an agent's description or examples."""
+        snapshot = self._snapshot()
+        return _cosine(snapshot.records[snapshot.position[name]], vector)
+
     def route(
         self,
         query: Query,
@@ -690,7 +726,7 @@ class AgentRouter:
             names: Agents that may be chosen.
         """
         before = state.waiting_for or state.last_target
-        if before is None or reading.cancels or before in self.catalog and before not in names:
+        if before is None or reading.cancels or (before in self.catalog and before not in names):
             return outcome
         others = [each for each in outcome.candidates if each.name != before]
         first = outcome.candidates[:1] == tuple(others[:1])
@@ -770,7 +806,9 @@ class AgentRouter:
             alone = replace(request, turns=turns, state=_FRESH)
             parts = rank(alone, rows, catalog, self.decider, self.reranker)
             parts = self._readable([*found], parts)
-            weighed = [part.probability * found[each] for each, part in zip(found, parts)]
+            weighed = [
+                part.probability * ask for ask, part in zip(found.values(), parts, strict=True)
+            ]
             best = int(np.argmax(weighed))
             if weighed[best] > outcomes[i].probability:
                 outcomes[i] = parts[best]
@@ -798,7 +836,9 @@ class AgentRouter:
     def _fitted(self, snapshot: Snapshot, trained: Trained) -> Fitted:
         known = self._known
         if known is None or known.snapshot is not snapshot or known.trained is not trained:
-            known = self._known = Fitted(snapshot, trained, self.negatives)
+            measured = isinstance(self.catalog.encoder, tuple(PACKAGED.values()))
+            many = bool(getattr(self.catalog.encoder, "many_languages", False))
+            known = self._known = Fitted(snapshot, trained, self.negatives, measured, many)
         return known
 
     def _eligible(self, snapshot: Snapshot, state: RoutingState, choice: Choice) -> Eligible:
