@@ -30,11 +30,12 @@ from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter, Choice, K
 from moma_core.agents.states import StateMachine
 from moma_core.encoder import RoutingEncoder
-from moma_core.errors import InvalidInputError, InvalidQueryError, NoTargetError
+from moma_core.errors import DuplicateNameError, InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
+from moma_core.llms.costs import Sent
 from moma_core.llms.feedback import FILES as LEARNING_FILES
 from moma_core.llms.feedback import Learning
-from moma_core.llms.router import LLMRouter
+from moma_core.llms.router import LLMRouter, pool_of
 from moma_core.llms.selection import parse_preference, preference_name
 from moma_core.protocols import Encoder, FinalDecider, Progress
 from moma_core.teams.router import TeamRouter, team_instead
@@ -45,6 +46,7 @@ from moma_core.types import (
     Deferred,
     FloatArray,
     Handled,
+    LLMCard,
     Preference,
     Query,
     Ranking,
@@ -104,7 +106,7 @@ class MoMARouter:
         cls,
         agents: Iterable[AgentCard] = (),
         *,
-        llms: LLMRouter | Literal["packaged"] | None = "packaged",
+        llms: LLMRouter | Iterable[LLMCard | str] | Literal["packaged"] | None = "packaged",
         path: str | Path | None = None,
         states: StateMachine | str | Path | None = None,
         encoder: Encoder | None = None,
@@ -120,7 +122,8 @@ class MoMARouter:
 
         Args:
             agents: Cards to register.
-            llms: A trained pool, the packaged one, or None.
+            llms: Your own LLMs as cards, or as names in litellm's table of prices; a trained pool;
+                the packaged one; or None. See `LLMRouter.from_cards`.
             path: Where Chroma keeps the agents: a router's directory, or a server's URL. None
                 keeps them in memory.
             states: A state machine, TOML text, or a ``.toml`` file.
@@ -162,7 +165,7 @@ class MoMARouter:
             taxonomy=Taxonomy.from_given(categories, encoder),
             substitutes=substitutes,
         )
-        router = cls(encoder, agent_router, open_pool(llms), teams)
+        router = cls(encoder, agent_router, open_pool(pool_of(llms)), teams)
         catalog.put(*cards)  # last: what fails above leaves nothing registered
         return router
 
@@ -188,8 +191,29 @@ class MoMARouter:
 
     @property
     def llms(self) -> LLMRouter | None:
-        """The LLM pool, or None."""
+        """The LLM pool, or None; pools are values: ``router.llms = router.llms.add(card)``."""
         return self._llms
+
+    @llms.setter
+    def llms(self, llms: LLMRouter | None) -> None:
+        """Take another pool from the next route on.
+
+        Raises:
+            InvalidInputError: It is no pool, or this router's teams are of the one it has.
+            ArtifactError: It was trained with another encoder.
+            DuplicateNameError: An agent has the name of an LLM.
+        """
+        if self._teams is not None:
+            raise InvalidInputError("this router's teams are of its LLMs. Build a new router.")
+        check_parts(llms, None)
+        if llms is not None:
+            llms.check_encoder(self._encoder.fingerprint)
+        try:
+            self.agents.reserve(llms.names if llms is not None else ())
+        except DuplicateNameError:
+            self.agents.reserve(self._llms.names if self._llms is not None else ())
+            raise
+        self._llms = llms
 
     @property
     def encoder(self) -> Encoder:
@@ -242,7 +266,10 @@ class MoMARouter:
                 decision = to_agent(outcome, wish.preference)
             case Deferred():
                 with trace.timed("score"):
-                    table = score_deferred(self._llms, [reading.whole], turns.whole, [outcome])[0]
+                    read = [Sent.of(query, state.last_target)]
+                    table = score_deferred(
+                        self._llms, [reading.whole], turns.whole, [outcome], read
+                    )[0]
                 asked = reading.whole, turns.whole[0]
                 decision = self._to_llm(table, asked, wish, outcome, trace)
         same = decision.kind != "agent" or state.last_target in (None, decision.target)
@@ -271,7 +298,10 @@ class MoMARouter:
         deferred = {i: o for i, o in enumerate(outcomes) if isinstance(o, Deferred)}
         rows = list(deferred)
         texts, whole = [turns.readings[i].whole for i in rows], turns.whole[rows]
-        tables = score_deferred(self._llms, texts, whole, [*deferred.values()]) if rows else []
+        read = [Sent.of(asked[i]) for i in rows]
+        tables = (
+            score_deferred(self._llms, texts, whole, [*deferred.values()], read) if rows else []
+        )
         by_row = dict(
             zip(rows, zip(tables, zip(texts, whole, strict=True), strict=True), strict=True)
         )
@@ -361,7 +391,8 @@ class MoMARouter:
 
         Args:
             query: The user's words, a `Query`, or its unit vector of shape (d,) where it has been
-                encoded; a vector tells nothing of the query's length or letters.
+                encoded; a vector tells nothing of the query's length or letters. The costs hold
+                for all that is sent: ``Query.tokens``, or the text with its history.
             among: The only LLMs that may be chosen; None: all. A text is one name.
             preference: As in `route`.
             max_latency: Most seconds that it may take, by `LLMCard.latency`.
@@ -384,10 +415,11 @@ class MoMARouter:
         if isinstance(query, str | Query):
             turns = self.states.encode([Query.of(query)], self._encoder)
             text, vector = turns.readings[0].whole, turns.whole[0]
+            read = [Sent.of(Query.of(query))]
         else:
-            text, vector = "", np.asarray(query, np.float32)
+            text, vector, read = "", np.asarray(query, np.float32), None
         outcome = Deferred("no agent was asked for")
-        table = score_deferred(self._llms, [text], vector[None], [outcome])[0]
+        table = score_deferred(self._llms, [text], vector[None], [outcome], read)[0]
         if among is not None:
             wish = replace(
                 wish, exclude=wish.exclude.union(set(table.names) - names_of(among, "among"))
@@ -551,6 +583,7 @@ def score_deferred(
     texts: Sequence[str],
     vectors: FloatArray,
     deferred: Sequence[Deferred],
+    sent: Sequence[Sent] | None = None,
 ) -> list[ScoreTable]:
     """Return the LLMs' scores for n queries that no agent takes.
 
@@ -559,6 +592,7 @@ def score_deferred(
         texts: n queries.
         vectors: Theirs, shape (n, d).
         deferred: Why no agent takes them.
+        sent: What an LLM would read with each; None: the query alone.
 
     Raises:
         NoTargetError: There are no LLMs.
@@ -568,7 +602,7 @@ def score_deferred(
             f"{deferred[0].reason}, and this router has no LLMs. Add an agent with "
             "router.agents.add(...), or give LLMs: MoMARouter.from_cards(agents, llms='packaged')."
         )
-    return llms.score_batch(texts, vectors)
+    return llms.score_batch(texts, vectors, sent)
 
 
 def to_llm(

@@ -17,7 +17,7 @@ from moma_core.errors import (
     ScoreError,
     UnknownNameError,
 )
-from moma_core.llms.costs import PricedCosts, indicative_price
+from moma_core.llms.costs import PricedCosts, count_tokens, indicative_price
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.heads import HEADS, fit_head, head_choices
 from moma_core.llms.heads.stack import fit_weights
@@ -207,10 +207,18 @@ def test_costs_are_calibrated(router):
 
 def test_priced_costs_and_indicative_price():
     card = LLMCard("a", 1.0, 4.0)
-    assert PricedCosts((card,), 250).predict(["x" * 400], np.zeros((1, 1), np.float32)) == (
-        pytest.approx(np.array([[(100 + 1000) / 1e6]]))
+    text, no_inputs = "word " * 80, np.zeros((1, 1), np.float32)
+    read = count_tokens(text)
+    assert read == pytest.approx(80, rel=0.1)
+    assert PricedCosts((card,), 250).predict([text], no_inputs) == (
+        pytest.approx(np.array([[(read + 1000) / 1e6]]))
     )
-    assert indicative_price(["x" * 400] * 2, np.array([4e-4, np.nan])) == pytest.approx(1.0)
+    thinks = LLMCard("t", 1.0, 4.0, reasoning_tokens=1000)
+    assert PricedCosts((thinks,), 250).predict([text], no_inputs)[0, 0] == (
+        pytest.approx((read + 5000) / 1e6)
+    )
+    spent = np.array([(read + 300) * 1e-6, np.nan])
+    assert indicative_price([text] * 2, spent) == pytest.approx(1.0, rel=0.01)
 
 
 def test_router_refuses_other_vectors(router):

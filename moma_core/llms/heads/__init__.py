@@ -6,7 +6,7 @@ line in `HEADS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidInputError
+from moma_core.llms.heads.ability import AbilityHead
 from moma_core.llms.heads.adapted import AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.clusters import ClustersConfig, ClustersHead, fit_clusters
 from moma_core.llms.heads.contract import Head
+from moma_core.llms.heads.joined import JoinedHead
 from moma_core.llms.heads.judged import (
     JudgedConfig,
     JudgedHead,
@@ -34,11 +36,13 @@ from moma_core.types import FloatArray, LLMCard
 __all__ = [
     "HEADS",
     "STACKED",
+    "AbilityHead",
     "AdaptedHead",
     "Blend",
     "ClustersConfig",
     "ClustersHead",
     "Head",
+    "JoinedHead",
     "JudgedConfig",
     "JudgedHead",
     "KernelConfig",
@@ -138,9 +142,17 @@ def build_head(
         KeyError: The kind or an array is unknown; a checkpoint turns it into an `ArtifactError`.
     """
     if config["kind"] == AdaptedHead.kind:
-        cards = tuple(LLMCard(name, 0.0, 0.0) for name in config["base_llms"])
-        base = build_head(config["base"], cards, _under("base.", arrays))
+        base = build_head(config["base"], _unpriced(config["base_llms"]), _under("base.", arrays))
         return AdaptedHead.from_parts(llms, base, config, arrays)
+    if config["kind"] == JoinedHead.kind:
+        return JoinedHead(
+            [
+                build_head(entry, _unpriced(entry["llms"]), _under(f"{position}.", arrays))
+                for position, entry in enumerate(config["parts"])
+            ]
+        )
+    if config["kind"] == AbilityHead.kind:
+        return AbilityHead.from_parts(llms, config, arrays)
     if config["kind"] != StackedHead.kind:
         return HEADS[config["kind"]].build(llms, config, arrays)
     members = [
@@ -149,6 +161,10 @@ def build_head(
     ]
     weights = StackWeights(**{name: arrays[name] for name in StackWeights.__slots__})
     return StackedHead(llms, members, weights)
+
+
+def _unpriced(names: Sequence[str]) -> tuple[LLMCard, ...]:
+    return tuple(LLMCard(name, 0.0, 0.0) for name in names)
 
 
 def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
