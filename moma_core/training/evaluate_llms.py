@@ -11,11 +11,12 @@ import numpy.typing as npt
 from moma_core.errors import InvalidDataError
 from moma_core.llms.cascade import RATES, CascadeRouter, Planned, replay
 from moma_core.llms.data import LLMDataset
-from moma_core.llms.heads.judged import JudgedHead, Outcomes, log_outcomes
+from moma_core.llms.heads.judged import JudgedHead, log_outcomes
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import choose, choose_at_rate
 from moma_core.llms.training import check_answers
 from moma_core.protocols import Encoder
+from moma_core.training.bradley_terry import Levels
 from moma_core.training.judgements import Judgements, count_outcomes, elo_of_counts, read_judgements
 from moma_core.types import Auto, Cost, FloatArray, Performance, Preference
 
@@ -318,8 +319,10 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
 
     Returns:
         A JSON-like dict: ``n_pairs, n_queries, ties, winner_accuracy, elo_accuracy, elo,
-        preferences`` and, for a preference head trained on pairs, ``outcome_log_loss`` beside
-        ``base_rate_log_loss``.
+        preferences``; for a pool trained on pairs ``bradley_terry_accuracy`` and
+        ``bradley_terry_log_loss``, of the levels of the training pairs whatever the query; and for
+        a preference head ``outcome_log_loss`` beside ``base_rate_log_loss``, that of these pairs'
+        own frequencies of outcomes. Accuracies are means over decided pairs, losses over all pairs.
 
     Raises:
         InvalidDataError: No pair is of the router's pool.
@@ -348,10 +351,16 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
         report["preferences"][name] = _points(picks[row], a, b, winner)
     alone = np.full(len(row), single)
     report["best_single"] = {"name": router.best_single, **_points(alone, a, b, winner)}
-    judged = isinstance(router.head, JudgedHead) and "pairs" in router.metadata
-    if judged and router.head.kind == "preference":
+    head = router.head
+    if isinstance(head, JudgedHead) and "pairs" in router.metadata and head.kind == "preference":
         inputs = router.features.join(texts, vectors)
-        report.update(_outcome_losses(router.head, inputs, row, a, b, code))
+        report.update(_outcome_losses(head, inputs, row, a, b, code))
+    if (
+        head.llms == router.cards
+        and "levels" in router.metadata
+        and len(router.names) == len(router.metadata["levels"]["values"])
+    ):
+        report.update(_by_levels(Levels.from_dict(router.metadata["levels"]), a, b, code))
     return report
 
 
@@ -392,8 +401,16 @@ def _points(picks: _Codes, a: _Codes, b: _Codes, winner: _Codes) -> dict[str, An
     return {"points": mean, "judged": len(points)}
 
 
+def _by_levels(levels: Levels, a: _Codes, b: _Codes, code: _Codes) -> dict[str, float | None]:
+    logs = levels.log_outcomes(a, b)
+    return {
+        "bradley_terry_accuracy": _accuracy(levels.values[a] - levels.values[b], _WINNER[code]),
+        "bradley_terry_log_loss": float(-logs[np.arange(len(code)), code].mean()),
+    }
+
+
 def _outcome_losses(
-    head: Any,
+    head: JudgedHead,
     inputs: npt.NDArray[np.float32],
     row: _Codes,
     a: _Codes,
@@ -402,7 +419,7 @@ def _outcome_losses(
 ) -> dict[str, float]:
     raw = head.net.outputs(inputs).astype(np.float64)
     eta = head.tie_threshold(inputs).astype(np.float64)
-    logs = log_outcomes(raw[row, a], raw[row, b], eta[row], Outcomes())
+    logs = log_outcomes(raw[row, a], raw[row, b], eta[row], head.form)
     shares = np.bincount(code, minlength=5) / len(code)
     return {
         "outcome_log_loss": float(-logs[np.arange(len(code)), code].mean()),
