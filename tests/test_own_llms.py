@@ -55,6 +55,9 @@ def test_a_pool_of_cards_routes_by_difficulty_on_the_first_day(router):
     assert router.route(EASY).target == "small"
     assert router.choose_llm(HARD).target == "large"
     assert router.llms.best_single == "large"
+    assert "by its card alone; halving" in router.choose_llm(HARD).reason
+    packaged = MoMARouter.from_cards(llms=LLMRouter.packaged())
+    assert "by its card" not in packaged.choose_llm(HARD).reason
 
 
 def test_a_subject_counts_where_it_is_asked(scale, minilm):

@@ -83,6 +83,8 @@ class LLMRouter:
         points: Score that halving the cost is worth under ``auto``, learnt from held-out rows where
             there were any.
         usage: Factors of the costs, learnt from real usage.
+        margin: Predicted lead that another LLM must have over the best single one under
+            ``performance``, learnt from held-out rows.
 
     Example:
         >>> router = LLMRouter.packaged()
@@ -102,6 +104,7 @@ class LLMRouter:
     min_gain_per_usd: float = 0.0
     points: float = POINTS
     usage: Usage = field(default_factory=Usage)
+    margin: float = 0.0
 
     @classmethod
     def from_cards(
@@ -181,7 +184,7 @@ class LLMRouter:
             raise ScoreError("a query's vector is not finite. Check the encoder that made it.")
         inputs = self.features.join(texts, vectors)
         quality = self.head.predict(inputs).astype(np.float64)
-        costs = self.costs.predict(texts, inputs) + self._beyond(texts, sent)
+        costs = np.maximum(self.costs.predict(texts, inputs) + self._beyond(texts, sent), 0.0)
         return quality, costs * self.usage.factors(self.names)
 
     def _beyond(self, texts: Sequence[str], sent: Sequence[Sent] | None) -> _Array:
@@ -204,12 +207,10 @@ class LLMRouter:
         """
         inputs = self.features.join(texts, vectors)
         doubt = np.zeros((len(texts), len(self.names)))
-        head = self.head.base if isinstance(self.head, AdaptedHead) else self.head
-        for part in head.parts if isinstance(head, JoinedHead) else (head,):
-            if isinstance(part, AbilityHead):
-                for column, values in zip(part.llms, part.spread(inputs).T, strict=True):
-                    if column.name in self.names:
-                        doubt[:, self.names.index(column.name)] = values
+        for part in _placing(self.head):
+            for card, values in zip(part.llms, part.spread(inputs).T, strict=True):
+                if card.name in self.names:
+                    doubt[:, self.names.index(card.name)] = values
         return doubt
 
     def observe(self, name: str, expected: float, real: float) -> None:
@@ -281,6 +282,7 @@ class LLMRouter:
                 self.best_single,
                 min_gain_per_usd=self.min_gain_per_usd,
                 points=self.points,
+                margin=self.margin,
             )
         )
         return candidates[0].name, candidates
@@ -305,6 +307,8 @@ class LLMRouter:
         wanted, cost = self.resolved(preference), chosen.cost or 0.0
         said = f"{preference_name(wanted)} picks {chosen.name!r}: score {chosen.score:.2f} at "
         said += f"${cost:.6f}"
+        if any(card.name == chosen.name for part in _placing(self.head) for card in part.llms):
+            said += " by its card alone"
         match wanted:
             case Auto(points=points):
                 return f"{said}; halving the cost is worth {points:.3g} of score"
@@ -413,7 +417,7 @@ class LLMRouter:
         if name != self.best_single:
             return changed
         dearest = max(changed.cards, key=lambda card: (card.output_price, card.name))
-        return replace(changed, best_single=dearest.name)
+        return replace(changed, best_single=dearest.name, margin=0.0)
 
     def reprice(
         self,
@@ -492,6 +496,13 @@ _CAUTION = 0.05
 _DOUBT = 0.5
 """Standard errors by which a level measured on few queries is lowered: the best of many LLMs on a
 small sample is the luckiest one."""
+
+
+def _placing(head: Head) -> list[AbilityHead]:
+    """Return the parts of a head that know LLMs by their cards alone."""
+    base = head.base if isinstance(head, AdaptedHead) else head
+    parts = base.parts if isinstance(base, JoinedHead) else (base,)
+    return [part for part in parts if isinstance(part, AbilityHead)]
 
 
 def _adapted(router: LLMRouter) -> AdaptedHead:
@@ -705,6 +716,7 @@ def write_llms(router: LLMRouter, directory: str | Path) -> None:
         "best_single": router.best_single,
         "min_gain_per_usd": router.min_gain_per_usd,
         "points": router.points,
+        "margin": router.margin,
         "usage": router.usage.to_dict(),
         "head": {"kind": router.head.kind, **router.head.config()},
         "costs": {"kind": router.costs.kind, **router.costs.config()},
@@ -736,6 +748,7 @@ def read_llms(directory: str | Path) -> dict[str, Any]:
             "metadata": config["training"],
             "min_gain_per_usd": _not_negative("min_gain_per_usd", config),
             "points": _not_negative("points", config),
+            "margin": _not_negative("margin", {"margin": 0.0, **config}),
             "usage": Usage(config.get("usage")),
         }
         _probe(parts, config["features"]["names"], len(llms))

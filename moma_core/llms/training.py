@@ -26,7 +26,7 @@ from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import POINTS, choose, choose_at_rate
 from moma_core.protocols import Encoder, Progress
-from moma_core.types import Auto, FloatArray, LLMCard
+from moma_core.types import Auto, FloatArray, LLMCard, Performance
 
 __all__ = [
     "FOLDS",
@@ -38,6 +38,7 @@ __all__ = [
     "check_answers",
     "fill_costs",
     "fill_scores",
+    "fit_margin",
     "fit_min_gain",
     "fit_points",
     "train",
@@ -142,7 +143,9 @@ _MIN_GAINS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03,
 """
 _POINTS = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04)
 """Score that halving the cost may be worth."""
-_TOLERATED = 0.005
+_MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 1.0)
+"""Predicted leads over the best single LLM below which it is asked; 1: always."""
+_TOLERATED, _DOUBTED = 0.005, 0.5
 _MIN_GAIN_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
 
 
@@ -245,6 +248,7 @@ def train_pool(
     min_gain_per_usd = fit_min_gain(
         held_out, expected, data.scores, spent[:, data.llms.index(single)].mean()
     )
+    margin = fit_margin(held_out, expected, data.scores, data.llms.index(single), min_gain_per_usd)
     report("costs", total, total)
     router = LLMRouter(
         head=fitted,
@@ -255,6 +259,7 @@ def train_pool(
         best_single=single,
         min_gain_per_usd=min_gain_per_usd,
         points=points,
+        margin=margin,
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
     return Trained(router, data, held_out, expected, spent)
@@ -285,6 +290,39 @@ def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: floa
         if noise <= _MEASURABLE and float(change.mean()) >= -_SIGNIFICANT * noise:
             return float(rate / unit)
     return 0.0
+
+
+def fit_margin(
+    predicted: _Array, expected: _Array, scores: _Array, single: int, min_gain_per_usd: float = 0.0
+) -> float:
+    """Return the lead over the best single LLM that another one must have under `Performance`.
+
+    The margin of a ladder whose choices, on queries that the head did not see, gain most over the
+    best single LLM less half the standard error of the gain; where none gains, 1: that LLM is asked
+    always. Ties go to the smaller margin.
+
+    Args:
+        predicted: Quality predicted by heads that did not see the query, shape (n, m).
+        expected: USD, predicted likewise, shape (n, m).
+        scores: Measured quality, NaN where unknown, shape (n, m).
+        single: Column of the best single LLM.
+        min_gain_per_usd: As `fit_min_gain` found.
+    """
+    rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    if not len(rows):
+        return 0.0
+    predicted, expected, best = predicted[rows], expected[rows], _MARGINS[-1]
+    most = 0.0
+    for margin in reversed(_MARGINS):
+        picks = choose(
+            expected, predicted, Performance(), single,
+            min_gain_per_usd=min_gain_per_usd, margin=margin,
+        )  # fmt: skip
+        lead = scores[rows, picks] - scores[rows, single]
+        sure = float(lead.mean() - _DOUBTED * lead.std() / np.sqrt(len(rows)))
+        if sure >= most - 1e-12:
+            best, most = margin, max(sure, most)
+    return best
 
 
 def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int) -> float:

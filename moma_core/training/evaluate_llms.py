@@ -16,6 +16,7 @@ from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import choose, choose_at_rate
 from moma_core.llms.training import check_answers
 from moma_core.protocols import Encoder
+from moma_core.training.baselines import fit_baselines
 from moma_core.training.bradley_terry import Levels
 from moma_core.training.judgements import Judgements, count_outcomes, elo_of_counts, read_judgements
 from moma_core.types import Auto, Cost, FloatArray, Performance, Preference
@@ -98,7 +99,11 @@ _PREFERENCES: dict[str, Preference] = {
 
 
 def evaluate_llms(
-    router: LLMRouter, dataset: LLMDataset, encoder: Encoder, vectors: FloatArray | None = None
+    router: LLMRouter,
+    dataset: LLMDataset,
+    encoder: Encoder,
+    vectors: FloatArray | None = None,
+    trained_on: LLMDataset | None = None,
 ) -> dict[str, Any]:
     """Return how the router does on scored queries that it was not trained on.
 
@@ -109,15 +114,23 @@ def evaluate_llms(
     ``cost_to_match_best_single`` are read off the upper hull of the curve and the LLM of least
     predicted cost; between corners two rates are mixed (`metrics.upper_hull`).
 
+    ``intervals`` are 95 % intervals of what each preference leads the best single LLM by in score,
+    over queries. ``baselines`` are plain routers by predicted score, with our predicted costs,
+    each with its own score, cost, lead, interval and ``score_at_cost``. ``why_null`` gives the
+    reason of each figure that is null.
+
     Args:
         router: Trained on other queries.
         dataset: With a column for each LLM of the router's pool; others are ignored.
         encoder: The one the router was trained with.
         vectors: The queries' vectors when already encoded, shape (n, d).
+        trained_on: What the router was trained on: baselines are fitted to it; None: the only
+            baseline is the best single LLM.
 
     Returns:
         A JSON-like dict: ``n_test, best_single, best_single_score, best_single_cost, oracle_score,
-        preferences, curve, score_at_cost, cost_to_match_best_single, usage``.
+        preferences, curve, score_at_cost, cost_to_match_best_single, usage, intervals, baselines,
+        why_null``.
 
     Raises:
         InvalidDataError: An LLM of the pool has no column, or no query has all of them.
@@ -133,7 +146,60 @@ def evaluate_llms(
     data = data.take(complete)
     vectors = encoder.encode(data.queries) if vectors is None else vectors[complete]
     scores, costs = router.predict(data.queries, vectors)
-    return _report(scores, costs, data, router)
+    report = _report(scores, costs, data, router)
+    heads = (
+        {}
+        if trained_on is None
+        else fit_baselines(router, trained_on, encoder.encode(trained_on.queries))
+    )
+    for name, head in heads.items():
+        plain = head.predict(np.asarray(vectors, np.float32)).astype(np.float64)
+        report["baselines"][name] = _baseline(plain, costs, data, router)
+    return {**report, "why_null": _why_null(report)}
+
+
+def _baseline(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
+    """Return the figures of a plain router: the best predicted score, ties to the cheaper LLM."""
+    single, rows = data.llms.index(router.best_single), np.arange(len(data))
+    picks = choose(costs, scores, Performance())
+    hull = upper_hull(trade_off_curve(scores, costs, data.scores, data.costs, single))
+    best_cost = float(data.costs[:, single].mean())
+    lead = data.scores[rows, picks] - data.scores[:, single]
+    return {
+        "score": float(data.scores[rows, picks].mean()),
+        "cost": float(data.costs[rows, picks].mean()),
+        "lead": float(lead.mean()),
+        "interval": _interval(lead),
+        "score_at_cost": {str(s): score_at_cost(hull, s * best_cost) for s in COST_SHARES},
+    }
+
+
+def _interval(lead: _Array) -> list[float]:
+    """Return the 95 % interval of a mean over queries."""
+    noise = _NORMAL_95 * float(lead.std(ddof=1)) / np.sqrt(len(lead)) if len(lead) > 1 else np.inf
+    bounds = (float(lead.mean() - noise), float(lead.mean() + noise))
+    return [min(max(bound, -1.0), 1.0) for bound in bounds]
+
+
+_NORMAL_95 = 1.96
+
+
+def _why_null(report: dict[str, Any]) -> dict[str, str]:
+    """Return the reason of each figure of a report that is null."""
+    reasons = {}
+    cheapest, best = report["curve"][0][0], max(point[1] for point in report["curve"])
+    for share, score in report["score_at_cost"].items():
+        if score is None:
+            reasons[f"score_at_cost {share}"] = (
+                f"no choice is that cheap: the cheapest costs ${cheapest:.3g} a query"
+            )
+    if report["cost_to_match_best_single"] is None:
+        reasons["cost_to_match_best_single"] = (
+            "the best single LLM costs nothing"
+            if report["best_single_cost"] <= 0
+            else f"its score of {report['best_single_score']:.4f} is never reached; {best:.4f} is"
+        )
+    return reasons
 
 
 def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
@@ -146,6 +212,7 @@ def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) 
             single,
             min_gain_per_usd=router.min_gain_per_usd,
             points=router.points,
+            margin=router.margin,
         )
         for name, preference in _PREFERENCES.items()
     }
@@ -171,6 +238,11 @@ def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) 
         "score_at_cost": {str(s): score_at_cost(hull, s * best_cost) for s in COST_SHARES},
         "cost_to_match_best_single": share_of(match, best_cost),
         "usage": {name: _usage(picks, data.llms) for name, picks in chosen.items()},
+        "intervals": {
+            name: _interval(data.scores[rows, picks] - data.scores[:, single])
+            for name, picks in chosen.items()
+        },
+        "baselines": {"best single": {"score": best_score, "cost": best_cost, "lead": 0.0}},
     }
 
 

@@ -28,6 +28,7 @@ from moma_core.llms.heads.judged import (
 )
 from moma_core.llms.heads.kernel import KernelConfig, KernelHead, fit_kernel
 from moma_core.llms.heads.linear import LinearConfig, LinearHead, fit_linear
+from moma_core.llms.heads.logistic import LogisticConfig, LogisticHead, fit_logistic
 from moma_core.llms.heads.moe import MoEConfig, MoEHead, fit_moe
 from moma_core.llms.heads.neighbours import NeighboursConfig, NeighboursHead, fit_neighbours
 from moma_core.llms.heads.stack import StackedHead, StackWeights, fit_weights
@@ -49,6 +50,8 @@ __all__ = [
     "KernelHead",
     "LinearConfig",
     "LinearHead",
+    "LogisticConfig",
+    "LogisticHead",
     "MoEConfig",
     "MoEHead",
     "NeighboursConfig",
@@ -84,6 +87,7 @@ HEADS: Mapping[str, HeadKind] = {
     "contrastive": HeadKind(JudgedConfig(), fit_contrastive, JudgedHead.from_parts),
     "kernel": HeadKind(KernelConfig(), fit_kernel, KernelHead.from_parts),
     "linear": HeadKind(LinearConfig(), fit_linear, LinearHead.from_parts),
+    "logistic": HeadKind(LogisticConfig(), fit_logistic, LogisticHead.from_parts),
     "mlp": HeadKind(MoEConfig(experts=1, top=1, width=64), fit_moe, MoEHead.from_parts),
     "moe": HeadKind(MoEConfig(), fit_moe, MoEHead.from_parts),
     "neighbours": HeadKind(NeighboursConfig(), fit_neighbours, NeighboursHead.from_parts),
