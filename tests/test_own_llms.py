@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from moma_core import AgentCard, LLMCard, LLMRouter, MoMARouter
+from moma_core import AgentCard, LLMCard, LLMDataset, LLMRouter, MoMARouter
 from moma_core.cli.main import app
 from moma_core.errors import (
     ArtifactError,
@@ -143,6 +143,28 @@ def test_pools_change_and_survive_a_restart(router, tmp_path):
     again = back.add(LLMCard("late", 1.0, 2.0, quality={"mmlu_pro": 0.8}))
     assert again.names == ("small", "large", "new", "late")
     assert again.spread([HARD], router.encoder.encode([HARD]))[0].min() > 0
+
+
+def test_scored_queries_sharpen_a_pool_of_cards(router, minilm, tmp_path):
+    texts = tuple(f"{EASY if n % 2 else HARD} {n}" for n in range(40))
+    easy = np.arange(40) % 2
+    scored = LLMDataset(texts, ("mine",), easy[:, None].astype(float), np.full((40, 1), 0.002))
+    pool = router.llms.add(LLMCard("mine", 0.6, 2.4), scored, minilm)
+    pool.save(tmp_path)
+    for each in (pool, LLMRouter.load(tmp_path)):
+        simple, hard = tables(each, minilm)
+        assert simple.scores[-1] > hard.scores[-1] + 0.5
+        assert (simple.costs[-1] + hard.costs[-1]) / 2 == pytest.approx(0.002, rel=0.2)
+        assert each.spread([HARD], minilm.encode([HARD]))[0, -1] == 0.0
+        known = each.remove("small").add(LLMCard("late", 1.0, 2.0, like="large"))
+        assert known.spread([HARD], minilm.encode([HARD]))[0, -1] > 0.0
+        assert tables(known, minilm)[1].scores[-1] > 0.8
+
+
+def test_a_pool_without_its_best_has_another(router):
+    left = router.llms.remove("large")
+    assert left.best_single == "middle"
+    assert left.add(LLMCard("cheap", 0.01, 0.01)).names == ("small", "middle", "cheap")
 
 
 def test_a_card_joins_trained_llms(minilm):

@@ -397,27 +397,15 @@ class LLMRouter:
         self.card(name)
         if len(self.names) == 1:
             raise NoTargetError(f"{name!r} is the last LLM of the pool. Add another one first.")
-        head = _adapted(self)
         kept = [column for column, each in enumerate(self.names) if each != name]
         cards = tuple(self.cards[column] for column in kept)
-        kernel_weights = head.kernel_weights[:, kept]
-        used = kernel_weights.any(axis=1)
-        changed = replace(
-            self,
-            head=replace(
-                head,
-                llms=cards,
-                weights=head.weights[:, kept],
-                bias=head.bias[kept],
-                points=head.points[used],
-                kernel_weights=kernel_weights[used],
-            ),
-            costs=_costs_of(self, kept, cards),
-        )
+        head, costs = _changeable(self).only(kept, cards), _costs_of(self, kept, cards)
+        changed = replace(self, head=head, costs=costs)
         if name != self.best_single:
             return changed
-        dearest = max(changed.cards, key=lambda card: (card.output_price, card.name))
-        return replace(changed, best_single=dearest.name, margin=0.0)
+        dearest = max(changed.cards, key=lambda card: (card.output_price, card.name)).name
+        best = head.best() if isinstance(head, AbilityHead) else dearest
+        return replace(changed, best_single=best, margin=0.0)
 
     def reprice(
         self,
@@ -450,7 +438,8 @@ class LLMRouter:
         costs = _costs_of(self, range(len(cards)), cards)
         if isinstance(costs, AdaptedCosts):
             costs.bias[column] += np.log(_price(new)) - np.log(_price(old))
-        return replace(self, head=replace(_adapted(self), llms=cards), costs=costs)
+        head = _changeable(self).only(range(len(cards)), cards)
+        return replace(self, head=head, costs=costs)
 
     def check_encoder(self, fingerprint: str) -> None:
         """Refuse another encoder than the one this router was trained with.
@@ -511,6 +500,10 @@ def _adapted(router: LLMRouter) -> AdaptedHead:
     return AdaptedHead.over(router.head, router.cards)
 
 
+def _changeable(router: LLMRouter) -> AdaptedHead | AbilityHead:
+    return router.head if isinstance(router.head, AbilityHead) else _adapted(router)
+
+
 def _placed(router: LLMRouter, card: LLMCard) -> LLMRouter | None:
     """Return the pool with a card placed on the scale of abilities, None where it says too little.
 
@@ -518,35 +511,36 @@ def _placed(router: LLMRouter, card: LLMCard) -> LLMRouter | None:
     like a well-known LLM, where the scale is of the pool's encoder.
     """
     if isinstance(router.head, AbilityHead):
-        head: Head = router.head.with_card(card)
-        return replace(router, head=head, costs=_costs_like(router, card, 0), best_single=(
-            router.head.with_card(card).best()))  # fmt: skip
+        head = router.head.with_card(card)
+        costs = _costs_like(router, card, 0)
+        return replace(router, head=head, costs=costs, best_single=head.best())
     adapted = _adapted(router)
-    parts = adapted.base.parts if isinstance(adapted.base, JoinedHead) else (adapted.base,)
-    last = parts[-1]
-    scale = last.scale if isinstance(last, AbilityHead) else AbilityScale.packaged()
-    known = {*scale.population.names, *(each.name for each in last.llms if last is not parts[0])}
+    base = _with_placed(adapted.base, card, router)
+    if base is None:
+        return None
+    return replace(
+        router,
+        head=adapted.over_more(base, (*router.cards, card)),
+        costs=_costs_like(router, card, _alike(router, card)),
+    )
+
+
+def _with_placed(base: Head, card: LLMCard, router: LLMRouter) -> Head | None:
+    """Return a base head with a card placed after its LLMs, None where that cannot be."""
+    if isinstance(base, AbilityHead):
+        return base.with_card(card)
+    parts = base.parts if isinstance(base, JoinedHead) else (base,)
+    last = parts[-1] if isinstance(parts[-1], AbilityHead) else None
+    scale = AbilityScale.packaged() if last is None else last.scale
+    known = {*scale.population.names, *(each.name for each in (last.llms if last else ()))}
     if not isinstance(card.quality, Mapping) and card.like not in known:
         return None
     if scale.encoder_fingerprint != router.encoder_fingerprint:
         return None
     told = card if card.like in known else replace(card, like=None)
-    if isinstance(last, AbilityHead):
-        parts = (*parts[:-1], last.with_card(told))
-    else:
-        parts = (*parts, AbilityHead.place((told,), scale.reading(router.features)))
-    m, n = adapted.weights.shape
-    weights = np.zeros((m + 1, n + 1))
-    weights[:m, :n], weights[m, n] = adapted.weights, 1.0
-    grown = replace(
-        adapted,
-        llms=(*router.cards, card),
-        base=parts[0] if len(parts) == 1 else JoinedHead(parts),
-        weights=weights,
-        bias=np.append(adapted.bias, 0.0),
-        kernel_weights=np.pad(adapted.kernel_weights, ((0, 0), (0, 1))),
-    )
-    return replace(router, head=grown, costs=_costs_like(router, card, _alike(router, card)))
+    if last is not None:
+        return JoinedHead((*parts[:-1], last.with_card(told)))
+    return JoinedHead((*parts, AbilityHead.place((told,), scale.reading(router.features))))
 
 
 def _with_column(head: AdaptedHead, cards: tuple[LLMCard, ...], blend: Blend) -> AdaptedHead:

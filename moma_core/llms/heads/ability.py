@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -67,11 +67,10 @@ class AbilityHead:
             np.concatenate([self.covariances, ability.covariance[None]]),
         )
 
-    def only(self, names: list[str]) -> AbilityHead:
-        """Return the head of some of its LLMs, in this order."""
-        rows = [next(i for i, card in enumerate(self.llms) if card.name == name) for name in names]
-        cards = tuple(self.llms[row] for row in rows)
-        return AbilityHead(cards, self.scale, self.means[rows], self.covariances[rows])
+    def only(self, columns: Sequence[int], llms: tuple[LLMCard, ...]) -> AbilityHead:
+        """Return the head of some of its columns, under these cards."""
+        rows = list(columns)
+        return AbilityHead(llms, self.scale, self.means[rows], self.covariances[rows])
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
