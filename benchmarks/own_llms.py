@@ -20,7 +20,8 @@ between the cheapest and the dearest LLM of the pool:
   over uniform   against each LLM for a third of the queries, at that cost
 
 ``level error`` is predicted less measured mean score of an LLM (root mean square), ``covered`` how
-often the measured one lies within one standard deviation that the card leaves (about .68 if true).
+often the measured one lies within one standard deviation of the mean that the card leaves, and
+"covered_2" within two (.68 and .95 if true).
 Means over pools with standard errors over pools; pools whose cheapest LLM is also the best have
 nothing to trade and are left out of the leads.
 """
@@ -38,6 +39,7 @@ import numpy as np
 from fit_abilities import SAME, Rows, exam_of, fit_scale, read
 from llm_added import vectors_of
 
+from moma_core._numerics import sigmoid
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.abilities import AbilityScale
 from moma_core.llms.data import LLMDataset
@@ -91,6 +93,7 @@ def lead(pool: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> dict[str, fl
     found = {
         "level_error": float(np.sqrt((error**2).mean())),
         "covered": float((np.abs(error) <= spread).mean()),
+        "covered_2": float((np.abs(error) <= 2.0 * spread).mean()),
     }
     if len(mixes) == 1:
         return found
@@ -105,6 +108,19 @@ def lead(pool: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> dict[str, fl
     over_random, over_single = np.mean(leads, axis=0)
     return {**found, "over_random": float(over_random), "over_single": float(over_single),
             "over_uniform": over_uniform}  # fmt: skip
+
+
+def level_spread(pool: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of each LLM's mean score that its card leaves, shape (m,)."""
+    head = pool.head
+    inputs = pool.features.join(test.queries, vectors)
+    shares, steepness, difficulty = head.scale.model.read(inputs)
+    found = []
+    for mean, covariance in zip(head.means, head.covariances, strict=True):
+        right = sigmoid(steepness * (shares @ mean) - difficulty)
+        slope = (right * (1.0 - right) * steepness) @ shares / len(inputs)
+        found.append(np.sqrt(slope @ covariance @ slope))
+    return np.array(found)
 
 
 def run(
@@ -144,7 +160,14 @@ def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for way in WAYS:
             own = [each for each in found if (each["table"], each["way"]) == (table, way)]
             line: dict[str, Any] = {"table": table, "way": way, "pools": len(own)}
-            for key in ("over_random", "over_single", "over_uniform", "level_error", "covered"):
+            for key in (
+                "over_random",
+                "over_single",
+                "over_uniform",
+                "level_error",
+                "covered",
+                "covered_2",
+            ):
                 values = np.array([each[key] for each in own if key in each])
                 noise = values.std(ddof=1) / np.sqrt(len(values))
                 line[key] = [round(float(values.mean()), 4), round(float(noise), 4)]

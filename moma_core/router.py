@@ -270,7 +270,7 @@ class MoMARouter:
                     table = score_deferred(
                         self._llms, [reading.whole], turns.whole, [outcome], read
                     )[0]
-                asked = reading.whole, turns.whole[0]
+                asked, wish = (reading.whole, turns.whole[0]), wish.with_room(self._llms, read[0])
                 decision = self._to_llm(table, asked, wish, outcome, trace)
         same = decision.kind != "agent" or state.last_target in (None, decision.target)
         topic = reading.next_topic(same_target=same)
@@ -308,7 +308,9 @@ class MoMARouter:
         return [
             to_agent(outcome, wish.preference)
             if isinstance(outcome, Handled)
-            else self._to_llm(*by_row[i], wish, outcome, Trace())
+            else self._to_llm(
+                *by_row[i], wish.with_room(self._llms, Sent.of(asked[i])), outcome, Trace()
+            )
             for i, outcome in enumerate(outcomes)
         ]
 
@@ -424,6 +426,7 @@ class MoMARouter:
             wish = replace(
                 wish, exclude=wish.exclude.union(set(table.names) - names_of(among, "among"))
             )
+        wish = wish if read is None else wish.with_room(self._llms, read[0])
         return self._learnt(to_llm(self._llms, table, wish, outcome), vector, wish.preference)
 
     @property
@@ -555,6 +558,13 @@ class Wish:
     preference: Preference
     exclude: frozenset[str] = frozenset()
     max_latency: float | None = None
+
+    def with_room(self, llms: LLMRouter | None, sent: Sent) -> Wish:
+        """Return the wish without LLMs whose window is too small for what is sent."""
+        small = frozenset() if llms is None else llms.too_small(sent.tokens)
+        if llms is None or not small or small | self.exclude >= set(llms.names):
+            return self
+        return replace(self, exclude=self.exclude | small)
 
 
 def names_of(names: object, parameter: str) -> frozenset[str]:

@@ -108,6 +108,24 @@ def test_the_llm_that_answered_before_has_the_history_in_its_cache(router):
     assert fresh["large"] - again["large"] == pytest.approx(saved, rel=0.1)
 
 
+def test_a_window_too_small_for_the_conversation_is_passed_over():
+    small = LLMCard("small", 0.1, 0.4, quality={"mmlu_pro": 0.5}, context_window=8_000)
+    middle = LLMCard("middle", 0.1, 0.4, quality={"mmlu_pro": 0.4}, context_window=64_000)
+    router = MoMARouter.from_cards(llms=[small, middle])
+    long = Query("commit it", ("word " * 20_000,))
+    assert router.route("commit it", "performance").target == "small"
+    for decision in (
+        router.route(long, "performance"),
+        router.route_batch([long], "performance")[0],
+        router.choose_llm(long, preference="performance"),
+    ):
+        assert decision.target == "middle"
+        assert [each.name for each in decision.candidates] == ["middle"]
+    assert router.route(long, "performance", exclude="middle").target == "small"  # none has room
+    assert router.choose_llm(long, "small").target == "small"
+    assert router.choose_llm(Query("x", tokens=10**6), preference="performance").target == "small"
+
+
 def test_scripted_conversations_cost_what_was_said(router):
     """Real usage counts the tokens as written above; answers are of other lengths each time."""
     rng = np.random.default_rng(0)

@@ -120,6 +120,16 @@ def test_a_higher_published_score_never_lowers_an_ability(low, high, name):
     assert (np.linalg.eigvalsh(strong.covariance) > 0).all()
 
 
+def test_the_scale_is_small_and_saved_whole(scale, minilm, tmp_path):
+    scale.save(tmp_path)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000
+    inputs = scale.features.join([EASY, HARD], minilm.encode([EASY, HARD]))
+    for one, two in zip(
+        scale.model.read(inputs), scale.reading(scale.features).model.read(inputs), strict=True
+    ):
+        assert two == pytest.approx(one)
+
+
 def test_published_scores_are_met(scale):
     for name in ("mmlu_pro", "math", "gsm8k", "law"):
         for score in (0.35, 0.6, 0.85):

@@ -324,6 +324,23 @@ class LLMRouter:
         known = {card.name: card.latency for card in self.cards}
         return [known.get(name) for name in names]
 
+    def too_small(self, tokens: float) -> frozenset[str]:
+        """Return the LLMs whose known window holds fewer tokens; none where all are too small.
+
+        Example:
+            >>> pool = LLMRouter.from_cards([
+            ...     LLMCard("short", 0.1, 0.4, context_window=8_000), LLMCard("long", 0.2, 0.8)
+            ... ])
+            >>> pool.too_small(10_000), pool.too_small(1_000)
+            (frozenset({'short'}), frozenset())
+        """
+        found = {
+            card.name
+            for card in self.cards
+            if card.context_window is not None and card.context_window < tokens
+        }
+        return frozenset() if len(found) == len(self.cards) else frozenset(found)
+
     def card(self, name: str) -> LLMCard:
         """Return the card of an LLM.
 
