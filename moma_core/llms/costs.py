@@ -37,7 +37,8 @@ CHARS_PER_TOKEN = 4.0
 TYPICAL_INPUT_TOKENS = 100.0
 TYPICAL_OUTPUT_TOKENS = 300.0
 LONGEST = 1_000.0
-"""Tokens of the longest query that costs were fitted on, where a saved fit does not say."""
+"""Tokens up to which fitted costs are trusted to follow a query's length, or the longest query that
+they were fitted on if that is more."""
 
 _TURN = 4
 """Tokens that say whose turn it is."""
@@ -104,7 +105,7 @@ class FittedCosts:
         bias: Shape (m,).
         scale: Factor of each LLM that makes the mean prediction the mean cost, shape (m,).
         highest: Dearest measured query of each LLM; twice that bounds a prediction, shape (m,).
-        longest: Tokens of the longest query it was fitted on.
+        longest: Tokens up to which it is trusted to follow a query's length.
     """
 
     kind: ClassVar[str] = "fitted"

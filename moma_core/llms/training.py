@@ -17,7 +17,7 @@ from moma_core._numerics import find_centres, nearest, sigmoid
 from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llms.cascade import RATES, CascadeRouter, replay
 from moma_core.llms.cascade_planner import SharedDifficulty
-from moma_core.llms.costs import FittedCosts, count_tokens, indicative_price
+from moma_core.llms.costs import LONGEST, FittedCosts, count_tokens, indicative_price
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.heads import STACKED, fit_head, head_choices
@@ -240,7 +240,7 @@ def train_pool(
     llms = tuple(_card(data, name, prices or {}) for name in data.llms)
     observed = ~np.isnan(data.scores)
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
-    longest = float(max(map(count_tokens, data.queries)))
+    longest = max(LONGEST, *(float(count_tokens(text)) for text in data.queries))
     costs = FittedCosts.fit(inputs, spent, longest=longest)
     expected = _expected(inputs, spent, seed)
     single = _best_single(llms, scores, spent)
