@@ -88,7 +88,7 @@ def lead(pool: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> dict[str, fl
     )
     singles = np.column_stack([test.costs.mean(axis=0), test.scores.mean(axis=0)])
     mixes = upper_hull(singles)
-    spread = np.sqrt(pool.spread(test.queries, vectors).mean(axis=0) ** 2)
+    spread = level_spread(pool, test, vectors)
     error = quality.mean(axis=0) - test.scores.mean(axis=0)
     found = {
         "level_error": float(np.sqrt((error**2).mean())),

@@ -113,17 +113,21 @@ def llms(
             pool = LLMRouter.load(folder)
             report = evaluate_llms(pool, scored, encoder, trained_on=known)
     write_json(out, report)
+    _show(_in_words(report, strategy), out)
+
+
+def _in_words(report: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
+    """Return the figures of a report on scored queries as a table shows them."""
     shown: dict[str, Any] = {"strategy": str(strategy)}
     shown |= {key: value for key, value in report.items() if not isinstance(value, dict | list)}
     intervals, why = report.get("intervals", {}), report.get("why_null", {})
     for name, figures in report["preferences"].items():
         shown[name] = _scored(figures, intervals.get(name))
     for share, score in report["score_at_cost"].items():
-        key = f"score_at_cost {share}"
-        shown[f"score at {share} of the cost"] = why.get(key, score)
+        shown[f"score at {share} of the cost"] = why.get(f"score_at_cost {share}", score)
     for name, figures in report.get("baselines", {}).items():
         shown[f"baseline: {name}"] = _scored(figures, figures.get("interval"))
-    _show(shown | {key: text for key, text in why.items() if key in shown}, out)
+    return shown | {key: text for key, text in why.items() if key in shown}
 
 
 def _scored(figures: dict[str, Any], interval: list[float] | None) -> str:

@@ -182,8 +182,9 @@ _FREE = 0.05
 _UNLIKE = 0.25
 """Share of the population's variance by which LLMs that are called alike differ."""
 
-_PUBLISHED, _MEAN_SCORE = 0.15, 0.4
-"""Standard error, in logits, of a published score, and of one number for everything."""
+_PUBLISHED, _MEAN_SCORE, _SETTING = 0.15, 0.4, 0.08
+"""Standard error, in logits, of a published score, and of one number for everything; and of what
+all scores of an LLM share, being measured in another setting than it will be used in."""
 
 _LOWEST, _STEPS = 0.01, 30
 
@@ -272,17 +273,18 @@ class AbilityScale:
     def _updated(self, start: Ability, scores: list[tuple[_Array, float]], error: float) -> Ability:
         """Return the normal around the most probable ability (Laplace; damped Gauss-Newton).
 
-        Each published score is seen in logits: ``logit(score) = logit(expected) + noise``.
+        Each published score is seen in logits: ``logit(score) = logit(expected) + noise``, the
+        noise being the score's own and what all scores share.
         """
         seen = np.clip([score for _, score in scores], _LOWEST, 1.0 - _LOWEST)
         target, firm = np.log(seen / (1.0 - seen)), np.linalg.inv(start.covariance)
-        mean = start.mean
+        mean, n = start.mean, len(scores)
+        white = np.linalg.inv(np.linalg.cholesky(error**2 * np.eye(n) + _SETTING**2))
 
         def look(at: _Array) -> tuple[float, _Array, _Array]:
             logits, slopes = self._logits(at, scores)
-            rest = (target - logits) / error
-            away = at - start.mean
-            return float(rest @ rest + away @ firm @ away), rest, slopes / error
+            rest, away = white @ (target - logits), at - start.mean
+            return float(rest @ rest + away @ firm @ away), rest, white @ slopes
 
         loss, rest, slopes = look(mean)
         for _ in range(_STEPS):

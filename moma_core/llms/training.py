@@ -240,15 +240,11 @@ def train_pool(
     llms = tuple(_card(data, name, prices or {}) for name in data.llms)
     observed = ~np.isnan(data.scores)
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
-    longest = max(LONGEST, *(float(count_tokens(text)) for text in data.queries))
-    costs = FittedCosts.fit(inputs, spent, longest=longest)
-    expected = _expected(inputs, spent, seed)
+    costs, expected = _costs(data.queries, inputs, spent), _expected(inputs, spent, seed)
     single = _best_single(llms, scores, spent)
-    points = fit_points(held_out, expected, data.scores, data.llms.index(single))
-    min_gain_per_usd = fit_min_gain(
-        held_out, expected, data.scores, spent[:, data.llms.index(single)].mean()
+    min_gain, points, margin = _learnt(
+        held_out, expected, data.scores, spent, data.llms.index(single)
     )
-    margin = fit_margin(held_out, expected, data.scores, data.llms.index(single), min_gain_per_usd)
     report("costs", total, total)
     router = LLMRouter(
         head=fitted,
@@ -257,12 +253,26 @@ def train_pool(
         encoder_fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         best_single=single,
-        min_gain_per_usd=min_gain_per_usd,
+        min_gain_per_usd=min_gain,
         points=points,
         margin=margin,
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
     return Trained(router, data, held_out, expected, spent)
+
+
+def _costs(queries: Sequence[str], inputs: FloatArray, spent: _Array) -> FittedCosts:
+    longest = max(LONGEST, *(float(count_tokens(text)) for text in queries))
+    return FittedCosts.fit(inputs, spent, longest=longest)
+
+
+def _learnt(
+    held_out: _Array, expected: _Array, scores: _Array, spent: _Array, single: int
+) -> tuple[float, float, float]:
+    """Return gain per USD, points and margin, learnt from queries that the head did not see."""
+    min_gain = fit_min_gain(held_out, expected, scores, spent[:, single].mean())
+    points = fit_points(held_out, expected, scores, single)
+    return min_gain, points, fit_margin(held_out, expected, scores, single, min_gain)
 
 
 def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:

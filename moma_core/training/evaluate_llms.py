@@ -202,20 +202,23 @@ def _why_null(report: dict[str, Any]) -> dict[str, str]:
     return reasons
 
 
-def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
-    rows, single = np.arange(len(data)), data.llms.index(router.best_single)
-    chosen = {
-        name: choose(
-            costs,
-            scores,
-            preference,
-            single,
-            min_gain_per_usd=router.min_gain_per_usd,
-            points=router.points,
-            margin=router.margin,
-        )
+def _picks(scores: _Array, costs: _Array, router: LLMRouter) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the columns that each preference chooses, shape (n,) each."""
+    learnt = {
+        "min_gain_per_usd": router.min_gain_per_usd,
+        "points": router.points,
+        "margin": router.margin,
+    }
+    single = router.names.index(router.best_single)
+    return {
+        name: choose(costs, scores, preference, single, **learnt)
         for name, preference in _PREFERENCES.items()
     }
+
+
+def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
+    rows, single = np.arange(len(data)), data.llms.index(router.best_single)
+    chosen = _picks(scores, costs, router)
     curve = trade_off_curve(scores, costs, data.scores, data.costs, single)
     hull = upper_hull(curve)
     best_score = float(data.scores[:, single].mean())
