@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llm_added import vectors_of
 
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
@@ -66,7 +67,7 @@ def measure(router: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> dict[st
     for name, rule in RULES.items():
         picks = choose(
             expected, predicted, rule, single,
-            min_gain_per_usd=router.min_gain_per_usd, points=router.points,
+            min_gain_per_usd=router.min_gain_per_usd, points=router.points, margin=router.margin,
         )  # fmt: skip
         lead, cost = test.scores[rows, picks] - test.scores[:, single], test.costs[rows, picks]
         ideal = score_at_cost(hull, float(cost.mean()))
@@ -81,7 +82,7 @@ def measure(router: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> dict[st
 
 def run(pool: str, folder: Path, seeds: int, encoder: RoutingEncoder) -> list[dict[str, Any]]:
     data = LLMDataset.read(folder / f"{pool}.parquet")
-    vectors, results = encoder.encode(data.queries), []
+    vectors, results = vectors_of(pool, data, encoder), []
     for seed in range(seeds):
         held, start = split(data, seed), time.perf_counter()
         router = train(data.take(~held), encoder, seed=seed, vectors=vectors[~held])

@@ -52,7 +52,8 @@ def run(pool: str, folder: Path, seed: int) -> list[_Row]:
         head = auto.head if kind == "auto" else fit_head(kind, inputs, scores, auto.cards, seed)
         seconds = time.perf_counter() - start
         min_gain = auto.min_gain_per_usd if kind == "auto" else 0.0  # fitted to its head's noise
-        router = replace(auto, head=head, min_gain_per_usd=min_gain)
+        margin = auto.margin if kind == "auto" else 0.0
+        router = replace(auto, head=head, min_gain_per_usd=min_gain, margin=margin)
         report = evaluate_llms(router, test, encoder, vectors[held])
         unit = report["best_single_cost"]
         for preference in PREFERENCES:

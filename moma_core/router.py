@@ -30,11 +30,12 @@ from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter, Choice, K
 from moma_core.agents.states import StateMachine
 from moma_core.encoder import RoutingEncoder, encoder_of, open_encoder
-from moma_core.errors import InvalidInputError, InvalidQueryError, NoTargetError
+from moma_core.errors import DuplicateNameError, InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
+from moma_core.llms.costs import Sent
 from moma_core.llms.feedback import FILES as LEARNING_FILES
 from moma_core.llms.feedback import Learning
-from moma_core.llms.router import LLMRouter
+from moma_core.llms.router import LLMRouter, pool_of
 from moma_core.llms.selection import parse_preference, preference_name
 from moma_core.protocols import Encoder, FinalDecider, Progress
 from moma_core.teams.router import TeamRouter, team_instead
@@ -45,6 +46,7 @@ from moma_core.types import (
     Deferred,
     FloatArray,
     Handled,
+    LLMCard,
     Part,
     Preference,
     Query,
@@ -105,7 +107,7 @@ class MoMARouter:
         cls,
         agents: Iterable[AgentCard] = (),
         *,
-        llms: LLMRouter | Literal["packaged"] | None = "packaged",
+        llms: LLMRouter | Iterable[LLMCard | str] | Literal["packaged"] | None = "packaged",
         path: str | Path | None = None,
         states: StateMachine | str | Path | None = None,
         encoder: Encoder | Literal["routing", "minilm", "multilingual"] | None = None,
@@ -121,7 +123,8 @@ class MoMARouter:
 
         Args:
             agents: Cards to register.
-            llms: A trained pool, the packaged one, or None.
+            llms: Your own LLMs as cards, or as names in litellm's table of prices; a trained pool;
+                the packaged one; or None. See `LLMRouter.from_cards`.
             path: Where Chroma keeps the agents: a router's directory, or a server's URL. None
                 keeps them in memory.
             states: A state machine, TOML text, or a ``.toml`` file.
@@ -166,7 +169,7 @@ class MoMARouter:
             taxonomy=Taxonomy.from_given(categories, encoder),
             substitutes=substitutes,
         )
-        router = cls(encoder, agent_router, open_pool(llms), teams)
+        router = cls(encoder, agent_router, open_pool(pool_of(llms)), teams)
         catalog.put(*cards)  # last: what fails above leaves nothing registered
         return router
 
@@ -192,8 +195,28 @@ class MoMARouter:
 
     @property
     def llms(self) -> LLMRouter | None:
-        """The LLM pool, or None."""
+        """The LLM pool, or None; pools are values: ``router.llms = router.llms.add(card)``."""
         return self._llms
+
+    @llms.setter
+    def llms(self, llms: LLMRouter | None) -> None:
+        """Take another pool from the next route on.
+
+        Raises:
+            InvalidInputError: It is no pool, or this router's teams are of the one it has.
+            ArtifactError: It was trained with another encoder.
+            DuplicateNameError: An agent has the name of an LLM.
+        """
+        if self._teams is not None:
+            raise InvalidInputError("this router's teams are of its LLMs. Build a new router.")
+        check_parts(llms, None)
+        encoder = _encoder_for(llms, self._encoder)
+        try:
+            self.agents.reserve(llms.names if llms is not None else ())
+        except DuplicateNameError:
+            self.agents.reserve(self._llms.names if self._llms is not None else ())
+            raise
+        self._llms, self._llm_encoder = llms, encoder
 
     @property
     def encoder(self) -> Encoder:
@@ -248,9 +271,10 @@ class MoMARouter:
                 decision = to_agent(outcome, wish.preference)
             case Deferred():
                 with trace.timed("score"):
+                    read = [Sent.of(query, state.last_target)]
                     whole = self._for_llms([reading.whole], turns.whole)
-                    table = score_deferred(self._llms, [reading.whole], whole, [outcome])[0]
-                asked = reading.whole, whole[0]
+                    table = score_deferred(self._llms, [reading.whole], whole, [outcome], read)[0]
+                asked, wish = (reading.whole, whole[0]), wish.with_room(self._llms, read[0])
                 decision = self._to_llm(table, asked, wish, outcome, trace)
         following = _left_by(reading, decision.target, outcome, state, following)
         return replace(decision, state=following, trace=trace.done())
@@ -310,14 +334,19 @@ class MoMARouter:
         rows = list(deferred)
         texts = [turns.readings[i].whole for i in rows]
         whole = self._for_llms(texts, turns.whole[rows])
-        tables = score_deferred(self._llms, texts, whole, [*deferred.values()]) if rows else []
+        read = [Sent.of(asked[i]) for i in rows]
+        tables = (
+            score_deferred(self._llms, texts, whole, [*deferred.values()], read) if rows else []
+        )
         by_row = dict(
             zip(rows, zip(tables, zip(texts, whole, strict=True), strict=True), strict=True)
         )
         return [
             to_agent(outcome, wish.preference)
             if isinstance(outcome, Handled)
-            else self._to_llm(*by_row[i], wish, outcome, Trace())
+            else self._to_llm(
+                *by_row[i], wish.with_room(self._llms, Sent.of(asked[i])), outcome, Trace()
+            )
             for i, outcome in enumerate(outcomes)
         ]
 
@@ -404,7 +433,8 @@ class MoMARouter:
 
         Args:
             query: The user's words, a `Query`, or its unit vector of shape (d,) by the pool's
-                encoder; a vector tells nothing of the query's length or letters.
+                encoder; a vector tells nothing of the query's length or letters. The costs hold
+                for all that is sent: ``Query.tokens``, or the text with its history.
             among: The only LLMs that may be chosen; None: all. A text is one name.
             preference: As in `route`.
             max_latency: Most seconds that it may take, by `LLMCard.latency`.
@@ -426,16 +456,17 @@ class MoMARouter:
         wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
         if isinstance(query, str | Query):
             turns = self.states.encode([Query.of(query)], self._encoder)
-            text = turns.readings[0].whole
+            text, read = turns.readings[0].whole, [Sent.of(Query.of(query))]
             vector = self._for_llms([text], turns.whole)[0]
         else:
-            text, vector = "", np.asarray(query, np.float32)
+            text, vector, read = "", np.asarray(query, np.float32), None
         outcome = Deferred("no agent was asked for")
-        table = score_deferred(self._llms, [text], vector[None], [outcome])[0]
+        table = score_deferred(self._llms, [text], vector[None], [outcome], read)[0]
         if among is not None:
             wish = replace(
                 wish, exclude=wish.exclude.union(set(table.names) - names_of(among, "among"))
             )
+        wish = wish if read is None else wish.with_room(self._llms, read[0])
         return self._learnt(to_llm(self._llms, table, wish, outcome), vector, wish.preference)
 
     @property
@@ -572,6 +603,13 @@ class Wish:
     exclude: frozenset[str] = frozenset()
     max_latency: float | None = None
 
+    def with_room(self, llms: LLMRouter | None, sent: Sent) -> Wish:
+        """Return the wish without LLMs whose window is too small for what is sent."""
+        small = frozenset() if llms is None else llms.too_small(sent.tokens)
+        if llms is None or not small or small | self.exclude >= set(llms.names):
+            return self
+        return replace(self, exclude=self.exclude | small)
+
 
 def names_of(names: object, parameter: str) -> frozenset[str]:
     """Return names given one by one, or as one text that is one name.
@@ -626,6 +664,7 @@ def score_deferred(
     texts: Sequence[str],
     vectors: FloatArray,
     deferred: Sequence[Deferred],
+    sent: Sequence[Sent] | None = None,
 ) -> list[ScoreTable]:
     """Return the LLMs' scores for n queries that no agent takes.
 
@@ -634,6 +673,7 @@ def score_deferred(
         texts: n queries.
         vectors: Theirs, shape (n, d).
         deferred: Why no agent takes them.
+        sent: What an LLM would read with each; None: the query alone.
 
     Raises:
         NoTargetError: There are no LLMs.
@@ -643,7 +683,7 @@ def score_deferred(
             f"{deferred[0].reason}, and this router has no LLMs. Add an agent with "
             "router.agents.add(...), or give LLMs: MoMARouter.from_cards(agents, llms='packaged')."
         )
-    return llms.score_batch(texts, vectors)
+    return llms.score_batch(texts, vectors, sent)
 
 
 def to_llm(

@@ -153,6 +153,8 @@ class Query:
         text: The words to route. Only the first few thousand characters are looked at.
         history: Earlier turns of the conversation, oldest first.
         events: System events since the last turn, such as ``"file_uploaded:pdf"``.
+        tokens: Tokens of all that an LLM would read (system prompt, history, tools, images), where
+            the caller counted them; None: ``text`` and ``history`` are counted.
 
     Raises:
         InvalidQueryError: ``text`` is empty, blank, not a string, or holds half a character.
@@ -165,6 +167,7 @@ class Query:
     text: str
     history: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         half = half_character(self.text) if isinstance(self.text, str) else None
@@ -187,6 +190,12 @@ class Query:
                     f"Write {field_name}=['...']."
                 )
             object.__setattr__(self, field_name, tuple(values))
+        tokens = self.tokens
+        if tokens is not None and not (is_number(tokens) and 0 <= tokens < math.inf):
+            raise InvalidQueryError(
+                f"tokens of a query is a number of zero or more, got {tokens!r:.40}. Leave it out "
+                "to have text and history counted."
+            )
 
     @classmethod
     def of(cls, query: str | Query) -> Query:
@@ -461,9 +470,15 @@ class LLMCard:
         latency: Typical seconds to an answer, when known.
         context_window: Most tokens it takes, when known.
         metadata: Anything JSON-like that the caller wants back.
+        quality: Published scores in [0, 1] by benchmark or subject, such as
+            ``{"mmlu_pro": 0.78, "math": 0.9}``, or one number for everything; see docs/llms.md.
+        like: An LLM that it resembles: one of the pool, or a well-known one.
+        cached_input_price: USD per million input tokens read from the provider's cache.
+        reasoning_tokens: Tokens that it thinks, beside the answer, on a typical query.
 
     Raises:
-        InvalidCardError: The name is empty, or a price is negative or not finite.
+        InvalidCardError: The name is empty, a price is negative or not finite, or a score is not in
+            [0, 1].
 
     Example:
         >>> LLMCard("small", input_price=0.15, output_price=0.6).output_price
@@ -476,27 +491,61 @@ class LLMCard:
     latency: float | None = None
     context_window: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    quality: float | Mapping[str, float] | None = None
+    like: str | None = None
+    cached_input_price: float | None = None
+    reasoning_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         check_name(self.name, "LLM")
+        cached = 0.0 if self.cached_input_price is None else self.cached_input_price
         for label, value in (
             ("input_price", self.input_price),
             ("output_price", self.output_price),
+            ("cached_input_price", cached),
         ):
             if not is_number(value) or not math.isfinite(value) or value < 0:
                 raise InvalidCardError(
                     f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, "
                     f"got {value!r}. A local LLM costs 0."
                 )
+        if not (is_number(self.reasoning_tokens) and 0 <= self.reasoning_tokens < math.inf):
+            raise InvalidCardError(
+                f"reasoning_tokens of LLM {self.name!r} is a number of zero or more, got "
+                f"{self.reasoning_tokens!r:.40}."
+            )
+        self._check_quality()
 
-    def usd(self, input_tokens: float, output_tokens: float) -> float:
+    def _check_quality(self) -> None:
+        if self.like is not None and not is_text(self.like):
+            raise InvalidCardError(
+                f"like of LLM {self.name!r} is the name of an LLM, got {self.like!r:.40}."
+            )
+        if self.quality is None:
+            return
+        by_name = self.quality if isinstance(self.quality, Mapping) else {"": self.quality}
+        fits = all(is_number(score) and 0.0 <= score <= 1.0 for score in by_name.values())
+        if not by_name or not fits or not all(isinstance(name, str) for name in by_name):
+            raise InvalidCardError(
+                f"quality of LLM {self.name!r} is a score in [0, 1] or several by benchmark, got "
+                f"{self.quality!r:.60}. Write quality={{'mmlu_pro': 0.78}}, or leave it out."
+            )
+
+    def usd(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0.0) -> float:
         """Return USD of a call with so many tokens.
+
+        Args:
+            input_tokens: Tokens read, those from the cache among them.
+            output_tokens: Tokens written, thoughts among them.
+            cached_tokens: Tokens read from the provider's cache.
 
         Example:
             >>> LLMCard("small", input_price=0.15, output_price=0.6).usd(2_000, 500)
             0.0006
         """
-        return (self.input_price * input_tokens + self.output_price * output_tokens) / 1e6
+        cached = self.input_price if self.cached_input_price is None else self.cached_input_price
+        read = self.input_price * (input_tokens - cached_tokens) + cached * cached_tokens
+        return (read + self.output_price * output_tokens) / 1e6
 
 
 @dataclass(frozen=True, slots=True)

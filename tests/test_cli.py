@@ -39,6 +39,9 @@ LLM_KEYS = {
     "score_at_cost",
     "cost_to_match_best_single",
     "usage",
+    "intervals",
+    "baselines",
+    "why_null",
 }
 
 
@@ -398,6 +401,11 @@ def test_train_and_eval_llms(ok, scored, tmp_path):
     assert report["best_single"] == "big"
     assert set(report["preferences"]) == set(report["usage"]) == {"performance", "auto", "cost"}
     assert set(report["score_at_cost"]) == {"0.25", "0.5", "0.7"}
+    given = ("eval", "llms", "--router", "pool", "--data", scored, "--out", "report.json")
+    shown = ok(*given, "--train", scored)
+    for name in ("best single", "neighbours 100", "clusters 32", "ridge", "logistic"):
+        assert f"baseline: {name}" in shown
+    assert "over the best single LLM (95 %)" in shown
 
 
 def test_train_and_eval_llms_on_unfit_files(ok, fails, scored, files, tmp_path):

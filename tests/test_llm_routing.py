@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moma_core.errors import (
     ArtifactError,
@@ -17,15 +19,16 @@ from moma_core.errors import (
     ScoreError,
     UnknownNameError,
 )
-from moma_core.llms.costs import PricedCosts, indicative_price
+from moma_core.llms.costs import PricedCosts, count_tokens, indicative_price
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.heads import HEADS, fit_head, head_choices
 from moma_core.llms.heads.stack import fit_weights
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.training import fit_min_gain, fit_points, train
+from moma_core.llms.selection import choose
+from moma_core.llms.training import fit_margin, fit_min_gain, fit_points, train
 from moma_core.protocols import QualityHead
 from moma_core.training.evaluate_llms import cost_of_score, evaluate_llms, score_at_cost, upper_hull
-from moma_core.types import Auto, Cost, LLMCard
+from moma_core.types import Auto, Cost, LLMCard, Performance
 
 WORDS = {"maths": "sum prime integral digit", "law": "court statute tort appeal"}
 
@@ -207,10 +210,18 @@ def test_costs_are_calibrated(router):
 
 def test_priced_costs_and_indicative_price():
     card = LLMCard("a", 1.0, 4.0)
-    assert PricedCosts((card,), 250).predict(["x" * 400], np.zeros((1, 1), np.float32)) == (
-        pytest.approx(np.array([[(100 + 1000) / 1e6]]))
+    text, no_inputs = "word " * 80, np.zeros((1, 1), np.float32)
+    read = count_tokens(text)
+    assert read == pytest.approx(80, rel=0.1)
+    assert PricedCosts((card,), 250).predict([text], no_inputs) == (
+        pytest.approx(np.array([[(read + 1000) / 1e6]]))
     )
-    assert indicative_price(["x" * 400] * 2, np.array([4e-4, np.nan])) == pytest.approx(1.0)
+    thinks = LLMCard("t", 1.0, 4.0, reasoning_tokens=1000)
+    assert PricedCosts((thinks,), 250).predict([text], no_inputs)[0, 0] == (
+        pytest.approx((read + 5000) / 1e6)
+    )
+    spent = np.array([(read + 300) * 1e-6, np.nan])
+    assert indicative_price([text] * 2, spent) == pytest.approx(1.0, rel=0.01)
 
 
 def test_router_refuses_other_vectors(router):
@@ -283,6 +294,7 @@ def test_evaluation(router):
     assert set(report) == {
         "n_test", "best_single", "best_single_score", "best_single_cost", "oracle_score",
         "preferences", "curve", "score_at_cost", "cost_to_match_best_single", "usage",
+        "intervals", "baselines", "why_null",
     }  # fmt: skip
     assert report["n_test"] == 120
     assert report["best_single"] == "big"
@@ -295,6 +307,93 @@ def test_evaluation(router):
     costs = [point[0] for point in report["curve"]]
     assert costs == sorted(costs)
     json.dumps(report)
+
+
+def test_evaluation_compares_with_plain_routers(router):
+    data, known = pool(120, seed=4), pool(400, seed=5)
+    report = evaluate_llms(router, data, WordEncoder(), trained_on=known)
+    assert set(report["baselines"]) == {
+        "best single", "neighbours 100", "clusters 32", "ridge", "logistic",
+    }  # fmt: skip
+    assert report["baselines"]["best single"]["score"] == report["best_single_score"]
+    for name in ("ridge", "logistic", "clusters 32"):
+        found = report["baselines"][name]
+        low, high = found["interval"]
+        assert low <= found["lead"] <= high
+        assert found["lead"] == pytest.approx(found["score"] - report["best_single_score"])
+        assert found["score"] >= report["best_single_score"] - 0.02
+    for name, (low, high) in report["intervals"].items():
+        lead = report["preferences"][name]["score"] - report["best_single_score"]
+        assert low <= lead <= high
+    json.dumps(report)
+
+
+def test_a_figure_that_is_null_has_its_reason(router):
+    data = pool(120, seed=4)
+    dear = LLMDataset(data.queries, data.llms, data.scores, np.ones(data.costs.shape))
+    report = evaluate_llms(router, dear, WordEncoder())
+    assert report["score_at_cost"]["0.25"] is None
+    assert "the cheapest costs $1 a query" in report["why_null"]["score_at_cost 0.25"]
+    only_best = np.where(np.array(data.llms) == "big", 1.0, 0.0) * np.ones(data.scores.shape)
+    unmatched = replace(router, head=_Constant(router.cards))
+    beaten = LLMDataset(data.queries, data.llms, only_best, data.costs)
+    report = evaluate_llms(unmatched, beaten, WordEncoder())
+    assert report["cost_to_match_best_single"] is None
+    assert "is never reached" in report["why_null"]["cost_to_match_best_single"]
+
+
+class _Constant:
+    """Says of the best LLM that it is the worst."""
+
+    kind = "constant"
+
+    def __init__(self, llms):
+        self.llms = llms
+
+    def predict(self, embeddings):
+        each = np.array([0.1 if card.name == "big" else 0.9 for card in self.llms], np.float32)
+        return np.tile(each, (len(embeddings), 1))
+
+
+def test_a_margin_guards_the_best_single_llm_unless_held_out_rows_gain():
+    rng = np.random.default_rng(0)
+    n = 2000
+    topic = rng.random(n) < 0.5
+    chance = np.stack([np.where(topic, 0.9, 0.3), np.full(n, 0.75)], axis=1)
+    scores = (rng.random((n, 2)) < chance).astype(float)
+    costs = np.ones((n, 2))
+    assert fit_margin(chance, costs, scores, 1) <= 0.1  # it sees where the other one is better
+    noise = np.full((n, 2), 0.75) + rng.normal(0, 0.05, (n, 2))
+    margin = fit_margin(noise, costs, scores, 1)  # what it sees is noise
+    picks = choose(costs, noise, Performance(), 1, margin=margin)
+    assert (picks == 1).mean() > 0.99
+    assert fit_margin(chance, costs, np.full((n, 2), np.nan), 1) == 0.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6),
+    st.floats(0, 1),
+    st.integers(0, 5),
+)
+def test_another_llm_leads_the_anchor_by_more_than_the_margin(pool, margin, anchor):
+    costs, scores = (np.array(column)[None] for column in zip(*pool, strict=True))
+    anchor %= costs.shape[1]
+    [chosen] = choose(costs, scores, Performance(), anchor, margin=margin)
+    assert chosen == anchor or scores[0, chosen] >= scores[0, anchor] + margin - 1e-12
+    free = choose(costs, scores, Performance(), anchor)
+    assert margin > 0 or chosen == free[0]
+
+
+def test_the_margin_is_learnt_and_kept(router, tmp_path):
+    assert 0.0 <= router.margin <= 1.0
+    own = replace(router, margin=1.0)
+    own.save(tmp_path)
+    again = LLMRouter.load(tmp_path)
+    assert again.margin == 1.0
+    texts = pool(40, seed=8).queries
+    for table in again.score_batch(texts, WordEncoder().encode(texts)):
+        assert again.select(table, "performance")[0] == again.best_single
+    assert again.remove(again.best_single).margin == 0.0
 
 
 def test_evaluation_counts_complete_rows_only(router):

@@ -20,6 +20,7 @@ from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.llms.heads.judged import Outcomes, log_outcomes, outcome_loss, outcomes_of_scores
 from moma_core.llms.heads.moe import MoEConfig
 from moma_core.testing import HashEncoder
+from moma_core.training.bradley_terry import Levels, fit_levels
 from moma_core.training.evaluate_llms import evaluate_pairs
 from moma_core.training.judgements import (
     count_outcomes,
@@ -382,3 +383,53 @@ def test_a_pool_of_one_is_told_in_the_singular(capsys, monkeypatch):
         pool = pool.remove(name)
     _tell(pool, LLMRouter, "single", Path("pool"))
     assert "Trained on 1 LLM; the best" in capsys.readouterr().out
+
+
+def star(rng, n, llms=12):
+    """One LLM against many, on queries that tell nothing: only levels can be learnt."""
+    level = np.linspace(-3, 1, llms)
+    rows = []
+    for number in range(n):
+        for other in rng.permutation(llms)[:3].tolist():
+            gap = level[other] + rng.logistic()
+            outcome = int(gap < 0) + 1 + 2 * (abs(gap) > 0.7)
+            query = f"{' '.join(rng.choice(list('abcdefgh'), 3))} {number}"
+            rows.append({"query": query, "llm_a": f"m{other:02}", "llm_b": "z", "outcome": outcome})
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_queries_tell_nothing_the_levels_are_the_floor(tmp_path, hashing, seed):
+    rng = np.random.default_rng(seed)
+    train = write(star(rng, 150), tmp_path / "train.parquet")
+    test = write(star(rng, 300), tmp_path / "test.parquet")
+    prices = {row["llm_a"]: 1.0 for row in star(rng, 40)} | {"z": 1.0}
+    router = train_pairs(train, hashing, prices=prices, seed=seed)
+    report = evaluate_pairs(router, test, hashing)
+    assert report["outcome_log_loss"] < report["base_rate_log_loss"] - 0.1
+    assert report["outcome_log_loss"] <= report["bradley_terry_log_loss"] + 0.01
+    assert report["winner_accuracy"] >= report["bradley_terry_accuracy"] - 0.02
+    router.save(tmp_path)
+    again = evaluate_pairs(LLMRouter.load(tmp_path), test, hashing)
+    for key in ("outcome_log_loss", "bradley_terry_log_loss", "winner_accuracy"):
+        assert again[key] == pytest.approx(report[key])
+
+
+def test_levels_are_those_that_the_outcomes_were_drawn_from():
+    rng = np.random.default_rng(0)
+    true, form = np.array([1.0, 0.0, -1.0]), Outcomes(strength=2.0, margin=0.5)
+    a, b = np.array([0, 0, 1]), np.array([1, 2, 2])
+    logs = log_outcomes(true[a], true[b], np.full(3, -0.5), form)
+    counts = np.zeros((3, 3, 5))
+    for row in range(3):
+        counts[a[row], b[row]] = rng.multinomial(20_000, np.exp(logs[row]))
+    levels = fit_levels(counts)
+    assert levels.values == pytest.approx(true, abs=0.05)
+    assert levels.eta == pytest.approx(-0.5, abs=0.1)
+    assert (levels.form.strength, levels.form.margin) == pytest.approx((2.0, 0.5), abs=0.15)
+    assert Levels.from_dict(levels.to_dict()).to_dict() == levels.to_dict()
+    never_lost = np.zeros((2, 2, 5))
+    never_lost[1, 0] = [0, 9, 0, 9, 0]
+    unbeaten = fit_levels(never_lost)
+    assert np.isfinite(unbeaten.values).all()
+    assert unbeaten.values[1] > unbeaten.values[0]

@@ -80,6 +80,14 @@ def llms(
         Strategy | None,
         typer.Option(help="One LLM a query, or a cascade. Default: as --router was trained."),
     ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --router was trained on: plain baselines are fitted to it and compared.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Route scored queries to LLMs and write score and cost at each preference."""
     from moma_core.encoder import RoutingEncoder
@@ -101,15 +109,33 @@ def llms(
         if strategy is Strategy.CASCADE:
             report = evaluate_cascade(CascadeRouter.load(folder), scored, encoder)
         else:
-            report = evaluate_llms(LLMRouter.load(folder), scored, encoder)
+            known = None if train is None else LLMDataset.read(train)
+            pool = LLMRouter.load(folder)
+            report = evaluate_llms(pool, scored, encoder, trained_on=known)
     write_json(out, report)
+    _show(_in_words(report, strategy), out)
+
+
+def _in_words(report: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
+    """Return the figures of a report on scored queries as a table shows them."""
     shown: dict[str, Any] = {"strategy": str(strategy)}
     shown |= {key: value for key, value in report.items() if not isinstance(value, dict | list)}
+    intervals, why = report.get("intervals", {}), report.get("why_null", {})
     for name, figures in report["preferences"].items():
-        shown[name] = f"score {figures['score']:.4f} at ${figures['cost']:.6f}"
+        shown[name] = _scored(figures, intervals.get(name))
     for share, score in report["score_at_cost"].items():
-        shown[f"score at {share} of the cost"] = score
-    _show(shown, out)
+        shown[f"score at {share} of the cost"] = why.get(f"score_at_cost {share}", score)
+    for name, figures in report.get("baselines", {}).items():
+        shown[f"baseline: {name}"] = _scored(figures, figures.get("interval"))
+    return shown | {key: text for key, text in why.items() if key in shown}
+
+
+def _scored(figures: dict[str, Any], interval: list[float] | None) -> str:
+    """Return score and cost in words, with the interval of the lead over the best single LLM."""
+    said = f"score {figures['score']:.4f} at ${figures['cost']:.6f}"
+    if interval is None:
+        return said
+    return f"{said}, {interval[0]:+.4f} to {interval[1]:+.4f} over the best single LLM (95 %)"
 
 
 def _trained_strategy(folder: Path) -> Strategy:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.terminal import RouterOption, console, llm_folder, output_folder, progress_bar
-from moma_core.errors import InvalidDataError
+from moma_core.errors import InvalidCardError, InvalidDataError
 
 if TYPE_CHECKING:
     from moma_core.llms.off_policy import Estimate, Estimates
@@ -81,10 +81,15 @@ def list_llms(router: RouterOption = _HERE) -> None:
 )
 def add(
     name: Name,
-    input_price: Annotated[float, typer.Option("--input", help="USD per million tokens read.")],
+    input_price: Annotated[
+        float | None,
+        typer.Option(
+            "--input", help="USD per million tokens read; without it: litellm's table, if there."
+        ),
+    ] = None,
     output_price: Annotated[
-        float, typer.Option("--output", help="USD per million tokens written.")
-    ],
+        float | None, typer.Option("--output", help="USD per million tokens written.")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -94,8 +99,13 @@ def add(
         ),
     ] = None,
     quality: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Without --data: a published mean score in [0, 1]."),
+        list[str] | None,
+        typer.Option(
+            help="Without --data: a published score in [0, 1], or several: mmlu_pro=0.8 (repeat)."
+        ),
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Without --data: an LLM that it resembles.")
     ] = None,
     latency: Latency = None,
     router: RouterOption = _HERE,
@@ -103,13 +113,35 @@ def add(
     """Add an LLM; only its own column is fitted."""
     from moma_core.encoder import RoutingEncoder
     from moma_core.llms.data import LLMDataset
+    from moma_core.llms.prices import listed_card
     from moma_core.types import LLMCard
 
-    known = {} if quality is None else {"quality": quality}
-    card = LLMCard(name, input_price, output_price, latency, metadata=known)
+    known: dict[str, Any] = {"latency": latency, "quality": _scores(quality or []), "like": like}
+    if input_price is None or output_price is None:
+        card = listed_card(name, **known)
+    else:
+        card = LLMCard(name, input_price, output_price, **known)
     scored = None if data is None else LLMDataset.read(data, llm=name)
     encoder = None if data is None else RoutingEncoder()
     _change(router, lambda pool: pool.add(card, scored, encoder), f"Added {name!r}")
+
+
+def _scores(given: list[str]) -> float | dict[str, float] | None:
+    """Return ``0.7``, or ``mmlu_pro=0.7`` and others by name; None of nothing."""
+    pairs = [text.rpartition("=") for text in given]
+    try:
+        scores = {name: float(score) for name, _, score in pairs}
+    except ValueError as error:
+        raise InvalidCardError(
+            f"--quality is a score, or a benchmark and its score, got {given}. Write "
+            "--quality mmlu_pro=0.8."
+        ) from error
+    if "" in scores and len(pairs) > 1:
+        raise InvalidCardError(
+            f"several scores need names, got {given}. Write --quality mmlu_pro=0.8 "
+            "--quality math=0.9."
+        )
+    return scores.get("", scores or None)
 
 
 @app.command(epilog="Example: moma llms remove old-llm --router pool")

@@ -1,7 +1,8 @@
 """What one query would cost on each LLM, before asking it: expected USD.
 
 Output length differs by LLM and task, so where costs were measured they are learnt from the query;
-where only prices are known, a typical answer length stands in.
+where only prices are known, a typical answer length stands in, or one read off the query. What is
+sent along with the query (the conversation, tools, images) is priced by its tokens, see `Sent`.
 """
 
 from __future__ import annotations
@@ -14,25 +15,64 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.llms.heads.linear import ridge
-from moma_core.types import FloatArray, LLMCard
+from moma_core.llms.tokens import count_tokens
+from moma_core.types import FloatArray, LLMCard, Query
 
 __all__ = [
     "CHARS_PER_TOKEN",
+    "LONGEST",
     "TYPICAL_INPUT_TOKENS",
     "TYPICAL_OUTPUT_TOKENS",
     "AdaptedCosts",
     "CostEstimator",
     "FittedCosts",
     "PricedCosts",
+    "Sent",
     "build_costs",
+    "count_tokens",
     "indicative_price",
 ]
 
 CHARS_PER_TOKEN = 4.0
 TYPICAL_INPUT_TOKENS = 100.0
 TYPICAL_OUTPUT_TOKENS = 300.0
+LONGEST = 1_000.0
+"""Tokens up to which fitted costs are trusted to follow a query's length, or the longest query that
+they were fitted on if that is more."""
+
+_TURN = 4
+"""Tokens that say whose turn it is."""
+
 _FLOOR = 1e-9
 _Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What an LLM will read when it is asked.
+
+    Args:
+        tokens: Of everything: the query, what came before it, tools, images.
+        cached: Of these, tokens that the last LLM has in its provider's cache.
+        last: The LLM that answered the turn before; None where there was none.
+    """
+
+    tokens: float
+    cached: float = 0.0
+    last: str | None = None
+
+    @classmethod
+    def of(cls, query: Query, last: str | None = None) -> Sent:
+        """Count a query with its history, or take ``Query.tokens``, which the caller counted.
+
+        Example:
+            >>> Sent.of(Query("commit it", history=("word " * 1000,))).tokens > 1000
+            True
+        """
+        own = count_tokens(query.text)
+        before = sum(count_tokens(turn) + _TURN for turn in query.history)
+        tokens = own + before if query.tokens is None else max(query.tokens, own)
+        return cls(tokens, float(tokens - own) if query.history and last else 0.0, last)
 
 
 class CostEstimator(Protocol):
@@ -41,6 +81,10 @@ class CostEstimator(Protocol):
     @property
     def kind(self) -> str:
         """Key by which `build_costs` rebuilds it."""
+
+    @property
+    def longest(self) -> float:
+        """Tokens of a text up to which `predict` counts them; more costs what the cards say."""
 
     def predict(self, texts: Sequence[str], inputs: FloatArray) -> _Array:
         """Return USD, zero or more, shape (n, m), of texts and their head inputs (n, d)."""
@@ -61,6 +105,7 @@ class FittedCosts:
         bias: Shape (m,).
         scale: Factor of each LLM that makes the mean prediction the mean cost, shape (m,).
         highest: Dearest measured query of each LLM; twice that bounds a prediction, shape (m,).
+        longest: Tokens up to which it is trusted to follow a query's length.
     """
 
     kind: ClassVar[str] = "fitted"
@@ -68,16 +113,19 @@ class FittedCosts:
     bias: _Array
     scale: _Array
     highest: _Array
+    longest: float = LONGEST
 
     @classmethod
-    def fit(cls, inputs: FloatArray, costs: _Array, penalty: float = 3.0) -> FittedCosts:
+    def fit(
+        cls, inputs: FloatArray, costs: _Array, penalty: float = 3.0, longest: float = LONGEST
+    ) -> FittedCosts:
         """Fit on inputs (n, d) and complete costs (n, m) in USD."""
         weights, bias = ridge(inputs.astype(np.float64), np.log(costs + _FLOOR), penalty)
         highest = costs.max(axis=0)
         plain = cls(weights.astype(np.float32), bias, np.ones(costs.shape[1]), highest)
         mean = plain.predict((), inputs).mean(axis=0)
         scale = np.divide(costs.mean(axis=0), mean, out=np.zeros_like(mean), where=mean > 0)
-        return cls(plain.weights, bias, scale, highest)
+        return cls(plain.weights, bias, scale, highest, longest)
 
     def predict(self, texts: Sequence[str], inputs: FloatArray) -> _Array:
         """Return USD, shape (n, m); the length of the text is among the inputs."""
@@ -90,7 +138,7 @@ class FittedCosts:
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps beside `arrays`."""
-        return {}
+        return {"longest": self.longest}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps."""
@@ -104,38 +152,54 @@ class FittedCosts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedCosts:
-    """Input tokens (characters / 4) and a typical answer, at the prices of the cards.
+    """Input tokens and an expected answer, at the prices of the cards.
 
     Args:
         llms: Cards of the columns.
         output_tokens: Typical length of an answer.
+        length: Weights of the log of an answer's tokens, of the inputs and a bias, shape (d + 1,);
+            None: every answer is of typical length.
 
     Example:
         >>> costs = PricedCosts((LLMCard("small", 1.0, 2.0),), output_tokens=100)
-        >>> costs.predict(["four" * 100], np.zeros((1, 0), np.float32)).round(6).tolist()
+        >>> costs.predict(["four " * 100], np.zeros((1, 0), np.float32)).round(4).tolist()
         [[0.0003]]
     """
 
     kind: ClassVar[str] = "priced"
+    longest: ClassVar[float] = np.inf
     llms: tuple[LLMCard, ...]
     output_tokens: float = TYPICAL_OUTPUT_TOKENS
+    length: _Array | None = None
 
     def predict(self, texts: Sequence[str], inputs: FloatArray) -> _Array:
         """Return USD, shape (n, m)."""
-        del inputs
-        tokens = np.array([len(text) for text in texts], np.float64)[:, None] / CHARS_PER_TOKEN
+        tokens = np.array([count_tokens(text) for text in texts], np.float64)[:, None]
         read = np.array([card.input_price for card in self.llms])
         write = np.array([card.output_price for card in self.llms])
-        expected: _Array = (tokens * read + self.output_tokens * write) / 1e6
+        thought = np.array([card.reasoning_tokens for card in self.llms])
+        answer = self.output_tokens if self.length is None else self._answer(inputs)[:, None]
+        expected: _Array = (tokens * read + (answer + thought) * write) / 1e6
         return expected
+
+    def _answer(self, inputs: FloatArray) -> _Array:
+        """Return the expected tokens of answers, shape (n,)."""
+        assert self.length is not None  # noqa: S101 - asked only where there is one
+        logs = np.asarray(inputs, np.float64) @ self.length[:-1] + self.length[-1]
+        tokens: _Array = np.exp(np.clip(logs, *_ANSWERS))
+        return tokens
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps."""
         return {"output_tokens": self.output_tokens}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return nothing: the cards hold all numbers."""
-        return {}
+        """Return what safetensors keeps; the cards hold all other numbers."""
+        return {} if self.length is None else {"length": self.length}
+
+
+_ANSWERS = np.log(20.0), np.log(2_000.0)
+"""Shortest and longest answer that is expected before asking, log of tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +216,11 @@ class AdaptedCosts:
     base: CostEstimator
     weights: _Array
     bias: _Array
+
+    @property
+    def longest(self) -> float:
+        """As the base."""
+        return self.base.longest
 
     def predict(self, texts: Sequence[str], inputs: FloatArray) -> _Array:
         """Return USD, shape (n, m')."""
@@ -197,21 +266,22 @@ def build_costs(
         base = build_costs(config["base"], llms, inner)
         return AdaptedCosts(base, arrays["weights"], arrays["bias"])
     if config["kind"] == PricedCosts.kind:
-        return PricedCosts(llms, config["output_tokens"])
-    return FittedCosts(**{name: arrays[name] for name in FittedCosts.__slots__})
+        return PricedCosts(llms, config["output_tokens"], arrays.get("length"))
+    fitted = {name: arrays[name] for name in ("weights", "bias", "scale", "highest")}
+    return FittedCosts(**fitted, longest=float(config.get("longest", LONGEST)))
 
 
 def indicative_price(queries: Sequence[str], costs: _Array) -> float:
     """Return USD per million tokens that explains measured costs, input and output priced alike.
 
-    Total cost over total tokens, taking characters / 4 for the question and a typical answer of 300
-    tokens. Indicative only: it fills an `LLMCard` for which no price list was given.
+    Total cost over total tokens, those of the question and a typical answer of 300. Indicative
+    only: it fills an `LLMCard` for which no price list was given.
 
     Args:
         queries: Texts, length n.
         costs: USD of one LLM, NaN where unknown, shape (n,).
     """
     known = ~np.isnan(costs)
-    chars = np.array([len(text) for text in queries], np.float64)[known]
-    tokens = (chars / CHARS_PER_TOKEN + TYPICAL_OUTPUT_TOKENS).sum()
+    read = np.array([count_tokens(text) for text in queries], np.float64)[known]
+    tokens = (read + TYPICAL_OUTPUT_TOKENS).sum()
     return float(f"{costs[known].sum() / tokens * 1e6:.3g}")

@@ -264,10 +264,12 @@ def choose(
     *,
     min_gain_per_usd: float = 0.0,
     points: float = POINTS,
+    margin: float = 0.0,
 ) -> npt.NDArray[np.intp]:
     """Return the chosen LLM of each query (5.2.3, eq. 7-11).
 
-    - `Performance`: the best score, less ``min_gain_per_usd`` times the cost; ties: lower cost.
+    - `Performance`: the best score, less ``min_gain_per_usd`` times the cost, the anchor's more by
+      ``margin``; ties: lower cost.
     - `Auto`: the largest `value`: halving the cost is worth some score; ties: lower cost. An LLM
       that is not chosen cannot change the choice.
     - `Cost`: the best score among those within the budget; ties: lower cost. When none is within
@@ -275,7 +277,8 @@ def choose(
       strongest LLM's cost, and at most what `Auto` would pay.
     - `Topsis`: the largest closeness on the Pareto front (8-11); ties: higher score, lower cost.
 
-    What is left tied after that goes to the first column. The choice is always on the front.
+    What is left tied after that goes to the first column. The choice is always on the front, but
+    for an anchor that is taken within the margin.
 
     Args:
         costs: USD, shape (n, m), m at least 1.
@@ -286,12 +289,14 @@ def choose(
         min_gain_per_usd: Score that one more USD must bring under `Performance`: below it,
             predicted scores count as tied (`training.fit_min_gain`). Zero: only equal scores do.
         points: Score that halving the cost is worth where ``Auto`` does not say.
+        margin: Predicted lead that another LLM must have over the anchor under `Performance`
+            (`training.fit_margin`).
 
     Returns:
         Column indices, shape (n,).
     """
     order: npt.NDArray[np.intp] = _order(
-        costs, scores, preference, anchor, (min_gain_per_usd, points)
+        costs, scores, preference, anchor, (min_gain_per_usd, points, margin)
     )[:, 0]
     return order
 
@@ -332,6 +337,7 @@ def rank(
     *,
     min_gain_per_usd: float = 0.0,
     points: float = POINTS,
+    margin: float = 0.0,
 ) -> tuple[int, ...]:
     """Return every index of ``table``, the chosen one first, then in order of preference.
 
@@ -344,6 +350,7 @@ def rank(
         anchor: Name whose cost sets the default budget of `Cost`; see `choose`.
         min_gain_per_usd: See `choose`.
         points: See `choose`.
+        margin: See `choose`.
 
     Raises:
         NoTargetError: The table is empty.
@@ -352,7 +359,11 @@ def rank(
         raise NoTargetError("no LLM to choose from. Enable or add at least one.")
     column = table.names.index(anchor) if anchor in table.names else None
     order = _order(
-        table.costs[None], table.scores[None], preference, column, (min_gain_per_usd, points)
+        table.costs[None],
+        table.scores[None],
+        preference,
+        column,
+        (min_gain_per_usd, points, margin),
     )[0]
     return tuple(order.tolist())
 
@@ -362,12 +373,13 @@ def _order(
     scores: _Array,
     preference: Preference,
     anchor: int | None,
-    learnt: tuple[float, float],
+    learnt: tuple[float, float, float],
 ) -> npt.NDArray[np.intp]:
-    min_gain_per_usd, points = learnt
+    min_gain_per_usd, points, margin = learnt
     match preference:
         case Performance():
-            return _sorted(scores - min_gain_per_usd * costs, -costs)
+            ahead = np.arange(scores.shape[1]) == (-1 if anchor is None else anchor)
+            return _sorted(scores - min_gain_per_usd * costs + margin * ahead, -costs)
         case Auto(points=given):
             return _sorted(value(costs, scores, points if given is None else given), -costs, scores)
         case Topsis(w_score=weight):

@@ -17,7 +17,7 @@ from moma_core._numerics import find_centres, nearest, sigmoid
 from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llms.cascade import RATES, CascadeRouter, replay
 from moma_core.llms.cascade_planner import SharedDifficulty
-from moma_core.llms.costs import FittedCosts, indicative_price
+from moma_core.llms.costs import LONGEST, FittedCosts, count_tokens, indicative_price
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.heads import STACKED, fit_head, head_choices
@@ -26,7 +26,7 @@ from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import POINTS, choose, choose_at_rate
 from moma_core.protocols import Encoder, Progress
-from moma_core.types import Auto, FloatArray, LLMCard
+from moma_core.types import Auto, FloatArray, LLMCard, Performance
 
 __all__ = [
     "FOLDS",
@@ -38,6 +38,7 @@ __all__ = [
     "check_answers",
     "fill_costs",
     "fill_scores",
+    "fit_margin",
     "fit_min_gain",
     "fit_points",
     "train",
@@ -142,7 +143,9 @@ _MIN_GAINS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03,
 """
 _POINTS = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04)
 """Score that halving the cost may be worth."""
-_TOLERATED = 0.005
+_MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 1.0)
+"""Predicted leads over the best single LLM below which it is asked; 1: always."""
+_TOLERATED, _DOUBTED = 0.005, 0.5
 _MIN_GAIN_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
 
 
@@ -237,11 +240,10 @@ def train_pool(
     llms = tuple(_card(data, name, prices or {}) for name in data.llms)
     observed = ~np.isnan(data.scores)
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
-    costs, expected = FittedCosts.fit(inputs, spent), _expected(inputs, spent, seed)
+    costs, expected = _costs(data.queries, inputs, spent), _expected(inputs, spent, seed)
     single = _best_single(llms, scores, spent)
-    points = fit_points(held_out, expected, data.scores, data.llms.index(single))
-    min_gain_per_usd = fit_min_gain(
-        held_out, expected, data.scores, spent[:, data.llms.index(single)].mean()
+    min_gain, points, margin = _learnt(
+        held_out, expected, data.scores, spent, data.llms.index(single)
     )
     report("costs", total, total)
     router = LLMRouter(
@@ -251,11 +253,26 @@ def train_pool(
         encoder_fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         best_single=single,
-        min_gain_per_usd=min_gain_per_usd,
+        min_gain_per_usd=min_gain,
         points=points,
+        margin=margin,
         metadata={**_facts(dataset, seed), "held_out_squared_error": errors, **(notes or {})},
     )
     return Trained(router, data, held_out, expected, spent)
+
+
+def _costs(queries: Sequence[str], inputs: FloatArray, spent: _Array) -> FittedCosts:
+    longest = max(LONGEST, *(float(count_tokens(text)) for text in queries))
+    return FittedCosts.fit(inputs, spent, longest=longest)
+
+
+def _learnt(
+    held_out: _Array, expected: _Array, scores: _Array, spent: _Array, single: int
+) -> tuple[float, float, float]:
+    """Return gain per USD, points and margin, learnt from queries that the head did not see."""
+    min_gain = fit_min_gain(held_out, expected, scores, spent[:, single].mean())
+    points = fit_points(held_out, expected, scores, single)
+    return min_gain, points, fit_margin(held_out, expected, scores, single, min_gain)
 
 
 def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: float) -> float:
@@ -283,6 +300,39 @@ def fit_min_gain(predicted: _Array, expected: _Array, scores: _Array, unit: floa
         if noise <= _MEASURABLE and float(change.mean()) >= -_SIGNIFICANT * noise:
             return float(rate / unit)
     return 0.0
+
+
+def fit_margin(
+    predicted: _Array, expected: _Array, scores: _Array, single: int, min_gain_per_usd: float = 0.0
+) -> float:
+    """Return the lead over the best single LLM that another one must have under `Performance`.
+
+    The margin of a ladder whose choices, on queries that the head did not see, gain most over the
+    best single LLM less half the standard error of the gain; where none gains, 1: that LLM is asked
+    always. Ties go to the smaller margin.
+
+    Args:
+        predicted: Quality predicted by heads that did not see the query, shape (n, m).
+        expected: USD, predicted likewise, shape (n, m).
+        scores: Measured quality, NaN where unknown, shape (n, m).
+        single: Column of the best single LLM.
+        min_gain_per_usd: As `fit_min_gain` found.
+    """
+    rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    if not len(rows):
+        return 0.0
+    predicted, expected, best = predicted[rows], expected[rows], _MARGINS[-1]
+    most = 0.0
+    for margin in reversed(_MARGINS):
+        picks = choose(
+            expected, predicted, Performance(), single,
+            min_gain_per_usd=min_gain_per_usd, margin=margin,
+        )  # fmt: skip
+        lead = scores[rows, picks] - scores[rows, single]
+        sure = float(lead.mean() - _DOUBTED * lead.std() / np.sqrt(len(rows)))
+        if sure >= most - 1e-12:
+            best, most = margin, max(sure, most)
+    return best
 
 
 def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int) -> float:

@@ -109,8 +109,7 @@ def train_shard(
     mean, spread = store.moments.astype(np.float32)
     moments = mean, np.where(spread > 1e-6, spread, np.float32(1.0))
     rng = np.random.default_rng(task.seed)
-    start = task.start(len(store.llms))
-    weights = initial(store.inputs.shape[1], start, config, rng)
+    weights = initial(store.inputs.shape[1], task.start(), config, rng)
     if accelerator.process_index:  # the first goes on as the numpy path does
         rng = np.random.default_rng([task.seed, accelerator.process_index])
     first, own = _part(store, accelerator)

@@ -11,11 +11,13 @@ import numpy.typing as npt
 from moma_core.errors import InvalidDataError
 from moma_core.llms.cascade import RATES, CascadeRouter, Planned, replay
 from moma_core.llms.data import LLMDataset
-from moma_core.llms.heads.judged import JudgedHead, Outcomes, log_outcomes
+from moma_core.llms.heads.judged import JudgedHead, log_outcomes
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import choose, choose_at_rate
 from moma_core.llms.training import check_answers
 from moma_core.protocols import Encoder
+from moma_core.training.baselines import fit_baselines
+from moma_core.training.bradley_terry import Levels
 from moma_core.training.judgements import Judgements, count_outcomes, elo_of_counts, read_judgements
 from moma_core.types import Auto, Cost, FloatArray, Performance, Preference
 
@@ -97,7 +99,11 @@ _PREFERENCES: dict[str, Preference] = {
 
 
 def evaluate_llms(
-    router: LLMRouter, dataset: LLMDataset, encoder: Encoder, vectors: FloatArray | None = None
+    router: LLMRouter,
+    dataset: LLMDataset,
+    encoder: Encoder,
+    vectors: FloatArray | None = None,
+    trained_on: LLMDataset | None = None,
 ) -> dict[str, Any]:
     """Return how the router does on scored queries that it was not trained on.
 
@@ -108,15 +114,23 @@ def evaluate_llms(
     ``cost_to_match_best_single`` are read off the upper hull of the curve and the LLM of least
     predicted cost; between corners two rates are mixed (`metrics.upper_hull`).
 
+    ``intervals`` are 95 % intervals of what each preference leads the best single LLM by in score,
+    over queries. ``baselines`` are plain routers by predicted score, with our predicted costs,
+    each with its own score, cost, lead, interval and ``score_at_cost``. ``why_null`` gives the
+    reason of each figure that is null.
+
     Args:
         router: Trained on other queries.
         dataset: With a column for each LLM of the router's pool; others are ignored.
         encoder: The one the router was trained with.
         vectors: The queries' vectors when already encoded, shape (n, d).
+        trained_on: What the router was trained on: baselines are fitted to it; None: the only
+            baseline is the best single LLM.
 
     Returns:
         A JSON-like dict: ``n_test, best_single, best_single_score, best_single_cost, oracle_score,
-        preferences, curve, score_at_cost, cost_to_match_best_single, usage``.
+        preferences, curve, score_at_cost, cost_to_match_best_single, usage, intervals, baselines,
+        why_null``.
 
     Raises:
         InvalidDataError: An LLM of the pool has no column, or no query has all of them.
@@ -132,22 +146,79 @@ def evaluate_llms(
     data = data.take(complete)
     vectors = encoder.encode(data.queries) if vectors is None else vectors[complete]
     scores, costs = router.predict(data.queries, vectors)
-    return _report(scores, costs, data, router)
+    report = _report(scores, costs, data, router)
+    heads = (
+        {}
+        if trained_on is None
+        else fit_baselines(router, trained_on, encoder.encode(trained_on.queries))
+    )
+    for name, head in heads.items():
+        plain = head.predict(np.asarray(vectors, np.float32)).astype(np.float64)
+        report["baselines"][name] = _baseline(plain, costs, data, router)
+    return {**report, "why_null": _why_null(report)}
+
+
+def _baseline(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
+    """Return the figures of a plain router: the best predicted score, ties to the cheaper LLM."""
+    single, rows = data.llms.index(router.best_single), np.arange(len(data))
+    picks = choose(costs, scores, Performance())
+    hull = upper_hull(trade_off_curve(scores, costs, data.scores, data.costs, single))
+    best_cost = float(data.costs[:, single].mean())
+    lead = data.scores[rows, picks] - data.scores[:, single]
+    return {
+        "score": float(data.scores[rows, picks].mean()),
+        "cost": float(data.costs[rows, picks].mean()),
+        "lead": float(lead.mean()),
+        "interval": _interval(lead),
+        "score_at_cost": {str(s): score_at_cost(hull, s * best_cost) for s in COST_SHARES},
+    }
+
+
+def _interval(lead: _Array) -> list[float]:
+    """Return the 95 % interval of a mean over queries."""
+    noise = _NORMAL_95 * float(lead.std(ddof=1)) / np.sqrt(len(lead)) if len(lead) > 1 else np.inf
+    bounds = (float(lead.mean() - noise), float(lead.mean() + noise))
+    return [min(max(bound, -1.0), 1.0) for bound in bounds]
+
+
+_NORMAL_95 = 1.96
+
+
+def _why_null(report: dict[str, Any]) -> dict[str, str]:
+    """Return the reason of each figure of a report that is null."""
+    reasons = {}
+    cheapest, best = report["curve"][0][0], max(point[1] for point in report["curve"])
+    for share, score in report["score_at_cost"].items():
+        if score is None:
+            reasons[f"score_at_cost {share}"] = (
+                f"no choice is that cheap: the cheapest costs ${cheapest:.3g} a query"
+            )
+    if report["cost_to_match_best_single"] is None:
+        reasons["cost_to_match_best_single"] = (
+            "the best single LLM costs nothing"
+            if report["best_single_cost"] <= 0
+            else f"its score of {report['best_single_score']:.4f} is never reached; {best:.4f} is"
+        )
+    return reasons
+
+
+def _picks(scores: _Array, costs: _Array, router: LLMRouter) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the columns that each preference chooses, shape (n,) each."""
+    learnt = {
+        "min_gain_per_usd": router.min_gain_per_usd,
+        "points": router.points,
+        "margin": router.margin,
+    }
+    single = router.names.index(router.best_single)
+    return {
+        name: choose(costs, scores, preference, single, **learnt)
+        for name, preference in _PREFERENCES.items()
+    }
 
 
 def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) -> dict[str, Any]:
     rows, single = np.arange(len(data)), data.llms.index(router.best_single)
-    chosen = {
-        name: choose(
-            costs,
-            scores,
-            preference,
-            single,
-            min_gain_per_usd=router.min_gain_per_usd,
-            points=router.points,
-        )
-        for name, preference in _PREFERENCES.items()
-    }
+    chosen = _picks(scores, costs, router)
     curve = trade_off_curve(scores, costs, data.scores, data.costs, single)
     hull = upper_hull(curve)
     best_score = float(data.scores[:, single].mean())
@@ -170,6 +241,11 @@ def _report(scores: _Array, costs: _Array, data: LLMDataset, router: LLMRouter) 
         "score_at_cost": {str(s): score_at_cost(hull, s * best_cost) for s in COST_SHARES},
         "cost_to_match_best_single": share_of(match, best_cost),
         "usage": {name: _usage(picks, data.llms) for name, picks in chosen.items()},
+        "intervals": {
+            name: _interval(data.scores[rows, picks] - data.scores[:, single])
+            for name, picks in chosen.items()
+        },
+        "baselines": {"best single": {"score": best_score, "cost": best_cost, "lead": 0.0}},
     }
 
 
@@ -318,8 +394,10 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
 
     Returns:
         A JSON-like dict: ``n_pairs, n_queries, ties, winner_accuracy, elo_accuracy, elo,
-        preferences`` and, for a preference head trained on pairs, ``outcome_log_loss`` beside
-        ``base_rate_log_loss``.
+        preferences``; for a pool trained on pairs ``bradley_terry_accuracy`` and
+        ``bradley_terry_log_loss``, of the levels of the training pairs whatever the query; and for
+        a preference head ``outcome_log_loss`` beside ``base_rate_log_loss``, that of these pairs'
+        own frequencies of outcomes. Accuracies are means over decided pairs, losses over all pairs.
 
     Raises:
         InvalidDataError: No pair is of the router's pool.
@@ -348,10 +426,16 @@ def evaluate_pairs(router: LLMRouter, path: str | Path, encoder: Encoder) -> dic
         report["preferences"][name] = _points(picks[row], a, b, winner)
     alone = np.full(len(row), single)
     report["best_single"] = {"name": router.best_single, **_points(alone, a, b, winner)}
-    judged = isinstance(router.head, JudgedHead) and "pairs" in router.metadata
-    if judged and router.head.kind == "preference":
+    head = router.head
+    if isinstance(head, JudgedHead) and "pairs" in router.metadata and head.kind == "preference":
         inputs = router.features.join(texts, vectors)
-        report.update(_outcome_losses(router.head, inputs, row, a, b, code))
+        report.update(_outcome_losses(head, inputs, row, a, b, code))
+    if (
+        head.llms == router.cards
+        and "levels" in router.metadata
+        and len(router.names) == len(router.metadata["levels"]["values"])
+    ):
+        report.update(_by_levels(Levels.from_dict(router.metadata["levels"]), a, b, code))
     return report
 
 
@@ -392,8 +476,16 @@ def _points(picks: _Codes, a: _Codes, b: _Codes, winner: _Codes) -> dict[str, An
     return {"points": mean, "judged": len(points)}
 
 
+def _by_levels(levels: Levels, a: _Codes, b: _Codes, code: _Codes) -> dict[str, float | None]:
+    logs = levels.log_outcomes(a, b)
+    return {
+        "bradley_terry_accuracy": _accuracy(levels.values[a] - levels.values[b], _WINNER[code]),
+        "bradley_terry_log_loss": float(-logs[np.arange(len(code)), code].mean()),
+    }
+
+
 def _outcome_losses(
-    head: Any,
+    head: JudgedHead,
     inputs: npt.NDArray[np.float32],
     row: _Codes,
     a: _Codes,
@@ -402,7 +494,7 @@ def _outcome_losses(
 ) -> dict[str, float]:
     raw = head.net.outputs(inputs).astype(np.float64)
     eta = head.tie_threshold(inputs).astype(np.float64)
-    logs = log_outcomes(raw[row, a], raw[row, b], eta[row], Outcomes())
+    logs = log_outcomes(raw[row, a], raw[row, b], eta[row], head.form)
     shares = np.bincount(code, minlength=5) / len(code)
     return {
         "outcome_log_loss": float(-logs[np.arange(len(code)), code].mean()),

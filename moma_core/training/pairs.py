@@ -15,10 +15,16 @@ import numpy.typing as npt
 from moma_core._numerics import sigmoid
 from moma_core.errors import InvalidDataError, InvalidInputError
 from moma_core.llms.costs import PricedCosts
-from moma_core.llms.heads.judged import JudgedHead, Outcomes, calibrate, outcome_loss
+from moma_core.llms.heads.judged import (
+    JudgedHead,
+    Outcomes,
+    log_outcomes,
+    outcome_loss,
+)
 from moma_core.llms.heads.moe import MoEConfig, MoEHead, train_mixture
 from moma_core.llms.router import LLMRouter
 from moma_core.protocols import Encoder, Progress
+from moma_core.training.bradley_terry import Levels, count_five, fit_levels
 from moma_core.training.devices import launched, processes
 from moma_core.training.judgements import elo_of_counts
 from moma_core.training.pair_store import PairStore
@@ -46,19 +52,21 @@ class PairConfig:
 
     Args:
         net: The mixture; ``batch`` counts queries.
-        form: Outcome probabilities of the preference head.
+        tried: Nets among which held-out log loss chooses (preference head); empty: ``net`` alone.
+        form: Outcome probabilities of the preference head; None: fitted to the pairs.
         pairs_per_batch: The batch is cut to about so many pairs, so that memory stays bounded
             where a query has hundreds.
         sample: Queries on which the values are calibrated.
     """
 
     net: MoEConfig = field(default_factory=lambda: MoEConfig(experts=4, top=2, width=32, epochs=6))
-    form: Outcomes = field(default_factory=Outcomes)
+    tried: tuple[MoEConfig, ...] = ()
+    form: Outcomes | None = None
     pairs_per_batch: int = 65_536
     sample: int = 8_192
 
 
-_Loss = Callable[[PairStore, PairConfig, _Rows, _Array], _Array]
+_Loss = Callable[[PairStore, Outcomes, _Rows, _Array], _Array]
 """Gradient (B, outputs) of the pairs of some queries by the raw values (B, outputs)."""
 
 
@@ -83,15 +91,20 @@ def fit_pairs(
     Raises:
         InvalidInputError: The kind is none of `PAIR_HEADS`.
     """
-    task = PairTask.of(kind, store, config, seed)
+    return _fitted(PairTask.of(kind, store, config, seed), store, llms, tell)
+
+
+def _fitted(
+    task: PairTask, store: PairStore, llms: tuple[LLMCard, ...], tell: Progress | None
+) -> JudgedHead:
     mean, spread = store.moments.astype(np.float32)
     net = train_mixture(
         store.inputs,  # type: ignore[arg-type]
-        task.start(len(llms)),
+        task.start(),
         task.grad(store, tell),
         llms,
         task.config.net,
-        np.random.default_rng(seed),
+        np.random.default_rng(task.seed),
         moments=(mean, spread),
     )
     return task.head(net, store)
@@ -105,11 +118,15 @@ class PairTask:
         kind: One of `PAIR_HEADS`.
         config: Net, form, batch, as bounded for the store.
         seed: Of every random choice.
+        levels: Of the LLMs without a look at the query: where training starts.
+        kept: Share of the net's departure from the levels that held-out queries bear out.
     """
 
     kind: str
     config: PairConfig
     seed: int
+    levels: Levels
+    kept: float = 1.0
 
     @classmethod
     def of(cls, kind: str, store: PairStore, config: PairConfig | None, seed: int) -> PairTask:
@@ -123,11 +140,74 @@ class PairTask:
                 f"judged pairs train {', '.join(PAIR_HEADS)}, got {kind!r}. Other heads need "
                 "scored queries: score|LLM and cost|LLM."
             )
-        return cls(kind, _bounded(config or PairConfig(), store), seed)
+        given = config or PairConfig(tried=_TRIED)
+        task = cls(kind, _bounded(given, store), seed, fit_levels(count_five(store)))
+        return task.tried(store) if kind == "preference" else task
 
-    def start(self, llms: int) -> _Array:
-        """Return the first output of every expert, shape (outputs,)."""
-        return np.append(np.zeros(llms), -1.0) if self.kind == "preference" else np.zeros(llms)
+    @property
+    def form(self) -> Outcomes:
+        """Outcome probabilities, as given or as fitted."""
+        return self.config.form or self.levels.form
+
+    def start(self) -> _Array:
+        """Return the first output of every expert, shape (outputs,): the levels, where they fit."""
+        if self.kind == "classifier":
+            return np.zeros(len(self.levels.values))
+        tie = [self.levels.eta] if self.kind == "preference" else []
+        return np.append(self.levels.values, tie)
+
+    def tried(self, store: PairStore) -> PairTask:
+        """Return the task with the net, and the share of it that is kept, by held-out log loss.
+
+        Each quarter of at most `PairConfig.sample` queries, or 200,000 pairs, is held out in turn.
+        Where no share of the net beats the levels alone by more than the standard error, nothing of
+        it is kept, so a head is not worse than its floor, which knows more than the frequencies of
+        outcomes.
+        """
+        rows = np.random.default_rng([self.seed, 2]).permutation(len(store.inputs))
+        rows = rows[: min(self.config.sample, _PAIRS * len(rows) // max(len(store), 1) + 1)]
+        if len(rows) < _FEWEST:
+            return replace(self, kept=0.0)
+        every = self.config.tried or (self.config.net,)
+        gains = np.zeros((len(every), len(_SHARES), len(rows)))  # of log loss, by query
+        for fold in range(_FOLDS):
+            held, seen = rows[fold::_FOLDS], np.sort(np.delete(rows, np.s_[fold::_FOLDS]))
+            floor = fit_levels(count_five(store, store.pairs_of(seen)[1]))
+            task = replace(self, levels=floor)
+            before = _held_out_loss(task, None, store, held)
+            for row, each in enumerate(every):
+                net = task.of_net(each, store).trained(store, seen)
+                for column, kept in enumerate(_SHARES):
+                    drawn = _drawn(net, task.start(), kept)
+                    gains[row, column, fold::_FOLDS] = before - _held_out_loss(
+                        task, drawn, store, held
+                    )
+        row, column = np.unravel_index(gains.sum(axis=2).argmax(), gains.shape[:2])
+        best = gains[row, column]
+        sure = best.sum() > best.std() * np.sqrt(len(best))
+        return replace(self.of_net(every[row], store), kept=_SHARES[column] if sure else 0.0)
+
+    def of_net(self, net: MoEConfig, store: PairStore) -> PairTask:
+        """Return the task with another net, its batch bounded for the store."""
+        return replace(self, config=_bounded(replace(self.config, net=net), store))
+
+    def trained(self, store: PairStore, rows: _Rows) -> MoEHead:
+        """Return a net trained on the pairs of some queries, copied into memory."""
+        loss, pairs = PAIR_HEADS[self.kind], len(store.pairs_of(rows)[1])
+        scale = len(rows) / pairs
+
+        def grad(batch: _Rows, raw: _Floats) -> _Floats:
+            gradient = loss(store, self.form, rows[batch], raw.astype(np.float64))
+            return (gradient * scale).astype(np.float32)
+
+        mean, spread = store.moments.astype(np.float32)
+        llms = tuple(LLMCard(name, 0.0, 0.0) for name in store.llms)
+        rng = np.random.default_rng(self.seed)
+        inputs = store.inputs[rows].astype(np.float32)
+        net = train_mixture(
+            inputs, self.start(), grad, llms, self.config.net, rng, moments=(mean, spread)
+        )
+        return _levelled(net, self.start(), inputs)
 
     def grad(
         self, store: PairStore, tell: Progress | None, processes: int = 1
@@ -146,7 +226,7 @@ class PairTask:
             if tell is not None:
                 seen[0] += len(rows) * processes
                 tell(f"train {self.kind}", min(seen[0], total), total)
-            gradient = loss(store, self.config, rows, raw.astype(np.float64))
+            gradient = loss(store, self.form, rows, raw.astype(np.float64))
             return (gradient * scale).astype(np.float32)
 
         return grad
@@ -154,7 +234,51 @@ class PairTask:
     def head(self, net: MoEHead, store: PairStore) -> JudgedHead:
         """Return the head of a trained net, calibrated on a sample of the queries."""
         rng = np.random.default_rng([self.seed, 1])
-        return _calibrated(self.kind, _centred(net), store, self.config.sample, rng)
+        if self.kind != "classifier":  # whose values are no levels
+            inputs = store.inputs[: self.config.sample].astype(np.float32)
+            net = _levelled(net, self.start(), inputs)
+        net = _centred(_drawn(net, self.start(), self.kept))
+        head = _calibrated(self.kind, net, store, self.config.sample, rng)
+        return replace(head, form=self.form)
+
+
+_TRIED = (
+    MoEConfig(experts=1, top=1, width=32, epochs=15),
+    MoEConfig(experts=4, top=2, width=32, epochs=6),
+    MoEConfig(experts=4, top=2, width=32, epochs=15),
+)
+_SHARES = (0.25, 0.5, 0.75, 1.0)
+_FOLDS, _FEWEST = 4, 40
+"""Queries below which nothing but the levels is believed."""
+
+
+def _held_out_loss(task: PairTask, net: MoEHead | None, store: PairStore, rows: _Rows) -> _Array:
+    """Return the log loss of the pairs of each query, added up, shape (rows,)."""
+    local, pairs = store.pairs_of(rows)
+    raw = np.tile(task.start(), (len(rows), 1))
+    if net is not None:
+        raw = net.outputs(store.inputs[rows].astype(np.float32)).astype(np.float64)
+    a, b = store.first[pairs].astype(np.intp), store.second[pairs].astype(np.intp)
+    logs = log_outcomes(raw[local, a], raw[local, b], raw[local, -1], task.form)
+    chosen = logs[np.arange(len(pairs)), store.outcome[pairs].astype(np.intp)]
+    return np.asarray(np.bincount(local, -chosen, len(rows)), np.float64)
+
+
+def _levelled(net: MoEHead, start: _Array, inputs: _Floats) -> MoEHead:
+    """Return the net whose mean output over some queries is ``start``."""
+    weights = dict(net.weights)
+    departure = net.outputs(inputs).mean(axis=0) - start.astype(np.float32)
+    weights["output_bias"] = weights["output_bias"] - departure
+    return MoEHead(net.llms, weights, net.top)
+
+
+def _drawn(net: MoEHead, start: _Array, kept: float) -> MoEHead:
+    """Return the net whose outputs lie between ``start`` and its own: linear, as gates add to 1."""
+    weights = dict(net.weights)
+    weights["output"] = np.float32(kept) * weights["output"]
+    first = start.astype(np.float32)
+    weights["output_bias"] = first + np.float32(kept) * (weights["output_bias"] - first)
+    return MoEHead(net.llms, weights, net.top)
 
 
 def _bounded(config: PairConfig, store: PairStore) -> PairConfig:
@@ -162,22 +286,22 @@ def _bounded(config: PairConfig, store: PairStore) -> PairConfig:
     return replace(config, net=replace(config.net, batch=min(config.net.batch, queries)))
 
 
-def _preference(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array) -> _Array:
+def _preference(store: PairStore, form: Outcomes, rows: _Rows, raw: _Array) -> _Array:
     """Cross-entropy over five outcomes (eq. 1-6)."""
     gradient = np.zeros(raw.shape)
     local, pairs = store.pairs_of(rows)
     if len(pairs):
         a, b, eta = store.first[pairs], store.second[pairs], raw[local, -1]
         values = raw[local, a], raw[local, b]
-        _, by_a, by_b, by_eta = outcome_loss(*values, eta, store.outcome[pairs], config.form)
+        _, by_a, by_b, by_eta = outcome_loss(*values, eta, store.outcome[pairs], form)
         for column, each in ((a, by_a), (b, by_b), (np.full(len(a), raw.shape[1] - 1), by_eta)):
             _add(gradient, local, column, each * len(pairs))
     return gradient
 
 
-def _contrastive(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array) -> _Array:
+def _contrastive(store: PairStore, form: Outcomes, rows: _Rows, raw: _Array) -> _Array:
     """-log sigmoid(f_a - f_b) of the winner, a strong win twice a weak one (eq. 31-33)."""
-    del config
+    del form
     gradient = np.zeros(raw.shape)
     local, pairs = store.pairs_of(rows)
     a, b = store.first[pairs], store.second[pairs]
@@ -189,9 +313,9 @@ def _contrastive(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array)
     return gradient
 
 
-def _classifier(store: PairStore, config: PairConfig, rows: _Rows, raw: _Array) -> _Array:
+def _classifier(store: PairStore, form: Outcomes, rows: _Rows, raw: _Array) -> _Array:
     """Cross-entropy to the best LLM among those compared on the query (eq. 27-29)."""
-    del config
+    del form
     won, met = np.zeros(raw.shape), np.zeros(raw.shape)
     local, pairs = store.pairs_of(rows)
     advantage = _ADVANTAGE[store.outcome[pairs]]
@@ -237,17 +361,18 @@ def _centred(net: MoEHead) -> MoEHead:
 def _calibrated(
     kind: str, net: MoEHead, store: PairStore, sample: int, rng: np.random.Generator
 ) -> JudgedHead:
-    """Turn raw values into the expected share of points against the rest of the pool."""
+    """Return a head whose quality is the expected share of points against the rest of the pool."""
     n, m = len(store.inputs), len(net.llms)
     rows = np.sort(rng.permutation(n)[:sample])
     inputs = store.inputs[rows].astype(np.float32)
     raw = net.outputs(inputs)[:, :m].astype(np.float64)
     local, pairs = (each[:: len(store) // _PAIRS + 1] for each in store.pairs_of(rows))
     gap = raw[local, store.first[pairs]] - raw[local, store.second[pairs]]
-    steepness = _logistic_slope(gap, _POINTS[store.outcome[pairs]])
-    share = sigmoid(steepness * (raw[:, :, None] - raw[:, None, :]))
-    quality = (share.sum(axis=2) - 0.5) / (m - 1)
-    return calibrate(kind, net, inputs, quality, net.llms)
+    steepness = max(_logistic_slope(gap, _POINTS[store.outcome[pairs]]), _LEAST)
+    return JudgedHead(kind, net.llms, net, 1.0, np.zeros(m), steepness=steepness)
+
+
+_LEAST = 1e-3
 
 
 def _logistic_slope(gap: _Array, points: _Array) -> float:
@@ -321,18 +446,18 @@ def train_pairs(
     if devices is None:
         store = build()
         cards = _cards(store, prices or {})
-        fitted = fit_pairs(kind, store, cards, config, seed, progress)
+        task = PairTask.of(kind, store, config, seed)
+        fitted = _fitted(task, store, cards, progress)
     else:
         several = processes(devices)
         store = several.store(build, place)
         cards, task = _cards(store, prices or {}), PairTask.of(kind, store, config, seed)
         fitted = task.head(several.train(task, place, cards, progress), store)
-    return _router(store, cards, fitted, encoder, seed)
+    return _router(store, fitted, encoder, task)
 
 
-def _router(
-    store: PairStore, cards: tuple[LLMCard, ...], head: JudgedHead, encoder: Encoder, seed: int
-) -> LLMRouter:
+def _router(store: PairStore, head: JudgedHead, encoder: Encoder, task: PairTask) -> LLMRouter:
+    cards, seed = head.llms, task.seed
     ratings = elo_of_counts(store.llms, store.counts, seed=seed)
     return LLMRouter(
         head=head,
@@ -347,6 +472,9 @@ def _router(
             "queries": len(store.inputs),
             "data_sha256": store.fingerprint,
             "elo": {rating.name: round(rating.elo, 1) for rating in ratings},
+            "levels": task.levels.to_dict(),
+            "kept": task.kept,
+            "net": {"experts": task.config.net.experts, "epochs": task.config.net.epochs},
             "numpy": np.__version__,
             "python": platform.python_version(),
         },

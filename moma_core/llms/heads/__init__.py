@@ -6,7 +6,7 @@ line in `HEADS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidInputError
+from moma_core.llms.heads.ability import AbilityHead
 from moma_core.llms.heads.adapted import AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.clusters import ClustersConfig, ClustersHead, fit_clusters
 from moma_core.llms.heads.contract import Head
+from moma_core.llms.heads.joined import JoinedHead
 from moma_core.llms.heads.judged import (
     JudgedConfig,
     JudgedHead,
@@ -26,6 +28,7 @@ from moma_core.llms.heads.judged import (
 )
 from moma_core.llms.heads.kernel import KernelConfig, KernelHead, fit_kernel
 from moma_core.llms.heads.linear import LinearConfig, LinearHead, fit_linear
+from moma_core.llms.heads.logistic import LogisticConfig, LogisticHead, fit_logistic
 from moma_core.llms.heads.moe import MoEConfig, MoEHead, fit_moe
 from moma_core.llms.heads.neighbours import NeighboursConfig, NeighboursHead, fit_neighbours
 from moma_core.llms.heads.stack import StackedHead, StackWeights, fit_weights
@@ -34,17 +37,21 @@ from moma_core.types import FloatArray, LLMCard
 __all__ = [
     "HEADS",
     "STACKED",
+    "AbilityHead",
     "AdaptedHead",
     "Blend",
     "ClustersConfig",
     "ClustersHead",
     "Head",
+    "JoinedHead",
     "JudgedConfig",
     "JudgedHead",
     "KernelConfig",
     "KernelHead",
     "LinearConfig",
     "LinearHead",
+    "LogisticConfig",
+    "LogisticHead",
     "MoEConfig",
     "MoEHead",
     "NeighboursConfig",
@@ -80,6 +87,7 @@ HEADS: Mapping[str, HeadKind] = {
     "contrastive": HeadKind(JudgedConfig(), fit_contrastive, JudgedHead.from_parts),
     "kernel": HeadKind(KernelConfig(), fit_kernel, KernelHead.from_parts),
     "linear": HeadKind(LinearConfig(), fit_linear, LinearHead.from_parts),
+    "logistic": HeadKind(LogisticConfig(), fit_logistic, LogisticHead.from_parts),
     "mlp": HeadKind(MoEConfig(experts=1, top=1, width=64), fit_moe, MoEHead.from_parts),
     "moe": HeadKind(MoEConfig(), fit_moe, MoEHead.from_parts),
     "neighbours": HeadKind(NeighboursConfig(), fit_neighbours, NeighboursHead.from_parts),
@@ -138,9 +146,17 @@ def build_head(
         KeyError: The kind or an array is unknown; a checkpoint turns it into an `ArtifactError`.
     """
     if config["kind"] == AdaptedHead.kind:
-        cards = tuple(LLMCard(name, 0.0, 0.0) for name in config["base_llms"])
-        base = build_head(config["base"], cards, _under("base.", arrays))
+        base = build_head(config["base"], _unpriced(config["base_llms"]), _under("base.", arrays))
         return AdaptedHead.from_parts(llms, base, config, arrays)
+    if config["kind"] == JoinedHead.kind:
+        return JoinedHead(
+            [
+                build_head(entry, _unpriced(entry["llms"]), _under(f"{position}.", arrays))
+                for position, entry in enumerate(config["parts"])
+            ]
+        )
+    if config["kind"] == AbilityHead.kind:
+        return AbilityHead.from_parts(llms, config, arrays)
     if config["kind"] != StackedHead.kind:
         return HEADS[config["kind"]].build(llms, config, arrays)
     members = [
@@ -149,6 +165,10 @@ def build_head(
     ]
     weights = StackWeights(**{name: arrays[name] for name in StackWeights.__slots__})
     return StackedHead(llms, members, weights)
+
+
+def _unpriced(names: Sequence[str]) -> tuple[LLMCard, ...]:
+    return tuple(LLMCard(name, 0.0, 0.0) for name in names)
 
 
 def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -69,6 +69,34 @@ class AdaptedHead:
             arrays["points"],
             arrays["kernel_weights"],
             float(config["gamma"]),
+        )
+
+    def only(self, columns: Sequence[int], llms: tuple[LLMCard, ...]) -> AdaptedHead:
+        """Return the head of some of its columns, under these cards."""
+        kept = list(columns)
+        kernel_weights = self.kernel_weights[:, kept]
+        used = kernel_weights.any(axis=1)
+        return replace(
+            self,
+            llms=llms,
+            weights=self.weights[:, kept],
+            bias=self.bias[kept],
+            points=self.points[used],
+            kernel_weights=kernel_weights[used],
+        )
+
+    def over_more(self, base: Head, llms: tuple[LLMCard, ...]) -> AdaptedHead:
+        """Return the head over a base with one LLM more, which it predicts as the base does."""
+        m, n = self.weights.shape
+        weights = np.zeros((m + 1, n + 1))
+        weights[:m, :n], weights[m, n] = self.weights, 1.0
+        return replace(
+            self,
+            llms=llms,
+            base=base,
+            weights=weights,
+            bias=np.append(self.bias, 0.0),
+            kernel_weights=np.pad(self.kernel_weights, ((0, 0), (0, 1))),
         )
 
     def predict(self, embeddings: FloatArray) -> FloatArray:

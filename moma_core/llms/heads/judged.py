@@ -255,7 +255,10 @@ class JudgedConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedHead:
-    """Predicts ``sigmoid(slope * raw + offset)``.
+    """Predicts ``sigmoid(slope * raw + offset)``, or the expected share of points against the pool.
+
+    The share is that of a head trained on judged pairs, which tell nothing of absolute quality: the
+    mean over the others of ``sigmoid(steepness * (raw - theirs))``, in the order of ``raw``.
 
     Args:
         kind: ``"preference"``, ``"contrastive"`` or ``"classifier"``.
@@ -263,6 +266,8 @@ class JudgedHead:
         net: Gives the raw values; the preference head's has one output more, eta.
         slope: Of the logistic fit.
         offset: Of each LLM, shape (m,).
+        form: Outcome probabilities that a preference head was trained with.
+        steepness: Of points by difference of raw values; zero: slope and offset hold instead.
     """
 
     kind: str
@@ -270,10 +275,16 @@ class JudgedHead:
     net: MoEHead
     slope: float
     offset: _Array
+    form: Outcomes = field(default_factory=Outcomes)
+    steepness: float = 0.0
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
         raw = self.net.outputs(embeddings)[:, : len(self.llms)].astype(np.float64)
+        if self.steepness:
+            won = [sigmoid(self.steepness * (row[:, None] - row)).sum(axis=1) - 0.5 for row in raw]
+            shares = np.array(won).reshape(raw.shape) / max(raw.shape[1] - 1, 1)
+            return np.asarray(shares, np.float32)
         return sigmoid(self.slope * raw + self.offset).astype(np.float32)
 
     def tie_threshold(self, embeddings: FloatArray) -> FloatArray:
@@ -282,7 +293,9 @@ class JudgedHead:
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps beside `arrays`."""
-        return {"slope": self.slope, **self.net.config()}
+        form = {"strength": self.form.strength, "margin": self.form.margin}
+        own = {"slope": self.slope, "form": form, "steepness": self.steepness}
+        return {**own, **self.net.config()}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps."""
@@ -295,7 +308,10 @@ class JudgedHead:
         """Rebuild from `config` and `arrays`."""
         inner = {name: values for name, values in arrays.items() if name != "offset"}
         net = MoEHead(llms, inner, config["top"])
-        return cls(config["kind"], llms, net, float(config["slope"]), arrays["offset"])
+        form = Outcomes(**config.get("form", {}))
+        steepness = float(config.get("steepness", 0.0))
+        slope, offset = float(config["slope"]), arrays["offset"]
+        return cls(config["kind"], llms, net, slope, offset, form, steepness)
 
 
 def fit_preference(
