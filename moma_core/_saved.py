@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llms.router import LLMRouter
 from moma_core.protocols import Encoder, FinalDecider, Registry
 from moma_core.registry.files import FileRegistry
+from moma_core.registry.location import ChromaServer, place_of
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.teams.planner import TEAM_FILES
 from moma_core.teams.router import TeamRouter
@@ -125,7 +127,7 @@ def open_reranker(reranker: object, encoder: object) -> Reranker | None:
     return reranker
 
 
-def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
+def open_registry(path: str | Path | ChromaServer | None, encoder: Encoder) -> Registry:
     """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
 
     A directory that a router in memory was saved to keeps its two files; others have Chroma.
@@ -135,12 +137,14 @@ def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
     """
     if path is None:
         return MemoryRegistry()
-    location = str(path) if _is_url(path) else Path(path) / _REGISTRY
-    if isinstance(location, Path) and FileRegistry.is_at(location):
-        return FileRegistry(location, encoder.fingerprint)
+    place = place_of(path)
+    if isinstance(place, Path):
+        place = place / _REGISTRY
+        if FileRegistry.is_at(place):
+            return FileRegistry(place, encoder.fingerprint)
     from moma_core.registry.chroma import ChromaRegistry
 
-    return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
+    return ChromaRegistry.open(place, encoder.fingerprint, encoder.dimension)
 
 
 def write_parts(
@@ -163,7 +167,8 @@ def write_parts(
     registry = agents.catalog.registry
     at = getattr(registry, "location", None)
     server = at if _is_url(at) else None
-    if server is None and at not in (folder / _REGISTRY, str(folder / _REGISTRY)):
+    own = str(at) == str(folder / _REGISTRY) and _has_agents(folder)
+    if server is None and not own:
         # The router's own directory has every change already, perhaps other processes' too.
         kept_in_files = isinstance(registry, MemoryRegistry | FileRegistry)
         in_chroma = not kept_in_files or (folder / _REGISTRY / _CHROMA).exists()
@@ -196,7 +201,10 @@ def write_parts(
 
 
 def read_parts(
-    folder: Path, encoder: Encoder
+    folder: Path,
+    encoder: Encoder,
+    server: str | ChromaServer | None = None,
+    refresh_every: float | None = 1.0,
 ) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
     """Read what `write_parts` wrote; a router without LLMs has no teams.
 
@@ -210,14 +218,13 @@ def read_parts(
             f"{folder} was saved with encoder {document['encoder']!r}, not "
             f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
         )
-    server = document["server"]
-    here = folder / _REGISTRY
-    if server is None and not ((here / _CHROMA).exists() or FileRegistry.is_at(here)):
+    server = server or document["server"]
+    if server is None and not _has_agents(folder):
         raise ArtifactError(
             f"{folder} has lost its agents: nothing is in {_REGISTRY}/. Restore it from a backup, "
             "or register them in a new directory."
         )
-    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder))
+    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder), refresh_every)
     if trained_exists(folder):
         trained, negatives = read_trained(folder, encoder.fingerprint)
     else:  # deleted after damage, as the error says: fitted again on the first route
@@ -231,6 +238,11 @@ def read_parts(
     reranker = Reranker() if document["reranker"] else None
     agents = AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy, reranker=reranker)
     return agents, llms, teams
+
+
+def _has_agents(folder: Path) -> bool:
+    here = folder / _REGISTRY
+    return (here / _CHROMA).exists() or FileRegistry.is_at(here)
 
 
 def _is_url(location: object) -> bool:
@@ -247,8 +259,13 @@ def _remove_teams(folder: Path) -> None:
 def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:
     """Write the agents into a registry; those already there are left alone."""
     kept = {record.card.name: record.card for record in registry.load()}
-    registry.put([r for r in catalog.snapshot.records if kept.get(r.card.name) != r.card])
+    records = catalog.snapshot.records
+    changed = [replace(r, version=None) for r in records if kept.get(r.card.name) != r.card]
+    registry.put(changed)
     registry.delete([name for name in kept if name not in catalog])
+    for enabled in (True, False):
+        names = [r.card.name for r in changed if r.card.enabled == enabled]
+        registry.switch([name for name in names if name in kept], enabled=enabled)
 
 
 def _document(folder: Path) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def read_pair(
 
     Args:
         folder: The directory.
-        files: Names of the config and of the weights.
+        files: Names of the config and of the weights; where the config names another file in the
+            folder, that one is read.
         remedy: What an error tells the user to do.
 
     Raises:
@@ -72,9 +73,10 @@ def read_pair(
     config = _read_config(folder / files[0], remedy)
     try:
         digest = str(config["weights"]["sha256"])
-    except (KeyError, TypeError) as error:
+        name = Path(str(config["weights"].get("file", files[1]))).name
+    except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{str(folder / files[0])!r} names no weights. {remedy}") from error
-    return config, _read_weights(folder / files[1], digest, remedy)
+    return config, _read_weights(folder / (name or files[1]), digest, remedy)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -1,0 +1,97 @@
+"""One process at a time: a lock on a file, which ends with the process that holds it.
+
+A fork waits until nothing is being done under a lock, so a child never inherits half a change.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moma_core.errors import RegistryError
+
+__all__ = ["locked"]
+
+_PATIENCE = 30.0  # seconds
+_GAP = 0.002  # seconds for which the lock is left to others
+_guard = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_guard.release
+    )
+
+
+@contextmanager
+def locked(path: Path, patience: float = _PATIENCE) -> Iterator[None]:
+    """Hold the lock on a file, made if absent, while the body runs.
+
+    Args:
+        path: The file; nothing is written to it.
+        patience: Seconds to wait for another process.
+
+    Raises:
+        RegistryError: Another process holds it all that time.
+        OSError: The file cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with locked(Path(tempfile.mkdtemp()) / "lock"):
+        ...     print("alone")
+        alone
+    """
+    deadline = time.monotonic() + patience
+    handle = _held(path)
+    while handle is None:
+        if time.monotonic() > deadline:
+            raise RegistryError(
+                f"another process has been writing in {str(path.parent)!r} for {patience:.0f} s. "
+                "Wait for it; where many write all the time, let them share a server: "
+                "chroma run --path DIR, and path='http://localhost:8000'."
+            )
+        time.sleep(random.uniform(0.3, 1.0) * _GAP)  # noqa: S311 - only spreads those that wait
+        handle = _held(path)
+    try:
+        yield
+    finally:
+        os.close(handle)
+        _guard.release()
+        time.sleep(_GAP)  # else who writes on and on takes it again before anybody who waits
+
+
+def _held(path: Path) -> int | None:
+    """Return a descriptor that holds the lock, with `_guard` acquired; None where another does."""
+    _guard.acquire()
+    handle = None
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if _lock(handle):
+            return handle
+    except BaseException:
+        if handle is not None:
+            os.close(handle)
+        _guard.release()
+        raise
+    os.close(handle)
+    _guard.release()
+    return None
+
+
+def _lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
