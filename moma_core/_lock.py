@@ -29,10 +29,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def locked(path: Path, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold the lock on a file, made if absent, while the body runs.
+    """Hold the lock on a file, made if absent, or on a directory, while the body runs.
 
     Args:
-        path: The file; nothing is written to it.
+        path: The file, nothing is written to it; or a directory.
         patience: Seconds to wait for another process.
 
     Raises:
@@ -69,7 +69,11 @@ def _held(path: Path) -> int | None:
     _guard.acquire()
     handle = None
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if path.is_dir() and os.name == "posix":
+            handle = os.open(path, os.O_RDONLY)
+        else:
+            path = path / ".lock" if path.is_dir() else path
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         if _lock(handle):
             return handle
     except BaseException:

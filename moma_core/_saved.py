@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from moma_core._generation import finish, replacing
 from moma_core._store import write_whole
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Taxonomy
@@ -22,6 +23,8 @@ from moma_core.agents.states import StateMachine
 from moma_core.agents.training import read_trained, trained_exists, write_trained
 from moma_core.encoder import RoutingEncoder
 from moma_core.errors import ArtifactError, InvalidInputError
+from moma_core.llms.feedback import FILES as LEARNING_FILES
+from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter
 from moma_core.protocols import Encoder, FinalDecider, Registry
 from moma_core.registry.files import FileRegistry
@@ -41,10 +44,12 @@ __all__ = [
     "write_parts",
 ]
 
+Parts = tuple[AgentRouter, LLMRouter | None, TeamRouter | None, Learning | None]
+
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
 _ROUTER, _STATES = "router.json", "states.toml"
-_REGISTRY, _LLMS, _TEAMS = "registry", "llms", "teams"
+_REGISTRY, _LLMS, _TEAMS, _LEARNING = "registry", "llms", "teams", "learning"
 _CHROMA = "chroma.sqlite3"
 
 
@@ -153,51 +158,69 @@ def write_parts(
     agents: AgentRouter,
     llms: LLMRouter | None,
     teams: TeamRouter | None,
+    learning: Learning | None,
 ) -> None:
-    """Write a router's parts.
+    """Write a router's parts, all of them at once; agents in Chroma are written before.
 
     Raises:
         ArtifactError: The directory cannot be written.
         RegistryError: The agents cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
+    optional = {_TEAMS: (teams, TEAM_FILES), _LEARNING: (learning, LEARNING_FILES)}
+    gone = [f"{place}/{n}" for place, (part, files) in optional.items() if not part for n in files]
+    server = _write_in_chroma(folder, encoder, agents)
+    with replacing(folder, gone) as new:
+        if server is None and not (folder / _REGISTRY / _CHROMA).exists():
+            _write_in_files(folder / _REGISTRY, new / _REGISTRY, encoder, agents)
+        write_trained(new, agents.trained, agents.negatives, encoder.fingerprint)
+        if llms is not None:
+            llms.save(new / _LLMS)
+        if teams is not None:
+            teams.save(new / _TEAMS)
+        if learning is not None:
+            learning.save(new / _LEARNING)
+        states = agents.states.to_toml().encode()
+        document = {
+            "format": _FORMAT,
+            "encoder": encoder.fingerprint,
+            "llms": llms is not None,
+            "states": hashlib.sha256(states).hexdigest(),
+            "server": server,
+            "categories": agents.taxonomy.to_dict(),
+            "reranker": agents.reranker is not None,
+        }
+        write_whole(new / _STATES, states)
+        write_whole(new / _ROUTER, json.dumps(document, indent=1).encode())
+
+
+def _write_in_chroma(folder: Path, encoder: Encoder, agents: AgentRouter) -> str | None:
+    """Copy the agents into the folder's Chroma, unless they are there or belong in files.
+
+    Returns:
+        The server's URL, where a server keeps them.
+    """
     registry = agents.catalog.registry
     at = getattr(registry, "location", None)
-    server = at if _is_url(at) else None
-    own = str(at) == str(folder / _REGISTRY) and _has_agents(folder)
-    if server is None and not own:
+    if _is_url(at):
+        return str(at)
+    if (folder / _REGISTRY / _CHROMA).exists():
         # The router's own directory has every change already, perhaps other processes' too.
-        kept_in_files = isinstance(registry, MemoryRegistry | FileRegistry)
-        in_chroma = not kept_in_files or (folder / _REGISTRY / _CHROMA).exists()
-        place = folder if in_chroma else folder / _REGISTRY
-        _copy_agents(
-            agents.catalog,
-            open_registry(place, encoder)
-            if in_chroma
-            else FileRegistry(place, encoder.fingerprint),
-        )
-    write_trained(folder, agents.trained, agents.negatives, encoder.fingerprint)
-    if llms is not None:
-        llms.save(folder / _LLMS)
-    states = agents.states.to_toml().encode()
-    document = {
-        "format": _FORMAT,
-        "encoder": encoder.fingerprint,
-        "llms": llms is not None,
-        "states": hashlib.sha256(states).hexdigest(),
-        "server": server,
-        "categories": agents.taxonomy.to_dict(),
-        "reranker": agents.reranker is not None,
-    }
-    write_whole(folder / _STATES, states)
-    write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
-    if teams is not None:
-        teams.save(folder / _TEAMS)
+        there = str(at) == str(folder / _REGISTRY)
     else:
-        _remove_teams(folder)
+        there = isinstance(registry, MemoryRegistry | FileRegistry)
+    if not there:
+        _copy_agents(agents.catalog, open_registry(folder, encoder))
+    return None
+
+
+def _write_in_files(place: Path, new: Path, encoder: Encoder, agents: AgentRouter) -> None:
+    """Write the agents where they will take the place of those in files, if those are others."""
+    registry = agents.catalog.registry
+    if str(getattr(registry, "location", None)) == str(place) and FileRegistry.is_at(place):
+        return
+    fresh = FileRegistry(new, encoder.fingerprint)
+    fresh.put([replace(record, version=None) for record in agents.catalog.snapshot.records])
+    (new / ".lock").unlink()
 
 
 def read_parts(
@@ -205,13 +228,38 @@ def read_parts(
     encoder: Encoder,
     server: str | ChromaServer | None = None,
     refresh_every: float | None = 1.0,
-) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
-    """Read what `write_parts` wrote; a router without LLMs has no teams.
+) -> Parts:
+    """Read what `write_parts` wrote; a router without LLMs has no teams and learns nothing.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another encoder.
         RegistryError: The agents cannot be read.
     """
+    for _ in range(3):
+        finish(folder)
+        before = _written(folder)
+        try:
+            return _read(folder, encoder, server, refresh_every)
+        except ArtifactError:
+            if _written(folder) == before:
+                raise  # else another process saved meanwhile: that may have been half of each
+    return _read(folder, encoder, server, refresh_every)
+
+
+def _written(folder: Path) -> object:
+    try:
+        found = (folder / _ROUTER).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _read(
+    folder: Path,
+    encoder: Encoder,
+    server: str | ChromaServer | None,
+    refresh_every: float | None,
+) -> Parts:
     document = _document(folder)
     if document["encoder"] != encoder.fingerprint:
         raise ArtifactError(
@@ -237,7 +285,10 @@ def read_parts(
         teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
     reranker = Reranker() if document["reranker"] else None
     agents = AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy, reranker=reranker)
-    return agents, llms, teams
+    learning = None
+    if llms is not None and (folder / _LEARNING / LEARNING_FILES[0]).exists():
+        learning = Learning.load(folder / _LEARNING)
+    return agents, llms, teams, learning
 
 
 def _has_agents(folder: Path) -> bool:
@@ -247,13 +298,6 @@ def _has_agents(folder: Path) -> bool:
 
 def _is_url(location: object) -> bool:
     return str(location).startswith(("http://", "https://"))
-
-
-def _remove_teams(folder: Path) -> None:
-    try:
-        (folder / _TEAMS / TEAM_FILES[0]).unlink(missing_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot remove the teams in {folder} ({error}).") from error
 
 
 def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:

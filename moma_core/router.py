@@ -32,7 +32,6 @@ from moma_core.agents.states import StateMachine
 from moma_core.encoder import RoutingEncoder
 from moma_core.errors import InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
-from moma_core.llms.feedback import FILES as LEARNING_FILES
 from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import parse_preference, preference_name
@@ -56,9 +55,6 @@ from moma_core.types import (
 )
 
 __all__ = ["MoMARouter"]
-
-
-_LEARNING = "learning"
 
 
 class MoMARouter:
@@ -452,14 +448,15 @@ class MoMARouter:
     def save(self, directory: str | Path) -> None:
         """Write everything that `load` needs into ``directory``: JSON, TOML, safetensors, Chroma.
 
+        All files change at once: whenever the process dies, `load` finds the old router or the new.
+
         Raises:
             ArtifactError: The directory cannot be written.
             RegistryError: The agents cannot be written.
         """
         folder = Path(directory).expanduser().absolute()
-        write_parts(folder, self._encoder, self._agent_router, self._llms, self._teams)
-        if self._learning is not None:
-            self._learning.save(folder / _LEARNING)
+        parts = self._agent_router, self._llms, self._teams, self._learning
+        write_parts(folder, self._encoder, *parts)
 
     @classmethod
     def load(
@@ -485,9 +482,9 @@ class MoMARouter:
         """
         encoder = encoder or RoutingEncoder()
         folder = Path(directory).expanduser().absolute()
-        router = cls(encoder, *read_parts(folder, encoder, server, refresh_every))
-        if router._llms is not None and (folder / _LEARNING / LEARNING_FILES[0]).exists():
-            router._learning = Learning.load(folder / _LEARNING)
+        agents, llms, teams, learning = read_parts(folder, encoder, server, refresh_every)
+        router = cls(encoder, agents, llms, teams)
+        router._learning = learning
         return router
 
     def _encode(
