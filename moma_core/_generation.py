@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from moma_core._lock import locked
 from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, MoMAError
+from moma_core.locks import locked
 
 __all__ = ["finish", "replacing"]
 

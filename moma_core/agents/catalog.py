@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import operator
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from moma_core.errors import (
     ScoreError,
     UnknownNameError,
 )
+from moma_core.locks import Lock
 from moma_core.protocols import AgentRecord, Encoder, Registry, Version
 from moma_core.registry.versions import conflict
 from moma_core.types import AgentCard, FloatArray
@@ -206,15 +206,25 @@ class AgentCatalog:
         self._encoder = encoder
         self._registry = registry
         self._refresh_every = refresh_every
-        self._lock = threading.Lock()  # of the snapshot; never held while the registry is asked
+        self._lock = Lock()  # of the snapshot; never held while the registry is asked
         self._changes = 0
         self._failing = False
         self._reserved: frozenset[str] = frozenset()
         self._stamp = self._stamp_now()
         self._snapshot = Snapshot(tuple(registry.load()), encoder.dimension)
-        self._watch: Watch | None = None
-        if refresh_every is not None and hasattr(registry, "stamp"):
-            self._watch = Watch(self, AgentCatalog._look, refresh_every)
+        self._watch = self._new_watch()
+
+    def _new_watch(self) -> Watch | None:
+        if self._refresh_every is None or not hasattr(self._registry, "stamp"):
+            return None
+        return Watch(self, AgentCatalog._look, self._refresh_every)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_watch": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._watch = self._new_watch()
 
     @property
     def snapshot(self) -> Snapshot:

@@ -33,8 +33,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from moma_core._lock import locked
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
+from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Version
 from moma_core.registry.forked import ask_fresh_process
 from moma_core.registry.location import ChromaServer, place_of
@@ -691,8 +691,11 @@ class _Server:
     def __init__(self, server: ChromaServer) -> None:
         self.server = server
         self.location = server.location
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._client: tuple[int, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None}  # a copy opens its own
 
     @contextmanager
     def session(self, verb: str, *, make: bool) -> Iterator[Any]:  # noqa: ARG002 - as below

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from moma_core._lock import locked
 from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
+from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Version
 from moma_core.registry.plain import plain_card
 from moma_core.registry.versions import written
@@ -52,7 +51,7 @@ class FileRegistry:
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
         self.location = Path(folder)
         self._fingerprint = fingerprint
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._seen = ""
         self._vectors = _VECTORS[1]
         self._records: dict[str, AgentRecord] = {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from moma_core.locks import Lock
 from moma_core.protocols import AgentRecord
 from moma_core.registry.versions import written
 
@@ -25,7 +25,7 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self._records: dict[str, AgentRecord] = {}
         self._numbers: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def put(self, records: Sequence[AgentRecord]) -> Sequence[AgentRecord]:
         """Store records over the versions they were read from, and return them as stored.

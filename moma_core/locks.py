@@ -1,6 +1,7 @@
-"""One process at a time: a lock on a file, which ends with the process that holds it.
+"""One at a time: a lock on a file for processes, and one for threads that copies can have.
 
-A fork waits until nothing is being done under a lock, so a child never inherits half a change.
+A lock on a file ends with the process that holds it. A fork waits until nothing is being done under
+one, so a child never inherits half a change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from moma_core.errors import RegistryError
 
-__all__ = ["locked"]
+__all__ = ["Lock", "locked"]
 
 _PATIENCE = 30.0  # seconds
 _GAP = 0.002  # seconds for which the lock is left to others
@@ -25,6 +26,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_guard.release
     )
+
+
+class Lock:
+    """A lock between threads; a copy, a pickled one and a forked one are new locks.
+
+    Example:
+        >>> import copy
+        >>> with copy.deepcopy(Lock()):
+        ...     print("alone")
+        alone
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():  # another thread of the parent may have held it
+            self._lock, self._process = threading.Lock(), os.getpid()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Lock], tuple[()]]:
+        return Lock, ()
 
 
 @contextmanager
