@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from moma_core._store import write_whole
+from moma_core._store import parse_json, write_whole
 from moma_core.errors import ArtifactError, MoMAError
 from moma_core.locks import locked
 
@@ -115,7 +115,10 @@ def _install(folder: Path) -> None:
         return
     gone: list[str] = []
     if (ready / _GONE).exists():
-        gone = json.loads((ready / _GONE).read_bytes())
+        try:
+            gone = [str(name) for name in parse_json((ready / _GONE).read_bytes())]
+        except (ValueError, TypeError) as error:
+            raise OSError(f"{_GONE} is damaged") from error
     for file in _files(ready):
         place = folder / file.relative_to(ready)
         for parent in reversed(place.relative_to(folder).parents[:-1]):
@@ -125,7 +128,8 @@ def _install(folder: Path) -> None:
         file.replace(place)
         _sync(place.parent)
     for name in gone:
-        (folder / name).unlink(missing_ok=True)
+        if ".." not in Path(name).parts and not Path(name).is_absolute():
+            (folder / name).unlink(missing_ok=True)
     shutil.rmtree(ready)
     _sync(folder)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moma_core._generation import finish, replacing
-from moma_core._store import write_whole
+from moma_core._store import parse_json, write_whole
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Taxonomy
 from moma_core.agents.gate import Negatives
@@ -22,7 +22,7 @@ from moma_core.agents.router import AgentRouter
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import read_trained, trained_exists, write_trained
 from moma_core.encoder import RoutingEncoder
-from moma_core.errors import ArtifactError, InvalidInputError
+from moma_core.errors import ArtifactError, InvalidInputError, MoMAError
 from moma_core.llms.feedback import FILES as LEARNING_FILES
 from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter
@@ -285,10 +285,21 @@ def _read(
         teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
     reranker = Reranker() if document["reranker"] else None
     agents = AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy, reranker=reranker)
-    learning = None
-    if llms is not None and (folder / _LEARNING / LEARNING_FILES[0]).exists():
-        learning = Learning.load(folder / _LEARNING)
-    return agents, llms, teams, learning
+    return agents, llms, teams, None if llms is None else _learning(folder / _LEARNING)
+
+
+def _learning(folder: Path) -> Learning | None:
+    if not (folder / LEARNING_FILES[0]).exists():
+        return None
+    try:
+        return Learning.load(folder)
+    except MoMAError:
+        raise
+    except (OSError, ValueError, TypeError) as error:  # of the log that it names
+        raise ArtifactError(
+            f"what was learnt in {folder} names a log that cannot be used ({error!s:.200}). Delete "
+            f"{' and '.join(LEARNING_FILES)} there, and learn anew."
+        ) from error
 
 
 def _has_agents(folder: Path) -> bool:
@@ -314,21 +325,23 @@ def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:
 
 def _document(folder: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
+        document: dict[str, Any] = parse_json((folder / _ROUTER).read_bytes())
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
-        server = document.get("server")
+        server, flags = document.get("server"), (document["llms"], document.get("reranker", False))
+        if not all(isinstance(flag, bool) for flag in flags):
+            raise ValueError(f"llms and reranker are true or false, got {flags!r:.60}")
         if server is not None and not _is_url(server):
             raise ValueError(f"server {server!r:.40} is no URL")
         return {
             "encoder": str(document["encoder"]),
-            "llms": bool(document["llms"]),
+            "llms": flags[0],
             "states": str(document["states"]),
             "server": server,
             "categories": Taxonomy.from_dict(document.get("categories", _NO_CATEGORIES)),
-            "reranker": bool(document.get("reranker", False)),
+            "reranker": flags[1],
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{folder} is no router that this version can open: {error}. Write one with "
             "router.save(dir), or restore it from a backup."

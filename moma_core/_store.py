@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from moma_core.errors import ArtifactError
 
 __all__ = [
     "FORMAT",
+    "parse_json",
     "prefixed",
     "read_pair",
     "under",
@@ -57,7 +59,7 @@ def write_pair(
 
 
 def read_pair(
-    folder: Path, files: tuple[str, str], remedy: str
+    folder: Path, files: tuple[str, str], remedy: str, *, any_number: bool = False
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return the config and the arrays that `write_pair` wrote.
 
@@ -66,11 +68,12 @@ def read_pair(
         files: Names of the config and of the weights; where the config names another file in the
             folder, that one is read.
         remedy: What an error tells the user to do.
+        any_number: Whether numbers may be infinite, none or huge, as in what users keep there.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another version.
     """
-    config = _read_config(folder / files[0], remedy)
+    config = _read_config(folder / files[0], remedy, any_number=any_number)
     try:
         digest = str(config["weights"]["sha256"])
         name = Path(str(config["weights"].get("file", files[1]))).name
@@ -116,18 +119,54 @@ def under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name[len(prefix) :]: v for name, v in arrays.items() if name.startswith(prefix)}
 
 
-def _read_config(path: Path, remedy: str) -> dict[str, Any]:
+def parse_json(content: bytes | str, *, any_number: bool = False) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, nests too deep, or, unless ``any_number``, has a number that is
+            none, infinite or too large.
+
+    Example:
+        >>> parse_json('{"threshold": NaN}')
+        Traceback (most recent call last):
+        ValueError: NaN is no number that can be used here
+    """
     try:
-        config = json.loads(path.read_bytes())
+        if any_number:
+            return json.loads(content)
+        return json.loads(content, parse_constant=_refuse, parse_int=_whole, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text:.40} is no number that can be used here")
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < _DIGITS else _refuse(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+_DIGITS = 20  # of 64 bits, with a sign
+
+
+def _read_config(path: Path, remedy: str, *, any_number: bool) -> dict[str, Any]:
+    try:
+        config = parse_json(path.read_bytes(), any_number=any_number)
     except OSError as error:
         raise ArtifactError(f"no {str(path)!r} ({error.strerror}). {remedy}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtifactError(
             f"{str(path)!r} is not JSON, or is cut off ({error}). {remedy}"
         ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise ArtifactError(f"{str(path)!r} has format {found!r}, expected {FORMAT}. {remedy}")
+        raise ArtifactError(f"{str(path)!r} has format {found!r:.40}, expected {FORMAT}. {remedy}")
     return config
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core._checks import is_number, readable
+from moma_core._checks import is_finite, readable
 from moma_core.agents.watch import Watch
 from moma_core.errors import (
     ConflictError,
@@ -199,7 +199,7 @@ class AgentCatalog:
     def __init__(
         self, encoder: Encoder, registry: Registry, refresh_every: float | None = 1.0
     ) -> None:
-        if refresh_every is not None and not (is_number(refresh_every) and refresh_every > 0):
+        if refresh_every is not None and not (is_finite(refresh_every) and refresh_every > 0):
             raise InvalidInputError(
                 f"refresh_every is seconds, more than 0, or None, got {refresh_every!r:.40}."
             )

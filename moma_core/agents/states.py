@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from moma_core._checks import is_finite
 from moma_core.agents.conversation import EncodedTurns, Phrases, Reading
 from moma_core.errors import InvalidStatesError
 from moma_core.protocols import Encoder
@@ -92,6 +93,8 @@ class State:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 0:
                 raise self.fault(field, f"{field} is a number of turns, 0 or more, got {value!r}.")
+        if not is_finite(self.threshold):
+            raise self.fault("threshold", f"threshold is a cosine, got {self.threshold!r:.40}.")
         self._check_composite()
 
     def _check_composite(self) -> None:

@@ -33,6 +33,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from moma_core._store import parse_json
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Version
@@ -278,7 +279,7 @@ class ChromaRegistry:
         meta, payload = row["meta"], row["payload"]
         if meta["digest"] != _digest(payload):
             raise ValueError("its content is not what was written")
-        content = {**json.loads(payload), "version": meta}
+        content = {**parse_json(payload, any_number=True), "version": meta}
         version = version_of(meta)
         record = from_plain(content, self._dimension)
         if record.card.name != meta["agent"]:

@@ -167,7 +167,9 @@ class FileRegistry:
     def _read(self) -> None:
         seen = self.stamp()
         try:
-            document, arrays = read_pair(self.location, (_CARDS, _VECTORS[0]), _REMEDY)
+            document, arrays = read_pair(
+                self.location, (_CARDS, _VECTORS[0]), _REMEDY, any_number=True
+            )
             if document["encoder"] != self._fingerprint:
                 raise ValueError(f"vectors of {document['encoder']!r}, not {self._fingerprint!r}")
             cards = [AgentCard(**card) for card in document["agents"]]
