@@ -496,3 +496,29 @@ class TwoWriters(RuleBasedStateMachine):
 
 TestTwoWriters = TwoWriters.TestCase
 TestTwoWriters.settings = settings(max_examples=6, stateful_step_count=15, phases=(Phase.generate,))
+
+
+class Counting(HashEncoder):
+    """Counts the texts that it encodes."""
+
+    texts = 0
+
+    def encode(self, texts):
+        self.texts += len(texts)
+        return super().encode(texts)
+
+
+def test_thousands_are_registered_in_seconds_and_start_without_encoding(tmp_path):
+    cards = [
+        AgentCard(f"a{i}", f"does {i % 50} of {i % 7}", examples=(f"ask {i % 50}", f"do {i % 7}"))
+        for i in range(3_000)
+    ]
+    encoder = Counting()
+    start = time.process_time()
+    with MoMARouter.from_cards(cards, path=tmp_path, encoder=encoder, llms=None):
+        assert encoder.texts > 3_000
+    encoder.texts = 0
+    with MoMARouter.from_cards(cards, path=tmp_path, encoder=encoder, llms=None) as again:
+        assert len(again.agents) == 3_000
+    assert encoder.texts < 20  # only what is no agent's
+    assert time.process_time() - start < 30
