@@ -288,6 +288,37 @@ def test_child_processes_change_and_read(tmp_path, method):
     assert catalog.refresh() == Changes(("child",), (), ("one",))
 
 
+@pytest.mark.parametrize("where", ["directory", "server"])
+def test_preloaded_workers_honour_a_disable_by_themselves(tmp_path, chroma_server, where):
+    """As gunicorn --preload and Celery's prefork do: the parent routes, then forks."""
+    path = tmp_path if where == "directory" else chroma_server.url
+    router = MoMARouter.from_cards(
+        [ONE, AgentCard("two", "sum times", examples=("sum",))],
+        path=path,
+        encoder=ENCODER,
+        llms=None,
+        refresh_every=0.1,
+    )
+    assert router.route("rain").target == "one"
+
+    def work():
+        deadline = time.monotonic() + 20
+        while router.rank("rain").names[0] == "one":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=work) for _ in range(2)]
+    for child in children:
+        child.start()
+    router.agents.disable("one")
+    for child in children:
+        child.join(30)
+        assert child.exitcode == 0
+    router.agents.remove("one", "two")
+    router.close()
+
+
 def in_child(catalog):
     catalog.disable("one")
     catalog.add(AgentCard("child", "was here", examples=("x",)))

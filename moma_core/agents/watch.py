@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from moma_core.locks import Lock
+
 __all__ = ["Watch"]
 
 _running: weakref.WeakSet[Watch] = weakref.WeakSet()
@@ -28,19 +30,21 @@ class Watch:
 
     def __init__(self, owner: object, look: Callable[[Any], None], every: float) -> None:
         self._owner, self._look, self._every = weakref.ref(owner), look, every
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._stop = threading.Event()
+        self._stopped = False
         self._process = 0
         self._thread: threading.Thread | None = None
-        weakref.finalize(owner, self._stop.set)
+        weakref.finalize(owner, self.stop)
 
     def ensure(self) -> None:
         """Start the thread unless this process has it already."""
-        if self._process == os.getpid() or self._stop.is_set():
+        if self._process == os.getpid() or self._stopped:
             return
         with self._lock:
             if self._process != os.getpid():
                 self._process = os.getpid()
+                self._stop = threading.Event()  # a parent's may have been held in the fork
                 self._thread = threading.Thread(
                     target=_run,
                     args=(self._owner, self._look, self._every, self._stop),
@@ -52,6 +56,9 @@ class Watch:
 
     def stop(self, patience: float = 0.0) -> None:
         """End the thread, and wait for it that many seconds."""
+        self._stopped = True
+        if self._process != os.getpid():
+            return
         self._stop.set()
         thread = self._thread
         if patience and thread is not None and thread is not threading.current_thread():
