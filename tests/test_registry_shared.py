@@ -139,6 +139,21 @@ def test_refresh_says_what_changed(opened):
     assert mine.snapshot.records[1] is before.records[2]  # what is the same is not read into anew
 
 
+def test_who_asked_is_told_of_what_others_changed(opened, caplog):
+    mine, other, told = opened(), opened(), []
+    mine.on_change(lambda changes: 1 / 0)
+    mine.on_change(told.append)
+    with pytest.raises(ValueError, match="function"):
+        mine.on_change("print")
+    other.put(ONE)
+    mine.refresh()
+    mine.refresh()
+    mine.disable("one")  # its own changes it knows
+    mine.refresh()
+    assert told == [Changes(("one",), (), ())]
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_threads_write_the_same_names_through_catalogs_of_their_own(opened):
     cards = [AgentCard(f"a{i}", f"topic {i}", examples=(f"q {i}", f"p {i}")) for i in range(8)]
     opened().put(*cards)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -209,6 +209,7 @@ class AgentCatalog:
         self._lock = Lock()  # of the snapshot; never held while the registry is asked
         self._changes = 0
         self._failing = False
+        self._told: tuple[Callable[[Changes], None], ...] = ()
         self._reserved: frozenset[str] = frozenset()
         self._stamp = self._stamp_now()
         self._snapshot = Snapshot(tuple(registry.load()), encoder.dimension)
@@ -220,7 +221,7 @@ class AgentCatalog:
         return Watch(self, AgentCatalog._look, self._refresh_every)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watch": None}
+        return {**self.__dict__, "_watch": None, "_told": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -258,7 +259,28 @@ class AgentCatalog:
                     self._stamp = stamp if changes == self._changes else ""
                     self._snapshot = self._snapshot.with_records(loaded)
                     break
-        return Changes.between(before, self._snapshot.records)
+        found = Changes.between(before, self._snapshot.records)
+        for tell in self._told if found else ():
+            try:
+                tell(found)
+            except Exception:
+                logger.exception("%r failed on %s", tell, found)
+        return found
+
+    def on_change(self, tell: Callable[[Changes], None]) -> None:
+        """Call a function with what other processes changed, whenever it has been read.
+
+        Copies and pickled catalogs call nobody.
+
+        Raises:
+            InvalidInputError: It is no function.
+        """
+        if not callable(tell):
+            raise InvalidInputError(
+                f"on_change takes a function of the changes, got {tell!r:.40}. Write "
+                "agents.on_change(lambda changes: print(changes.removed))."
+            )
+        self._told = (*self._told, tell)
 
     def close(self) -> None:
         """Look for changes no more, and let go of what the registry holds open."""

@@ -391,7 +391,6 @@ class _Store:
         self._client, self._names, self._place = client, names, place
         self._cards: Any = None
         self._switches: Any = None
-        self._rows = max(1, min(_PAGE, client.get_max_batch_size()))
 
     def open(self, fingerprint: str, *, make: bool) -> str:
         """Return the encoder that the cards were written with; make the collections if absent."""
@@ -414,6 +413,11 @@ class _Store:
             self._read(functools.partial(found, name)) for name in self._names
         )
         return str((self._cards.metadata or {}).get("encoder"))
+
+    @functools.cached_property
+    def _rows(self) -> int:
+        """How many records go into one request."""
+        return max(1, min(_PAGE, int(self._read(self._client.get_max_batch_size))))
 
     @property
     def stamp(self) -> str:
@@ -916,7 +920,7 @@ def _as_registry_errors(verb: str, place: _Place) -> Iterator[None]:
         # Chroma's Rust core raises PanicException, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = " ".join(str(error).split())[:300]
+        said = " ".join(str(error).split())[:300] or "no reason given"
         raise RegistryError(
             f"Chroma could not {verb} the agents: {type(error).__name__}: {said}. "
             f"{place.remedy(error)}"
