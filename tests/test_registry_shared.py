@@ -269,6 +269,9 @@ def test_a_damaged_record_is_set_aside_and_the_rest_loads(tmp_path):
     catalog.put(AgentCard("b", "does b again"))
     with pytest.warns(RuntimeWarning, match="2 damaged"):
         assert {r.card.name for r in registry.load()} == {"a", "d", "b"}
+    assert sorted(registry.repair()) == ["1#c", "odd"]
+    assert [r.card.name for r in registry.load()] == ["a", "b", "d"]
+    assert not registry.repair()
 
 
 def test_a_damaged_index_is_made_anew(tmp_path):

@@ -223,21 +223,47 @@ class ChromaRegistry:
         with self._opened("read") as store:
             rows = store.newest()
             switches = store.switches()
-        records, damaged = [], []
-        for row in rows:
-            try:
-                records.append(self._record(row, switches))
-            except _DAMAGED as error:
-                damaged.append(f"{row.get('id', '?')!r:.80} ({error!s:.80})")
+        records, damaged = self._sorted_out(rows, switches)
         if damaged:
+            shown = [f"{key!r:.80} ({error!s:.80})" for key, error in damaged.items()]
             warnings.warn(
                 f"{len(damaged)} damaged records at {self.location!r:.200} were set aside: "
-                f"{', '.join(damaged[:3])}. The other {len(records)} agents are loaded; register "
-                "these again with agents.put(card).",
+                f"{', '.join(shown[:3])}. The other {len(records)} agents are loaded; register "
+                "these again with agents.put(card), or forget them: moma agents repair.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return sorted(records, key=lambda r: (r.version.born if r.version else 0, r.card.name))
+
+    @_healing
+    def repair(self) -> Sequence[str]:
+        """Delete the records that `load` sets aside, and make Chroma's index anew.
+
+        Returns:
+            The ids of the records, which hold the agents' names.
+
+        Raises:
+            RegistryError: Chroma does not answer or cannot write.
+        """
+        with self._opened("write") as store:
+            damaged = list(self._sorted_out(store.newest(), {})[1])
+            with store.changing():
+                store.delete(damaged)
+        self._place.doubt_index()
+        return damaged
+
+    def _sorted_out(
+        self, rows: Sequence[Mapping[str, Any]], switches: Mapping[tuple[str, int], bool]
+    ) -> tuple[list[AgentRecord], dict[str, Exception]]:
+        """Return the records that are whole, and why the others are not, by their ids."""
+        records: list[AgentRecord] = []
+        damaged: dict[str, Exception] = {}
+        for row in rows:
+            try:
+                records.append(self._record(row, switches))
+            except _DAMAGED as error:
+                damaged[row["id"]] = error
+        return records, damaged
 
     def stamp(self) -> str:
         """Return a text that is another after every change: a look at a file, or one request."""
@@ -492,8 +518,12 @@ class _Store:
         """Delete the records that these rows replaced; if this fails, the next change does it."""
         older = [key for row in rows if row.name in heads for key in heads[row.name].ids]
         with suppress(Exception):
-            for start in range(0, len(older), self._rows):
-                self._cards.delete(ids=older[start : start + self._rows])
+            self.delete(older)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete the records of these ids."""
+        for start in range(0, len(keys), self._rows):
+            self._cards.delete(ids=list(keys[start : start + self._rows]))
 
     def forget_tombstones(self, before: float) -> None:
         """Delete the records of names that were forgotten long ago."""
@@ -627,7 +657,7 @@ class _Directory:
                 yield client
             except Exception as error:
                 if "hnsw" in str(error):
-                    (self.path / _WRITING).touch()
+                    self.doubt_index()
                     verb = "read"  # it stays damaged
                 raise
             finally:
@@ -639,6 +669,10 @@ class _Directory:
     def damaged(self) -> bool:
         """Whether a process died as it wrote, or found the index damaged."""
         return (self.path / _WRITING).exists()
+
+    def doubt_index(self) -> None:
+        """Let the next session make the index anew."""
+        (self.path / _WRITING).touch()
 
     def _drop_index(self) -> None:
         """Remove the files of Chroma's index, which may be half written; nothing is read from them.
@@ -712,6 +746,9 @@ class _Server:
                 weakref.finalize(self, _close_own, *self._client)
             client = self._client[1]
         yield client
+
+    def doubt_index(self) -> None:
+        """The index is the server's own affair."""
 
     def restamp(self) -> bool:
         return False
@@ -802,6 +839,9 @@ class _Given:
     @contextmanager
     def session(self, verb: str, *, make: bool) -> Iterator[Any]:  # noqa: ARG002 - as below
         yield self._client
+
+    def doubt_index(self) -> None:
+        """The index is the server's own affair."""
 
     def restamp(self) -> bool:
         return False
