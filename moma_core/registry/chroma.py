@@ -16,8 +16,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-import hashlib
-import json
 import os
 import random
 import shutil
@@ -31,17 +29,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
 from moma_core._store import parse_json
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Version
+from moma_core.registry.chroma_store import TRIES, Head, Row, Store, digest, next_rows
 from moma_core.registry.forked import ask_fresh_process
 from moma_core.registry.location import ChromaServer, place_of
-from moma_core.registry.plain import from_plain, to_plain, version_of
-from moma_core.registry.versions import check_versions, conflict, numbered
-from moma_core.types import FloatArray
+from moma_core.registry.plain import from_plain, version_of
+from moma_core.registry.versions import check_versions, conflict
 
 __all__ = [
     "ChromaRegistry",
@@ -49,10 +45,8 @@ __all__ = [
 
 Result = TypeVar("Result")
 
-_PAGE = 500
 _DATABASE, _LOCK, _STAMP, _WRITING = "chroma.sqlite3", ".lock", ".changed", ".writing"
 _TOMBSTONE_SECONDS = 7 * 86_400.0  # how long a process may be away and still learn of a removal
-_TRIES = 8
 _DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MoMAError)
 
 
@@ -140,7 +134,7 @@ class ChromaRegistry:
         with self._opened("write") as store:
             heads = store.heads([record.card.name for record in records])
             check_versions(self._live(store, heads, records), records)
-            rows = _next_rows(records, heads)
+            rows = next_rows(records, heads)
             with store.changing():
                 store.add([row.chroma() for row in rows])
                 lost = store.lost(rows)
@@ -177,9 +171,9 @@ class ChromaRegistry:
             return
         with self._opened("write") as store:
             left = list(dict.fromkeys(names))
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 heads = {n: head for n, head in store.heads(left).items() if not head.gone}
-                rows = [_Row.gone_after(head, self._dimension) for head in heads.values()]
+                rows = [Row.gone_after(head, self._dimension) for head in heads.values()]
                 with store.changing():
                     store.add([row.chroma() for row in rows])
                     lost = store.lost(rows)
@@ -287,7 +281,7 @@ class ChromaRegistry:
         return ask_fresh_process(opened, verb, *given)
 
     def _live(
-        self, store: _Store, heads: Mapping[str, _Head], records: Sequence[AgentRecord]
+        self, store: Store, heads: Mapping[str, Head], records: Sequence[AgentRecord]
     ) -> dict[str, Version]:
         """Return the versions that are there; what is damaged counts as absent."""
         live = {name: head.version for name, head in heads.items() if not head.gone}
@@ -303,7 +297,7 @@ class ChromaRegistry:
         self, row: Mapping[str, Any], switches: Mapping[tuple[str, int], bool]
     ) -> AgentRecord:
         meta, payload = row["meta"], row["payload"]
-        if meta["digest"] != _digest(payload):
+        if meta["digest"] != digest(payload):
             raise ValueError("its content is not what was written")
         content = {**parse_json(payload, any_number=True), "version": meta}
         version = version_of(meta)
@@ -314,9 +308,9 @@ class ChromaRegistry:
         return dataclasses.replace(record, card=dataclasses.replace(record.card, enabled=enabled))
 
     @contextmanager
-    def _opened(self, verb: str, *, make: bool = False) -> Iterator[_Store]:
+    def _opened(self, verb: str, *, make: bool = False) -> Iterator[Store]:
         with _as_registry_errors(verb, self._place), self._place.session(verb, make=make) as client:
-            store = _Store(client, self._names, self._place)
+            store = Store(client, self._names, self._place)
             written_by = store.open(self._fingerprint, make=make)
             if written_by != self._fingerprint:
                 raise ArtifactError(
@@ -325,302 +319,6 @@ class ChromaRegistry:
                     "a new place."
                 )
             yield store
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Head:
-    """The newest record of a name, without its content, and the ids of the older ones."""
-
-    name: str
-    version: Version
-    token: str
-    line: str
-    gone: bool
-    ids: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _Row:
-    """A record to add.
-
-    Args:
-        name: Of the agent.
-        version: What it becomes.
-        token: By which its writer knows it again.
-        line: Tokens of the versions it builds on, newest first.
-        vector: For Chroma's index, shape (d,).
-        payload: Card and vectors as JSON; empty where the name is forgotten.
-        enabled: Of the card.
-    """
-
-    name: str
-    version: Version
-    token: str
-    line: str
-    vector: FloatArray
-    payload: str = ""
-    enabled: bool = True
-
-    @staticmethod
-    def gone_after(head: _Head, dimension: int) -> _Row:
-        """Return the record that says that a name is forgotten."""
-        version = numbered(head.version.number + 1, head.version.born)
-        vector = np.full(dimension, dimension**-0.5, dtype=np.float32)
-        return _Row(head.name, version, uuid.uuid4().hex, _line(head), vector)
-
-    @property
-    def id(self) -> str:
-        return f"{self.version.number}#{self.name}"
-
-    def chroma(self) -> dict[str, Any]:
-        meta = {
-            "agent": self.name,
-            **dataclasses.asdict(self.version),
-            "token": self.token,
-            "line": self.line,
-            "gone": not self.payload,
-            "digest": _digest(self.payload),
-        }
-        return {"id": self.id, "embedding": self.vector, "metadata": meta, "uri": self.payload}
-
-
-def _next_rows(records: Sequence[AgentRecord], heads: Mapping[str, _Head]) -> list[_Row]:
-    rows, start = {}, time.time_ns()
-    for i, record in enumerate(records):
-        head, card = heads.get(record.card.name), record.card
-        number = head.version.number if head else 0
-        born = head.version.born if head and not head.gone else start + i
-        rows[card.name] = _Row(
-            card.name,
-            numbered(number + 1, born),
-            uuid.uuid4().hex,
-            _line(head) if head else "",
-            record.description_vector,
-            json.dumps({**to_plain(record), "version": None}),
-            card.enabled,
-        )
-    return list(rows.values())
-
-
-def _line(head: _Head) -> str:
-    return " ".join([head.token, *head.line.split()][:_TRIES])
-
-
-def _digest(payload: str) -> str:
-    return hashlib.blake2b(payload.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-class _Store:
-    """The two collections of one session, and what is read from and written to them."""
-
-    def __init__(self, client: Any, names: tuple[str, str], place: _Place) -> None:
-        self._client, self._names, self._place = client, names, place
-        self._cards: Any = None
-        self._switches: Any = None
-
-    def open(self, fingerprint: str, *, make: bool) -> str:
-        """Return the encoder that the cards were written with; make the collections if absent."""
-        from chromadb.errors import NotFoundError
-
-        def found(name: str) -> Any:
-            try:
-                return self._client.get_collection(name, embedding_function=None)
-            except NotFoundError:
-                if not make:
-                    raise self._place.gone() from None
-            return self._client.get_or_create_collection(
-                name,
-                configuration={"hnsw": {"space": "cosine"}},
-                metadata={"encoder": fingerprint},
-                embedding_function=None,
-            )
-
-        self._cards, self._switches = (
-            self._read(functools.partial(found, name)) for name in self._names
-        )
-        return str((self._cards.metadata or {}).get("encoder"))
-
-    @functools.cached_property
-    def _rows(self) -> int:
-        """How many records go into one request."""
-        return max(1, min(_PAGE, int(self._read(self._client.get_max_batch_size))))
-
-    @property
-    def stamp(self) -> str:
-        """What the collection says of its last change."""
-        return str((self._cards.metadata or {}).get("changed", ""))
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Let other processes see that the body changes something."""
-        if self._place.restamp():
-            yield
-            return
-        yield
-        metadata = {**(self._cards.metadata or {}), "changed": uuid.uuid4().hex}
-        self._read(lambda: self._cards.modify(metadata=metadata))
-
-    def heads(self, names: Sequence[str]) -> dict[str, _Head]:
-        """Return the newest record of each of these names that is there."""
-        by_name: dict[str, list[tuple[int, str, Mapping[str, Any]]]] = {}
-        for start in range(0, len(names), _PAGE):
-            where = {"agent": {"$in": list(names[start : start + _PAGE])}}
-            page = self._get(self._cards, where=where)
-            for key, meta in zip(page["ids"], page["metadatas"], strict=True):
-                with suppress(ValueError):  # a damaged id: load tells of it
-                    entry = (int(key.partition("#")[0]), key, meta)
-                    by_name.setdefault(str(meta["agent"]), []).append(entry)
-        heads = {}
-        for name, entries in by_name.items():
-            entries.sort(key=lambda entry: entry[0])
-            number, _, meta = entries[-1]
-            heads[name] = _Head(
-                name,
-                Version(
-                    number,
-                    int(meta.get("born", 0)),
-                    str(meta.get("by", "?")),
-                    float(meta.get("at", 0.0)),
-                ),
-                str(meta.get("token", "")),
-                str(meta.get("line", "")),
-                bool(meta.get("gone", False)),
-                tuple(key for _, key, _ in entries),
-            )
-        return heads
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add records; of one whose id is there already, Chroma keeps the older."""
-        for chunk in _chunks(rows, self._rows):
-            self._read(
-                functools.partial(
-                    self._cards.add,
-                    ids=[row["id"] for row in chunk],
-                    embeddings=np.stack([row["embedding"] for row in chunk]),
-                    metadatas=[row["metadata"] for row in chunk],
-                    uris=[row["uri"] for row in chunk],
-                )
-            )
-
-    def lost(self, rows: Sequence[_Row]) -> dict[str, _Head]:
-        """Return the names of which another process wrote the version, with what it wrote."""
-        if self._place.exclusive:
-            return {}
-        heads = self.heads([row.name for row in rows])
-        lost = {}
-        for row in rows:
-            head = heads.get(row.name)
-            if head is None or row.token not in (head.token, *head.line.split()):
-                lost[row.name] = head or _Head(row.name, Version(), "", "", gone=True, ids=())
-        return lost
-
-    def forget_older(self, rows: Sequence[_Row], heads: Mapping[str, _Head]) -> None:
-        """Delete the records that these rows replaced; if this fails, the next change does it."""
-        older = [key for row in rows if row.name in heads for key in heads[row.name].ids]
-        with suppress(Exception):
-            self.delete(older)
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete the records of these ids."""
-        for start in range(0, len(keys), self._rows):
-            self._cards.delete(ids=list(keys[start : start + self._rows]))
-
-    def forget_tombstones(self, before: float) -> None:
-        """Delete the records of names that were forgotten long ago."""
-        with suppress(Exception):
-            self._cards.delete(where={"$and": [{"gone": True}, {"at": {"$lt": before}}]})
-
-    def switch(self, heads: Sequence[_Head], *, enabled: bool) -> None:
-        """Write whether these agents are enabled."""
-        for chunk in _chunks(heads, self._rows):
-            self._read(
-                functools.partial(
-                    self._switches.upsert,
-                    ids=[f"{head.version.born}#{head.name}" for head in chunk],
-                    embeddings=np.ones((len(chunk), 1), np.float32),
-                    metadatas=[
-                        {"agent": head.name, "born": head.version.born, "enabled": enabled}
-                        for head in chunk
-                    ],
-                )
-            )
-
-    def forget_switches(self, rows: Sequence[_Row]) -> None:
-        """Delete the switches of agents that are forgotten."""
-        keys = [f"{row.version.born}#{row.name}" for row in rows]
-        with suppress(Exception):
-            for start in range(0, len(keys), self._rows):
-                self._switches.delete(ids=keys[start : start + self._rows])
-
-    def switches(self, names: Sequence[str] | None = None) -> dict[tuple[str, int], bool]:
-        """Return what was switched, of these names or of all, by name and birth."""
-        pages = [self._get(self._switches)] if names is None else [
-            self._get(self._switches, where={"agent": {"$in": list(names[i : i + _PAGE])}})
-            for i in range(0, len(names), _PAGE)
-        ]  # fmt: skip
-        return {
-            (meta["agent"], int(meta["born"])): bool(meta["enabled"])
-            for page in pages
-            for meta in page["metadatas"]
-        }
-
-    def newest(self) -> list[dict[str, Any]]:
-        """Return the newest record of every name with its content, of none that is forgotten."""
-        newest: dict[str, tuple[int, str]] = {}
-        for key in self._read(lambda: self._cards.get(include=[])["ids"]):
-            number, mark, name = key.partition("#")
-            if not (mark and number.isdecimal()):
-                name, number = key, "0"  # damaged: kept, so that load tells of it
-            newest[name] = max(newest.get(name, (-1, "")), (int(number), key))
-        rows, moved = self.rows_of([key for _, key in newest.values()])
-        for _ in range(_TRIES):
-            if not moved:
-                break
-            keys = [
-                head.ids[-1] for head in self.heads([k.partition("#")[2] for k in moved]).values()
-            ]
-            again, moved = self.rows_of(keys)
-            rows += again
-        return [row for row in rows if not row["meta"].get("gone")]
-
-    def rows_of(self, keys: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return the records of these ids, and the ids that are there no longer."""
-        rows = []
-        for start in range(0, len(keys), _PAGE):
-            page = self._get(
-                self._cards, ids=list(keys[start : start + _PAGE]), include=["metadatas", "uris"]
-            )
-            rows += [
-                {"id": key, "meta": meta or {}, "payload": uri or ""}
-                for key, meta, uri in zip(page["ids"], page["metadatas"], page["uris"], strict=True)
-            ]
-        found = {row["id"] for row in rows}
-        return rows, [key for key in keys if key not in found]
-
-    def _get(self, collection: Any, **asked: Any) -> Any:
-        return self._read(lambda: collection.get(**{"include": ["metadatas"], **asked}))
-
-    def _read(self, ask: Callable[[], Result]) -> Result:
-        """Ask, and again where the connection broke; what is asked here may be asked twice."""
-        return self._place.again(ask)
-
-
-def _chunks(rows: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
-    """Cut rows into requests of at most ``most`` rows and some megabytes."""
-    chunk: list[Any] = []
-    size = 0
-    for row in rows:
-        length = len(row["uri"]) if isinstance(row, Mapping) else 0
-        if chunk and (len(chunk) == most or size + length > _MAX_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(row)
-        size += length
-    if chunk:
-        yield chunk
-
-
-_MAX_BYTES = 8_000_000
 
 
 _used_in: int | None = None  # the process that used Chroma's threads
