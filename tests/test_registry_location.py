@@ -216,18 +216,17 @@ def test_a_stalled_server_blocks_no_route_and_no_other_change(chroma_server):
 
 
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "by"),
     [
-        "OPENAI_API_KEY=sk-1",
-        "CHROMA_SERVER_HOST=rag.example.org",
-        "CHROMA_API_IMPL=rest",
-        "CHROMA_SERVER_HTTP_PORT=eighty",
-        "MIGRATIONS=later",
-        "IS_PERSISTENT=perhaps",
-        "CHROMA_DB_IMPL=duckdb",
+        ("OPENAI_API_KEY=sk-1", "file"),
+        ("CHROMA_SERVER_HOST=rag.example.org", "file"),
+        ("CHROMA_API_IMPL=rest", "variable"),
+        ("CHROMA_SERVER_HTTP_PORT=eighty", "file"),
+        ("MIGRATIONS=later", "variable"),
+        ("IS_PERSISTENT=perhaps", "file"),
+        ("CHROMA_DB_IMPL=duckdb", "variable"),
     ],
 )
-@pytest.mark.parametrize("by", ["file", "variable"])
 def test_what_others_set_for_chroma_does_not_reach_us(tmp_path, python, environment, by):
     done = python(
         "import os, sys\n"

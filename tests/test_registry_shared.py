@@ -463,6 +463,33 @@ def test_what_another_process_disables_is_honoured_by_itself(opened):
     watching.close()
 
 
+@pytest.mark.parametrize("kind", [FileRegistry, ChromaRegistry])
+def test_what_this_process_changed_is_not_read_again(tmp_path, kind):
+    class Counted(kind):
+        loads = 0
+
+        def load(self):
+            self.loads += 1
+            return super().load()
+
+    options = (64,) if kind is ChromaRegistry else ()
+    registry = Counted(tmp_path, "hash-64", *options)
+    watching = AgentCatalog(ENCODER, registry, refresh_every=0.02)
+    watching.put(ONE, AgentCard("two", "sum"))
+    watching.disable("one")
+    watching.remove("two")
+    assert watching.snapshot.names == ("one",)
+    time.sleep(0.2)
+    assert registry.loads == 1
+    AgentCatalog(ENCODER, kind(tmp_path, "hash-64", *options), None).enable("one")
+    watching.update(replace(watching.get("one"), description="hail"))  # knows nothing of it
+    deadline = time.monotonic() + 5
+    while not watching.get("one").enabled and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watching.get("one").enabled
+    watching.close()
+
+
 def test_a_look_that_fails_is_told_of_once_and_the_agents_stay(tmp_path, caplog):
     folder = tmp_path / "r"
     watching = AgentCatalog(ENCODER, ChromaRegistry(folder, "hash-64", 64), refresh_every=0.02)

@@ -405,8 +405,7 @@ class AgentCatalog:
                 if record.card.name not in known
                 or _born(record) != _born(known[record.card.name])  # registered anew meanwhile
             )
-            self._changes += 1
-            self._snapshot = Snapshot(kept, self._encoder.dimension)
+            self._take(kept)
 
     def enable(self, *names: str) -> None:
         """Let agents be chosen again. Raises UnknownNameError for a name not registered."""
@@ -431,8 +430,7 @@ class AgentCatalog:
                 else r
                 for r in self._snapshot.records
             )
-            self._changes += 1
-            self._snapshot = Snapshot(records, self._encoder.dimension)
+            self._take(records)
 
     def _record(self, name: str) -> AgentRecord:
         if not isinstance(name, str):
@@ -505,8 +503,15 @@ class AgentCatalog:
         fresh = {record.card.name: record for record in stored}
         with self._lock:
             kept = [_newer(fresh.pop(r.card.name, r), r) for r in self._snapshot.records]
-            self._changes += 1
-            self._snapshot = Snapshot((*kept, *fresh.values()), self._encoder.dimension)
+            self._take((*kept, *fresh.values()))
+
+    def _take(self, records: tuple[AgentRecord, ...]) -> None:
+        """Have these records from now on, after a change of our own; under the lock."""
+        self._changes += 1
+        self._snapshot = Snapshot(records, self._encoder.dimension)
+        before, after = getattr(self._registry, "last_change", None) or ("?", "")
+        if before == self._stamp:  # nobody else changed anything since: no need to read it again
+            self._stamp = after
 
     def _refuse_reserved(self, names: Iterable[str]) -> None:
         taken = sorted(self._reserved.intersection(names))

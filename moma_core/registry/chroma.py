@@ -267,6 +267,11 @@ class ChromaRegistry:
                 return store.stamp
         return seen
 
+    @property
+    def last_change(self) -> tuple[str, str] | None:
+        """The stamps before and after the last change made here; None on a server."""
+        return self._place.last_change
+
     def close(self) -> None:
         """Let go of the connection; the next call opens another."""
         self._place.close()
@@ -332,6 +337,7 @@ class _Directory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = str(path)
+        self.last_change: tuple[str, str] | None = None
 
     @contextmanager
     def session(self, verb: str, *, make: bool) -> Iterator[Any]:
@@ -383,9 +389,11 @@ class _Directory:
 
     def restamp(self) -> bool:
         """Write the stamp: who sees it waits for the lock, and so for the change."""
+        before, after = self.stamp() or "", uuid.uuid4().hex
         fresh = self.path / f"{_STAMP}.new"
-        fresh.write_text(uuid.uuid4().hex)
+        fresh.write_text(after)
         fresh.replace(self.path / _STAMP)
+        self.last_change = before, after
         return True
 
     def stamp(self) -> str | None:
@@ -424,6 +432,7 @@ class _Server:
     """A server, with one connection pool a process."""
 
     exclusive = damaged = False
+    last_change = None
 
     def __init__(self, server: ChromaServer) -> None:
         self.server = server
@@ -529,6 +538,7 @@ class _Given:
     """A client of the user's own, which the user closes."""
 
     exclusive = damaged = False
+    last_change = None
 
     def __init__(self, client: Any) -> None:
         self._client = client

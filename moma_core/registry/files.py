@@ -53,6 +53,7 @@ class FileRegistry:
         self._fingerprint = fingerprint
         self._lock = Lock()
         self._seen = ""
+        self.last_change: tuple[str, str] | None = None
         self._vectors = _VECTORS[1]
         self._records: dict[str, AgentRecord] = {}
         self._numbers: dict[str, int] = {}
@@ -160,7 +161,8 @@ class FileRegistry:
             write_pair(self.location, (_CARDS, other), document, arrays)
         except ArtifactError as error:
             raise RegistryError(str(error)) from error
-        self._seen, self._vectors = self.stamp(), other
+        before, self._seen, self._vectors = self._seen, self.stamp(), other
+        self.last_change = before, self._seen
         with suppress(OSError):
             (self.location / _VECTORS[other == _VECTORS[0]]).unlink(missing_ok=True)
 
