@@ -7,7 +7,6 @@ from here, and no words of a query are written anywhere.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any, TypedDict
 
 from moma_core import RoutingDecision
 from moma_core.fallback import Failure
+from moma_core.locks import Lock
 
 __all__ = [
     "Counts",
@@ -63,7 +63,7 @@ class Telemetry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._totals: Counter[str] = Counter()
         self._by: dict[str, Counter[str]] = {
             "by_target": Counter(),

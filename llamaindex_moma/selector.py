@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import re
-import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -44,6 +43,7 @@ from moma_core import (
 )
 from moma_core.errors import DuplicateNameError
 from moma_core.health import Health
+from moma_core.locks import Lock
 from moma_core.types import MAX_DESCRIPTION_CHARS, Ranking, is_text, is_visible, joined
 
 __all__ = [
@@ -143,7 +143,7 @@ class MoMASelector(BaseSelector):
         self._health = Health() if router is None else router.health
         self._learnt: list[tuple[str | Choice, str]] = []
         self._kept: OrderedDict[tuple[Choice, ...], KnownChoices] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @classmethod
     def from_defaults(

@@ -25,6 +25,7 @@ __all__ = [
     "check_name",
     "check_names",
     "half_character",
+    "is_finite",
     "is_json_object",
     "is_number",
     "is_text",
@@ -114,13 +115,26 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def is_finite(value: object) -> TypeGuard[float]:
+    """Say whether it is a real number that a float can hold.
+
+    Example:
+        >>> is_finite(2), is_finite(float("nan")), is_finite(10**400)
+        (True, False, False)
+    """
+    return is_number(value) and -_LARGEST < value < _LARGEST  # type: ignore[operator]
+
+
+_LARGEST = 1e300
+
+
 def is_json_object(value: object) -> bool:
     """Say whether it is a mapping that JSON can hold."""
     if not isinstance(value, Mapping):
         return False
     try:
         json.dumps(dict(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
 

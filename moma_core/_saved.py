@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moma_core._store import write_whole
+from moma_core._generation import finish, replacing
+from moma_core._store import parse_json, write_whole
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Taxonomy
 from moma_core.agents.gate import Negatives
@@ -20,10 +22,13 @@ from moma_core.agents.router import AgentRouter
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import read_trained, trained_exists, write_trained
 from moma_core.encoder import RoutingEncoder
-from moma_core.errors import ArtifactError, InvalidInputError
+from moma_core.errors import ArtifactError, InvalidInputError, MoMAError
+from moma_core.llms.feedback import FILES as LEARNING_FILES
+from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter
 from moma_core.protocols import Encoder, FinalDecider, Registry
 from moma_core.registry.files import FileRegistry
+from moma_core.registry.location import ChromaServer, place_of
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.teams.planner import TEAM_FILES
 from moma_core.teams.router import TeamRouter
@@ -39,10 +44,12 @@ __all__ = [
     "write_parts",
 ]
 
+Parts = tuple[AgentRouter, LLMRouter | None, TeamRouter | None, Learning | None]
+
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
 _ROUTER, _STATES = "router.json", "states.toml"
-_REGISTRY, _LLMS, _TEAMS = "registry", "llms", "teams"
+_REGISTRY, _LLMS, _TEAMS, _LEARNING = "registry", "llms", "teams", "learning"
 _CHROMA = "chroma.sqlite3"
 
 
@@ -118,7 +125,7 @@ def open_reranker(reranker: object, encoder: object) -> Reranker | None:
     return reranker
 
 
-def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
+def open_registry(path: str | Path | ChromaServer | None, encoder: Encoder) -> Registry:
     """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
 
     A directory that a router in memory was saved to keeps its two files; others have Chroma.
@@ -128,12 +135,14 @@ def open_registry(path: str | Path | None, encoder: Encoder) -> Registry:
     """
     if path is None:
         return MemoryRegistry()
-    location = str(path) if _is_url(path) else Path(path) / _REGISTRY
-    if isinstance(location, Path) and FileRegistry.is_at(location):
-        return FileRegistry(location, encoder.fingerprint)
+    place = place_of(path)
+    if isinstance(place, Path):
+        place = place / _REGISTRY
+        if FileRegistry.is_at(place):
+            return FileRegistry(place, encoder.fingerprint)
     from moma_core.registry.chroma import ChromaRegistry
 
-    return ChromaRegistry.open(location, encoder.fingerprint, encoder.dimension)
+    return ChromaRegistry.open(place, encoder.fingerprint, encoder.dimension)
 
 
 def write_parts(
@@ -142,75 +151,121 @@ def write_parts(
     agents: AgentRouter,
     llms: LLMRouter | None,
     teams: TeamRouter | None,
+    learning: Learning | None,
 ) -> None:
-    """Write a router's parts.
+    """Write a router's parts, all of them at once; agents in Chroma are written before.
 
     Raises:
         ArtifactError: The directory cannot be written.
         RegistryError: The agents cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot make {folder} ({error}). Save elsewhere.") from error
+    optional = {_TEAMS: (teams, TEAM_FILES), _LEARNING: (learning, LEARNING_FILES)}
+    gone = [f"{place}/{n}" for place, (part, files) in optional.items() if not part for n in files]
+    server = _write_in_chroma(folder, encoder, agents)
+    with replacing(folder, gone) as new:
+        if server is None and not (folder / _REGISTRY / _CHROMA).exists():
+            _write_in_files(folder / _REGISTRY, new / _REGISTRY, encoder, agents)
+        write_trained(new, agents.trained, agents.negatives, encoder.fingerprint)
+        if llms is not None:
+            llms.save(new / _LLMS)
+        if teams is not None:
+            teams.save(new / _TEAMS)
+        if learning is not None:
+            learning.save(new / _LEARNING)
+        states = agents.states.to_toml().encode()
+        document = {
+            "format": _FORMAT,
+            "encoder": encoder.fingerprint,
+            "llms": llms is not None,
+            "states": hashlib.sha256(states).hexdigest(),
+            "server": server,
+            "categories": agents.taxonomy.to_dict(),
+            "reranker": agents.reranker is not None,
+        }
+        write_whole(new / _STATES, states)
+        write_whole(new / _ROUTER, json.dumps(document, indent=1).encode())
+
+
+def _write_in_chroma(folder: Path, encoder: Encoder, agents: AgentRouter) -> str | None:
+    """Copy the agents into the folder's Chroma, unless they are there or belong in files.
+
+    Returns:
+        The server's URL, where a server keeps them.
+    """
     registry = agents.catalog.registry
     at = getattr(registry, "location", None)
-    server = at if _is_url(at) else None
-    if server is None and at not in (folder / _REGISTRY, str(folder / _REGISTRY)):
+    if _is_url(at):
+        return str(at)
+    if (folder / _REGISTRY / _CHROMA).exists():
         # The router's own directory has every change already, perhaps other processes' too.
-        kept_in_files = isinstance(registry, MemoryRegistry | FileRegistry)
-        in_chroma = not kept_in_files or (folder / _REGISTRY / _CHROMA).exists()
-        place = folder if in_chroma else folder / _REGISTRY
-        _copy_agents(
-            agents.catalog,
-            open_registry(place, encoder)
-            if in_chroma
-            else FileRegistry(place, encoder.fingerprint),
-        )
-    write_trained(folder, agents.trained, agents.negatives, encoder.fingerprint)
-    if llms is not None:
-        llms.save(folder / _LLMS)
-    states = agents.states.to_toml().encode()
-    document = {
-        "format": _FORMAT,
-        "encoder": encoder.fingerprint,
-        "llms": llms is not None,
-        "states": hashlib.sha256(states).hexdigest(),
-        "server": server,
-        "categories": agents.taxonomy.to_dict(),
-        "reranker": agents.reranker is not None,
-    }
-    write_whole(folder / _STATES, states)
-    write_whole(folder / _ROUTER, json.dumps(document, indent=1).encode())
-    if teams is not None:
-        teams.save(folder / _TEAMS)
+        there = str(at) == str(folder / _REGISTRY)
     else:
-        _remove_teams(folder)
+        there = isinstance(registry, MemoryRegistry | FileRegistry)
+    if not there:
+        _copy_agents(agents.catalog, open_registry(folder, encoder))
+    return None
+
+
+def _write_in_files(place: Path, new: Path, encoder: Encoder, agents: AgentRouter) -> None:
+    """Write the agents where they will take the place of those in files, if those are others."""
+    registry = agents.catalog.registry
+    if str(getattr(registry, "location", None)) == str(place) and FileRegistry.is_at(place):
+        return
+    fresh = FileRegistry(new, encoder.fingerprint)
+    fresh.put([replace(record, version=None) for record in agents.catalog.snapshot.records])
+    (new / ".lock").unlink()
 
 
 def read_parts(
-    folder: Path, encoder: Encoder
-) -> tuple[AgentRouter, LLMRouter | None, TeamRouter | None]:
-    """Read what `write_parts` wrote; a router without LLMs has no teams.
+    folder: Path,
+    encoder: Encoder,
+    server: str | ChromaServer | None = None,
+    refresh_every: float | None = 1.0,
+) -> Parts:
+    """Read what `write_parts` wrote; a router without LLMs has no teams and learns nothing.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another encoder.
         RegistryError: The agents cannot be read.
     """
+    for _ in range(3):
+        finish(folder)
+        before = _written(folder)
+        try:
+            return _read(folder, encoder, server, refresh_every)
+        except ArtifactError:
+            if _written(folder) == before:
+                raise  # else another process saved meanwhile: that may have been half of each
+    return _read(folder, encoder, server, refresh_every)
+
+
+def _written(folder: Path) -> object:
+    try:
+        found = (folder / _ROUTER).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _read(
+    folder: Path,
+    encoder: Encoder,
+    server: str | ChromaServer | None,
+    refresh_every: float | None,
+) -> Parts:
     document = _document(folder)
     if document["encoder"] != encoder.fingerprint:
         raise ArtifactError(
             f"{folder} was saved with encoder {document['encoder']!r}, not "
             f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
         )
-    server = document["server"]
-    here = folder / _REGISTRY
-    if server is None and not ((here / _CHROMA).exists() or FileRegistry.is_at(here)):
+    server = server or document["server"]
+    if server is None and not _has_agents(folder):
         raise ArtifactError(
             f"{folder} has lost its agents: nothing is in {_REGISTRY}/. Restore it from a backup, "
             "or register them in a new directory."
         )
-    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder))
+    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder), refresh_every)
     if trained_exists(folder):
         trained, negatives = read_trained(folder, encoder.fingerprint)
     else:  # deleted after damage, as the error says: fitted again on the first route
@@ -223,44 +278,63 @@ def read_parts(
         teams = TeamRouter.load(folder / _TEAMS, encoder, llms)
     reranker = Reranker() if document["reranker"] else None
     agents = AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy, reranker=reranker)
-    return agents, llms, teams
+    return agents, llms, teams, None if llms is None else _learning(folder / _LEARNING)
+
+
+def _learning(folder: Path) -> Learning | None:
+    if not (folder / LEARNING_FILES[0]).exists():
+        return None
+    try:
+        return Learning.load(folder)
+    except MoMAError:
+        raise
+    except (OSError, ValueError, TypeError) as error:  # of the log that it names
+        raise ArtifactError(
+            f"what was learnt in {folder} names a log that cannot be used ({error!s:.200}). Delete "
+            f"{' and '.join(LEARNING_FILES)} there, and learn anew."
+        ) from error
+
+
+def _has_agents(folder: Path) -> bool:
+    here = folder / _REGISTRY
+    return (here / _CHROMA).exists() or FileRegistry.is_at(here)
 
 
 def _is_url(location: object) -> bool:
     return str(location).startswith(("http://", "https://"))
 
 
-def _remove_teams(folder: Path) -> None:
-    try:
-        (folder / _TEAMS / TEAM_FILES[0]).unlink(missing_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot remove the teams in {folder} ({error}).") from error
-
-
 def _copy_agents(catalog: AgentCatalog, registry: Registry) -> None:
     """Write the agents into a registry; those already there are left alone."""
     kept = {record.card.name: record.card for record in registry.load()}
-    registry.put([r for r in catalog.snapshot.records if kept.get(r.card.name) != r.card])
+    records = catalog.snapshot.records
+    changed = [replace(r, version=None) for r in records if kept.get(r.card.name) != r.card]
+    registry.put(changed)
     registry.delete([name for name in kept if name not in catalog])
+    for enabled in (True, False):
+        names = [r.card.name for r in changed if r.card.enabled == enabled]
+        registry.switch([name for name in names if name in kept], enabled=enabled)
 
 
 def _document(folder: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads((folder / _ROUTER).read_bytes())
+        document: dict[str, Any] = parse_json((folder / _ROUTER).read_bytes())
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']}, this version reads {_FORMAT}")
-        server = document.get("server")
+        server, flags = document.get("server"), (document["llms"], document.get("reranker", False))
+        if not all(isinstance(flag, bool) for flag in flags):
+            raise ValueError(f"llms and reranker are true or false, got {flags!r:.60}")
         if server is not None and not _is_url(server):
             raise ValueError(f"server {server!r:.40} is no URL")
         return {
             "encoder": str(document["encoder"]),
-            "llms": bool(document["llms"]),
+            "llms": flags[0],
             "states": str(document["states"]),
             "server": server,
             "categories": Taxonomy.from_dict(document.get("categories", _NO_CATEGORIES)),
-            "reranker": bool(document.get("reranker", False)),
+            "reranker": flags[1],
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{folder} is no router that this version can open: {error}. Write one with "
             "router.save(dir), or restore it from a backup."

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from moma_core.errors import ArtifactError
 
 __all__ = [
     "FORMAT",
+    "parse_json",
     "prefixed",
     "read_pair",
     "under",
@@ -57,24 +59,27 @@ def write_pair(
 
 
 def read_pair(
-    folder: Path, files: tuple[str, str], remedy: str
+    folder: Path, files: tuple[str, str], remedy: str, *, any_number: bool = False
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return the config and the arrays that `write_pair` wrote.
 
     Args:
         folder: The directory.
-        files: Names of the config and of the weights.
+        files: Names of the config and of the weights; where the config names another file in the
+            folder, that one is read.
         remedy: What an error tells the user to do.
+        any_number: Whether numbers may be infinite, none or huge, as in what users keep there.
 
     Raises:
         ArtifactError: A file is missing, truncated, changed, or of another version.
     """
-    config = _read_config(folder / files[0], remedy)
+    config = _read_config(folder / files[0], remedy, any_number=any_number)
     try:
         digest = str(config["weights"]["sha256"])
-    except (KeyError, TypeError) as error:
+        name = Path(str(config["weights"].get("file", files[1]))).name
+    except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{str(folder / files[0])!r} names no weights. {remedy}") from error
-    return config, _read_weights(folder / files[1], digest, remedy)
+    return config, _read_weights(folder / (name or files[1]), digest, remedy)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -85,16 +90,17 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        handle = os.open(beside, flags, 0o666)  # less the umask; a link in its place is refused
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(path)
+            beside.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise ArtifactError(
@@ -113,24 +119,54 @@ def under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name[len(prefix) :]: v for name, v in arrays.items() if name.startswith(prefix)}
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def parse_json(content: bytes | str, *, any_number: bool = False) -> Any:
+    """Return the value of a JSON text.
 
+    Raises:
+        ValueError: It is no JSON, nests too deep, or, unless ``any_number``, has a number that is
+            none, infinite or too large.
 
-def _read_config(path: Path, remedy: str) -> dict[str, Any]:
+    Example:
+        >>> parse_json('{"threshold": NaN}')
+        Traceback (most recent call last):
+        ValueError: NaN is no number that can be used here
+    """
     try:
-        config = json.loads(path.read_bytes())
+        if any_number:
+            return json.loads(content)
+        return json.loads(content, parse_constant=_refuse, parse_int=_whole, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text:.40} is no number that can be used here")
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < _DIGITS else _refuse(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+_DIGITS = 20  # of 64 bits, with a sign
+
+
+def _read_config(path: Path, remedy: str, *, any_number: bool) -> dict[str, Any]:
+    try:
+        config = parse_json(path.read_bytes(), any_number=any_number)
     except OSError as error:
         raise ArtifactError(f"no {str(path)!r} ({error.strerror}). {remedy}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtifactError(
             f"{str(path)!r} is not JSON, or is cut off ({error}). {remedy}"
         ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise ArtifactError(f"{str(path)!r} has format {found!r}, expected {FORMAT}. {remedy}")
+        raise ArtifactError(f"{str(path)!r} has format {found!r:.40}, expected {FORMAT}. {remedy}")
     return config
 
 

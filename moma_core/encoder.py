@@ -86,9 +86,16 @@ class RoutingEncoder:
     """
 
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
+        self._threads = threads
         self._pieces = Wordpieces(max_tokens)
         self._words = WordEmbeddings.packaged()
         self._session = open_session(packaged(*_ROUTING), threads)
+
+    def __reduce__(self) -> tuple[type[RoutingEncoder], tuple[int, int | None]]:
+        return RoutingEncoder, (
+            self._pieces.max_tokens,
+            self._threads,
+        )  # a copy opens the weights anew
 
     @property
     def fingerprint(self) -> str:
@@ -147,8 +154,15 @@ class MiniLMEncoder:
     """
 
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
+        self._threads = threads
         self._pieces = Wordpieces(max_tokens)
         self._session = open_session(_minilm_weights(), threads)
+
+    def __reduce__(self) -> tuple[type[MiniLMEncoder], tuple[int, int | None]]:
+        return MiniLMEncoder, (
+            self._pieces.max_tokens,
+            self._threads,
+        )  # a copy opens the weights anew
 
     @property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@
     ├── ScoreError (ArithmeticError)        NaN or infinite scores came out of a head or encoder
     ├── ArtifactError (OSError)             a saved file is missing, truncated or changed
     ├── RegistryError (OSError)             the registry's store does not answer or cannot write
+    │   └── ConflictError                   another process changed the same agent first
     └── MissingExtraError (ImportError)     an optional dependency is not installed
 
 Each message says what was expected, what was found, and what to type next.
@@ -27,6 +28,7 @@ from contextlib import contextmanager
 
 __all__ = [
     "ArtifactError",
+    "ConflictError",
     "DuplicateNameError",
     "InvalidCardError",
     "InvalidDataError",
@@ -94,6 +96,10 @@ class ArtifactError(MoMAError, OSError):
 
 class RegistryError(MoMAError, OSError):
     """The registry's store does not answer or cannot write."""
+
+
+class ConflictError(RegistryError):
+    """Another process changed the same agent first; nothing was written over it."""
 
 
 class MissingExtraError(MoMAError, ImportError):

@@ -6,7 +6,6 @@ cool-down is over when somebody looks.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from moma_core.errors import InvalidInputError
+from moma_core.locks import Lock
 
 __all__ = [
     "Circuit",
@@ -74,7 +74,7 @@ class Health:
         self._limit, self._window, self._cooldown = failures, window, cooldown
         self._clock = clock
         self._records: dict[str, _Record] = {}  # only of names whose last report was a failure
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def report_failure(self, name: str) -> None:
         """Tell that a call to ``name`` failed."""

@@ -6,7 +6,7 @@ Written before the implementations; `moma_core.testing` holds their conformance 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from moma_core.types import (
@@ -31,6 +31,7 @@ __all__ = [
     "QualityHead",
     "Registry",
     "Router",
+    "Version",
 ]
 
 
@@ -54,6 +55,23 @@ class Encoder(Protocol):
         """Return one unit vector a text, shape (n, d), float32; (0, d) for no texts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Which writing of a name this is, and whose; equal by number and birth.
+
+    Args:
+        number: Grows by one with every writing of a name, also after it was forgotten; 0: none yet.
+        born: Nanoseconds since 1970 at which the name was first stored.
+        by: Host and process that wrote it.
+        at: Seconds since 1970 at which it did.
+    """
+
+    number: int = 0
+    born: int = 0
+    by: str = field(default="", compare=False)
+    at: float = field(default=0.0, compare=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AgentRecord:
     """A card beside its vectors, as a registry keeps it.
@@ -62,26 +80,39 @@ class AgentRecord:
         card: The agent.
         description_vector: Shape (d,).
         example_vectors: Shape (len(card.examples), d).
+        version: The writing that it was read from. A registry puts a record only over that one,
+            over none where the number is 0, and over any where it is None.
     """
 
     card: AgentCard
     description_vector: FloatArray
     example_vectors: FloatArray
+    version: Version | None = None
 
 
 @runtime_checkable
 class Registry(Protocol):
-    """Keeps agent records across restarts; knows nothing of routing."""
+    """Keeps agent records across restarts and processes; knows nothing of routing.
 
-    def put(self, records: Sequence[AgentRecord]) -> None:
-        """Store records, replacing those of the same name.
+    It may also have ``stamp()``, a short text that is another after every change, cheap enough to
+    be asked for every second, and ``close()``.
+    """
+
+    def put(self, records: Sequence[AgentRecord]) -> Sequence[AgentRecord]:
+        """Store records, each whole or not at all, and return them with their new versions.
+
+        A card's ``enabled`` counts for a new name; a known one stays as `switch` left it.
 
         Raises:
+            ConflictError: Somebody else wrote a name since; nothing of it was overwritten.
             RegistryError: The store does not answer or cannot write; nothing is half-written.
         """
 
     def delete(self, names: Sequence[str]) -> None:
         """Forget these names; unknown ones are ignored."""
+
+    def switch(self, names: Sequence[str], *, enabled: bool) -> None:
+        """Set whether these may be chosen, whatever it was; unknown ones are ignored."""
 
     def load(self) -> Sequence[AgentRecord]:
         """Return every record, in the order in which its name was first stored."""

@@ -33,11 +33,11 @@ from moma_core.encoder import RoutingEncoder, encoder_of, open_encoder
 from moma_core.errors import DuplicateNameError, InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
 from moma_core.llms.costs import Sent
-from moma_core.llms.feedback import FILES as LEARNING_FILES
 from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter, pool_of
 from moma_core.llms.selection import parse_preference, preference_name
 from moma_core.protocols import Encoder, FinalDecider, Progress
+from moma_core.registry.location import ChromaServer
 from moma_core.teams.router import TeamRouter, team_instead
 from moma_core.types import (
     AgentCard,
@@ -58,9 +58,6 @@ from moma_core.types import (
 )
 
 __all__ = ["MoMARouter"]
-
-
-_LEARNING = "learning"
 
 
 class MoMARouter:
@@ -108,7 +105,7 @@ class MoMARouter:
         agents: Iterable[AgentCard] = (),
         *,
         llms: LLMRouter | Iterable[LLMCard | str] | Literal["packaged"] | None = "packaged",
-        path: str | Path | None = None,
+        path: str | Path | ChromaServer | None = None,
         states: StateMachine | str | Path | None = None,
         encoder: Encoder | Literal["routing", "minilm", "multilingual"] | None = None,
         negatives: Sequence[str] = (),
@@ -118,6 +115,7 @@ class MoMARouter:
         teams: TeamRouter | None = None,
         reranker: Reranker | Literal["packaged"] | None = "packaged",
         substitutes: bool = False,
+        refresh_every: float | None = 1.0,
     ) -> MoMARouter:
         """Build a router from agent cards.
 
@@ -125,7 +123,8 @@ class MoMARouter:
             agents: Cards to register.
             llms: Your own LLMs as cards, or as names in litellm's table of prices; a trained pool;
                 the packaged one; or None. See `LLMRouter.from_cards`.
-            path: Where Chroma keeps the agents: a router's directory, or a server's URL. None
+            path: Where Chroma keeps the agents: a router's directory; a server's URL, with user,
+                password and ``?tenant=`` where there are; or a `ChromaServer` with headers. None
                 keeps them in memory.
             states: A state machine, TOML text, or a ``.toml`` file.
             encoder: An encoder, or the name of a packaged one (docs/encoders.md). By default
@@ -144,8 +143,11 @@ class MoMARouter:
                 is asked only if it is given.
             substitutes: Whether a neighbour may take what is meant for an agent that is disabled,
                 unhealthy or excluded; by default such a query is deferred, and the reason says so.
+            refresh_every: Mean seconds between looks for what other processes changed at ``path``;
+                what one of them disabled is chosen no longer after twice that. None: never.
 
-        Agents that ``path`` holds already stay; those of the same names are brought up to date.
+        Agents that ``path`` holds already stay; the texts of those of the same names are brought up
+        to date, and whether they are enabled stays as `disable` and `enable` left it.
 
         Raises:
             InvalidCardError: A card or category is unfit.
@@ -158,7 +160,7 @@ class MoMARouter:
         reader = open_reranker(reranker, encoder)
         if not isinstance(states, StateMachine):
             states = StateMachine() if states is None else StateMachine.from_toml(states, encoder)
-        catalog = AgentCatalog(encoder, open_registry(path, encoder))
+        catalog = AgentCatalog(encoder, open_registry(path, encoder), refresh_every)
         agent_router = AgentRouter(
             catalog,
             states,
@@ -507,10 +509,8 @@ class MoMARouter:
         return self._learning.feedback(decision, reward)
 
     def close(self) -> None:
-        """Let go of what the registry holds open; a closed router still routes from memory."""
-        close = getattr(self.agents.registry, "close", None)
-        if close is not None:
-            close()
+        """Let go of threads and connections; a closed router still routes from memory."""
+        self.agents.close()
 
     def __enter__(self) -> MoMARouter:
         """Return itself: ``with MoMARouter.load(dir) as router``."""
@@ -523,26 +523,43 @@ class MoMARouter:
     def save(self, directory: str | Path) -> None:
         """Write everything that `load` needs into ``directory``: JSON, TOML, safetensors, Chroma.
 
+        All files change at once: whenever the process dies, `load` finds the old router or the new.
+
         Raises:
             ArtifactError: The directory cannot be written.
             RegistryError: The agents cannot be written.
         """
-        write_parts(Path(directory), self._encoder, self._agent_router, self._llms, self._teams)
-        if self._learning is not None:
-            self._learning.save(Path(directory) / _LEARNING)
+        folder = Path(directory).expanduser().absolute()
+        parts = self._agent_router, self._llms, self._teams, self._learning
+        write_parts(folder, self._encoder, *parts)
 
     @classmethod
-    def load(cls, directory: str | Path, *, encoder: Encoder | None = None) -> MoMARouter:
+    def load(
+        cls,
+        directory: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        server: str | ChromaServer | None = None,
+        refresh_every: float | None = 1.0,
+    ) -> MoMARouter:
         """Open what `save` wrote; changes to the agents are kept in ``directory`` from then on.
+
+        Args:
+            directory: Where it was saved.
+            encoder: The one it was saved with; by default the packaged one.
+            server: The Chroma server, where its agents are on one: with the credentials, which
+                were not saved. By default the URL that was saved.
+            refresh_every: As in `from_cards`.
 
         Raises:
             ArtifactError: A file is missing, truncated, changed, or of another encoder.
             RegistryError: The agents cannot be read.
         """
         encoder = encoder or RoutingEncoder()
-        router = cls(encoder, *read_parts(Path(directory), encoder))
-        if router._llms is not None and (Path(directory) / _LEARNING / LEARNING_FILES[0]).exists():
-            router._learning = Learning.load(Path(directory) / _LEARNING)
+        folder = Path(directory).expanduser().absolute()
+        agents, llms, teams, learning = read_parts(folder, encoder, server, refresh_every)
+        router = cls(encoder, agents, llms, teams)
+        router._learning = learning
         return router
 
     def _encode(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from moma_core.protocols import AgentRecord, Encoder, Registry
+from moma_core.errors import ConflictError
+from moma_core.protocols import AgentRecord, Encoder, Registry, Version
 from moma_core.types import AgentCard, FloatArray
 
 __all__ = [
@@ -219,6 +221,45 @@ def takes_many_examples(registry: Registry) -> None:
     _holds(registry, [*other, *few])
 
 
+def keeps_switches(registry: Registry) -> None:
+    """What was switched off stays off when its texts change, and is new when it comes back."""
+    stored = records(AgentCard("a", "does a", examples=("x",)), AgentCard("b", "does b"))
+    registry.put(stored)
+    registry.switch(["a", "nobody"], enabled=False)
+    registry.switch(["a"], enabled=False)
+    registry.put(records(AgentCard("a", "does something else")))
+    registry.switch([], enabled=False)
+    _holds(registry, [*records(AgentCard("a", "does something else", enabled=False)), stored[1]])
+    registry.switch(["a"], enabled=True)
+    _holds(registry, [*records(AgentCard("a", "does something else")), stored[1]])
+    registry.switch(["a"], enabled=False)
+    registry.delete(["a"])
+    again = records(AgentCard("a", "is new"))
+    registry.put(again)
+    _holds(registry, [stored[1], *again])
+
+
+def refuses_what_was_not_read(registry: Registry) -> None:
+    """A record is written over the version that it was read from, or not at all."""
+    [mine] = registry.put([replace(each, version=Version()) for each in records(_card("one"))])
+    [read] = registry.load()
+    assert mine.version == read.version, "put returns another version than load"
+    registry.put([replace(each, version=read.version) for each in records(_card("two"))])
+    for stale in (read.version, Version()):
+        try:
+            registry.put([replace(each, version=stale) for each in records(_card("three"))])
+        except ConflictError:
+            continue
+        raise AssertionError(f"a record based on {stale} was written over another")
+    registry.delete(["agent"])
+    registry.put([replace(each, version=Version()) for each in records(_card("four"))])
+    _holds(registry, records(_card("four")))
+
+
+def _card(word: str) -> AgentCard:
+    return AgentCard("agent", f"does {word}", examples=(word,))
+
+
 REGISTRY_CHECKS: tuple[Callable[[Registry], None], ...] = (
     starts_empty,
     returns_what_was_put,
@@ -227,6 +268,8 @@ REGISTRY_CHECKS: tuple[Callable[[Registry], None], ...] = (
     forgets,
     survives_hostile_texts,
     takes_many_examples,
+    keeps_switches,
+    refuses_what_was_not_read,
 )
 
 

@@ -6,7 +6,7 @@ Frozen dataclasses, checked when they are made; each has a plain-dict form where
 from __future__ import annotations
 
 import dataclasses
-import math
+import reprlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from moma_core._checks import (
     check_name,
     check_names,
     half_character,
+    is_finite,
     is_json_object,
     is_number,
     is_text,
@@ -451,7 +452,7 @@ class AgentCard:
             if not is_json_object(getattr(self, field_name)):
                 raise InvalidCardError(
                     f"{field_name} of agent {self.name!r} must be a dict of JSON values, got "
-                    f"{getattr(self, field_name)!r:.60}."
+                    f"{reprlib.repr(getattr(self, field_name)):.60}."
                 )
         if not isinstance(self.enabled, bool):
             raise InvalidCardError(
@@ -504,15 +505,26 @@ class LLMCard:
             ("output_price", self.output_price),
             ("cached_input_price", cached),
         ):
-            if not is_number(value) or not math.isfinite(value) or value < 0:
+            if not is_finite(value) or value < 0:
                 raise InvalidCardError(
                     f"{label} of LLM {self.name!r} must be USD per million tokens, zero or more, "
-                    f"got {value!r}. A local LLM costs 0."
+                    f"got {value!r:.40}. A local LLM costs 0."
                 )
-        if not (is_number(self.reasoning_tokens) and 0 <= self.reasoning_tokens < math.inf):
+        if not (is_finite(self.reasoning_tokens) and self.reasoning_tokens >= 0):
             raise InvalidCardError(
                 f"reasoning_tokens of LLM {self.name!r} is a number of zero or more, got "
                 f"{self.reasoning_tokens!r:.40}."
+            )
+        latency = self.latency
+        if latency is not None and not (is_finite(latency) and latency >= 0):
+            raise InvalidCardError(
+                f"latency of LLM {self.name!r} is seconds, zero or more, got {latency!r:.40}. "
+                "Leave it out where it is not known."
+            )
+        if not isinstance(self.metadata, Mapping):
+            raise InvalidCardError(
+                f"metadata of LLM {self.name!r} is a dict, got {self.metadata!r:.40}. Write "
+                "metadata={'family': 'small'}."
             )
         self._check_quality()
 

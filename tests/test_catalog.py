@@ -35,11 +35,15 @@ class Failing(MemoryRegistry):
 
     def put(self, records):
         self._check()
-        super().put(records)
+        return super().put(records)
 
     def delete(self, names):
         self._check()
         super().delete(names)
+
+    def switch(self, names, *, enabled):
+        self._check()
+        super().switch(names, enabled=enabled)
 
     def _check(self):
         if self.broken:
@@ -145,11 +149,11 @@ def test_a_failing_registry_changes_nothing(cards):
         lambda: catalog.update(AgentCard("weather", "changed")),
         lambda: catalog.remove("weather"),
         lambda: catalog.disable("weather"),
+        lambda: catalog.enable("weather"),  # it is; another process may have disabled it
     ):
         with pytest.raises(RegistryError, match="full"):
             change()
         assert catalog.snapshot is before
-    catalog.enable("weather")  # it is: nothing to write
     registry.broken = False
     catalog.add(cards[2])
     assert AgentCatalog(ENCODER, registry).names == catalog.names

@@ -439,3 +439,18 @@ def test_the_program_in_a_process_of_its_own(tmp_path):
     assert run.returncode == 1
     assert not run.stdout
     assert run.stderr.startswith("Error: there is no router in .moma yet.")
+
+
+def test_damaged_records_are_forgotten(ok, tmp_path):
+    import chromadb
+
+    folder = tmp_path / "router"
+    ok("agents", "add", "rain", "Tells of rain", "--router", str(folder))
+    ok("agents", "add", "sun", "Tells of sun", "--router", str(folder))
+    with chromadb.PersistentClient(path=str(folder / "registry")) as client:
+        client.get_collection("moma_agents", embedding_function=None).update(
+            ids=["1#sun"], uris=[""]
+        )
+    assert "Forgot 1#sun" in (said := ok("agents", "repair", "--router", str(folder)))
+    assert "1 damaged, 1 agents are whole" in said
+    assert "0 damaged, 1 agents" in ok("agents", "repair", "--router", str(folder))

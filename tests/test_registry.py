@@ -13,6 +13,7 @@ from moma_core import AgentCard, ArtifactError, Registry, RegistryError
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.registry.chroma import ChromaRegistry
 from moma_core.registry.files import FileRegistry
+from moma_core.registry.location import ChromaServer
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import REGISTRY_CHECKS, HashEncoder, records, registry_contract
 
@@ -32,11 +33,8 @@ def registry(request, tmp_path):
         return FileRegistry(tmp_path / "registry", ENCODER.fingerprint)
     if request.param == "directory":
         return in_directory(tmp_path / "registry")
-    import chromadb
-
-    server = request.getfixturevalue("chroma_server")
-    client = chromadb.HttpClient(host="127.0.0.1", port=server.port)
-    return ChromaRegistry(client, ENCODER.fingerprint, ENCODER.dimension, f"t{next(_numbers)}")
+    server = ChromaServer(request.getfixturevalue("chroma_server").url)
+    return ChromaRegistry(server, ENCODER.fingerprint, ENCODER.dimension, f"t{next(_numbers)}")
 
 
 @pytest.mark.parametrize("check", REGISTRY_CHECKS, ids=lambda check: check.__name__)

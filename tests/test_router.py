@@ -452,7 +452,7 @@ FILES = (
 
 def test_every_saved_file_is_in_the_list(saved):
     found = {str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file()}
-    assert found == set(FILES)
+    assert found - {"registry/.lock"} == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)

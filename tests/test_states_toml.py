@@ -1,5 +1,7 @@
 """States in files: errors that name the line, round trips, the diagram, ``moma states``."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -201,3 +203,31 @@ def test_the_command_draws_and_checks(tmp_path):
     path.write_text(FILE)
     assert isinstance(moma("--check", path).exception, InvalidStatesError)
     assert isinstance(moma(tmp_path / "missing.toml").exception, InvalidStatesError)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(3_000, 2), (2, 3_000)])
+def test_nested_composites_are_read_in_linear_time(depth, width):
+    rows = [
+        f"[[states]]\nname = 'S{i}'\nall_of = {[f'S{i + 1}', *(f'A{j}' for j in range(width))]}"
+        for i in range(depth)
+    ]
+    rows += [f"[[states]]\nname = '{n}'\nevents = ['{n}']" for n in (f"S{depth}", *_parts(width))]
+    start = time.process_time()
+    machine = StateMachine.from_toml("\n".join(rows))
+    assert len(machine.states) == depth + 1 + width
+    assert time.process_time() - start < 5
+
+
+def _parts(width):
+    return [f"A{j}" for j in range(width)]
+
+
+def test_twins_that_hold_each_other_up_are_read_at_once():
+    """Two states a level, each made of both of the next: 2 ** 40 ways down."""
+    rows = [
+        f"[[states]]\nname = '{a}{i}'\nall_of = ['S{i + 1}', 'T{i + 1}']"
+        for i in range(40)
+        for a in "ST"
+    ]
+    rows += [f"[[states]]\nname = '{a}40'\nkeywords = ['{a}']" for a in "ST"]
+    assert len(StateMachine.from_toml("\n".join(rows)).states) == 82

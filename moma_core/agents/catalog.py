@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core._checks import readable
+from moma_core._checks import is_finite, readable
+from moma_core.agents.watch import Watch
 from moma_core.errors import (
+    ConflictError,
     DuplicateNameError,
     InvalidCardError,
     InvalidInputError,
     ScoreError,
     UnknownNameError,
 )
-from moma_core.protocols import AgentRecord, Encoder, Registry
+from moma_core.locks import Lock
+from moma_core.protocols import AgentRecord, Encoder, Registry, Version
+from moma_core.registry.versions import conflict
 from moma_core.types import AgentCard, FloatArray
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentCatalog",
+    "Changes",
     "Snapshot",
     "card_text",
     "sentence",
@@ -119,13 +125,67 @@ class Snapshot:
         wanted = set(categories)
         return np.array([bool(wanted.intersection(r.card.categories)) for r in self.records], bool)
 
+    def with_records(self, records: Iterable[AgentRecord]) -> Snapshot:
+        """Return the snapshot of these records: this very one, where none is different."""
+        known = {record.card.name: record for record in self.records}
+        fresh = []
+        for record in records:
+            old = known.get(record.card.name)
+            fresh.append(old if old is not None and _same(old, record) else record)
+        if len(fresh) == len(self.records) and all(map(operator.is_, fresh, self.records)):
+            return self
+        return Snapshot(tuple(fresh), self.dimension)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Names of agents that are new, gone, or changed; false where there are none.
+
+    Example:
+        >>> bool(Changes()), bool(Changes(added=("weather",)))
+        (False, True)
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    @classmethod
+    def between(cls, before: Sequence[AgentRecord], after: Sequence[AgentRecord]) -> Changes:
+        """Return what is different after."""
+        old = {record.card.name: record for record in before}
+        new = {record.card.name: record for record in after}
+        return cls(
+            tuple(name for name in new if name not in old),
+            tuple(name for name in old if name not in new),
+            tuple(name for name in new if name in old and not _same(new[name], old[name])),
+        )
+
+
+def _same(one: AgentRecord, other: AgentRecord) -> bool:
+    return one.version == other.version and one.card == other.card
+
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 8
+
 
 class AgentCatalog:
     """Registers agents; every change takes effect on the next route and survives a restart.
 
+    What other processes change is seen by itself: a thread asks the registry every second whether
+    anything is new, from the first route on. A route never waits for it.
+
     Args:
         encoder: Encodes descriptions and examples, once each.
         registry: Where records are kept; what it holds already is loaded.
+        refresh_every: Mean seconds between looks for changes of other processes; what another
+            process disabled is chosen no longer after twice that, and the time to read it. None:
+            only `refresh` looks.
 
     Example:
         >>> from moma_core.testing import HashEncoder
@@ -136,16 +196,42 @@ class AgentCatalog:
         ('weather',)
     """
 
-    def __init__(self, encoder: Encoder, registry: Registry) -> None:
+    def __init__(
+        self, encoder: Encoder, registry: Registry, refresh_every: float | None = 1.0
+    ) -> None:
+        if refresh_every is not None and not (is_finite(refresh_every) and refresh_every > 0):
+            raise InvalidInputError(
+                f"refresh_every is seconds, more than 0, or None, got {refresh_every!r:.40}."
+            )
         self._encoder = encoder
         self._registry = registry
-        self._lock = threading.RLock()
+        self._refresh_every = refresh_every
+        self._lock = Lock()  # of the snapshot; never held while the registry is asked
+        self._changes = 0
+        self._failing = False
+        self._told: tuple[Callable[[Changes], None], ...] = ()
         self._reserved: frozenset[str] = frozenset()
+        self._stamp = self._stamp_now()
         self._snapshot = Snapshot(tuple(registry.load()), encoder.dimension)
+        self._watch = self._new_watch()
+
+    def _new_watch(self) -> Watch | None:
+        if self._refresh_every is None or not hasattr(self._registry, "stamp"):
+            return None
+        return Watch(self, AgentCatalog._look, self._refresh_every)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_watch": None, "_told": ()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._watch = self._new_watch()
 
     @property
     def snapshot(self) -> Snapshot:
         """The agents as they are now."""
+        if self._watch is not None:
+            self._watch.ensure()
         return self._snapshot
 
     @property
@@ -158,14 +244,66 @@ class AgentCatalog:
         """Where the records are kept."""
         return self._registry
 
-    def refresh(self) -> None:
-        """Read the registry again, to see what other processes changed.
+    def refresh(self) -> Changes:
+        """Read the registry again, and return what other processes changed.
 
         Raises:
             RegistryError: It cannot be read; the agents stay as they were.
         """
-        with self._lock:
-            self._snapshot = Snapshot(tuple(self._registry.load()), self._encoder.dimension)
+        before = self._snapshot.records
+        for left in reversed(range(_TRIES)):
+            changes, stamp = self._changes, self._stamp_now()
+            loaded = self._registry.load()
+            with self._lock:
+                if changes == self._changes or not left:  # else this process changed something
+                    self._stamp = stamp if changes == self._changes else ""
+                    self._snapshot = self._snapshot.with_records(loaded)
+                    break
+        found = Changes.between(before, self._snapshot.records)
+        for tell in self._told if found else ():
+            try:
+                tell(found)
+            except Exception:
+                logger.exception("%r failed on %s", tell, found)
+        return found
+
+    def on_change(self, tell: Callable[[Changes], None]) -> None:
+        """Call a function with what other processes changed, whenever it has been read.
+
+        Copies and pickled catalogs call nobody.
+
+        Raises:
+            InvalidInputError: It is no function.
+        """
+        if not callable(tell):
+            raise InvalidInputError(
+                f"on_change takes a function of the changes, got {tell!r:.40}. Write "
+                "agents.on_change(lambda changes: print(changes.removed))."
+            )
+        self._told = (*self._told, tell)
+
+    def close(self) -> None:
+        """Look for changes no more, and let go of what the registry holds open."""
+        if self._watch is not None:
+            self._watch.stop(patience=1.0)
+        close = getattr(self._registry, "close", None)
+        if close is not None:
+            close()
+
+    def _stamp_now(self) -> str:
+        stamp = getattr(self._registry, "stamp", None)
+        return "" if stamp is None else str(stamp())
+
+    def _look(self) -> None:
+        """Read the registry if it has another stamp; a store that fails is told of once."""
+        try:
+            if self._stamp_now() != self._stamp:
+                self.refresh()
+            self._failing = False
+        except Exception as error:  # noqa: BLE001 - the agents stay; the next look may do better
+            if not self._failing:
+                logger.warning("the agents cannot be read again, those known stay: %s", error)
+            self._failing = True
 
     def reserve(self, names: Iterable[str]) -> None:
         """Refuse these names to agents from now on; LLMs have them.
@@ -204,46 +342,51 @@ class AgentCatalog:
 
         Raises:
             DuplicateNameError: A name is taken, or given twice.
+            ConflictError: Another process registered another agent of that name meanwhile.
             RegistryError: The store cannot write; nothing changed.
         """
-        with self._lock:
-            seen = set(self.names)
-            for card in _checked(cards):
-                if card.name in seen:
-                    raise DuplicateNameError(
-                        f"an agent named {card.name!r} exists already. Choose another name, or "
-                        "change it with agents.update(card)."
-                    )
-                seen.add(card.name)
-            self._store(self._encoded(cards))
+        seen = set(self.names)
+        for card in _checked(cards):
+            if card.name in seen:
+                raise _taken(card.name)
+            seen.add(card.name)
+        self._store(cards, {})
 
     def update(self, *cards: AgentCard) -> None:
         """Replace agents by new cards of the same names.
 
+        What another process changed meanwhile is kept where these cards say nothing new.
+
         Raises:
             UnknownNameError: A name is not registered.
+            ConflictError: Another process changed the same field of an agent first.
             RegistryError: The store cannot write; nothing changed.
         """
-        with self._lock:
-            for card in _checked(cards):
-                self._record(card.name)
-            self._store(self._encoded(cards))
+        based = {card.name: self._record(card.name) for card in _checked(cards)}
+        self._store(cards, based)
+        for enabled in (True, False):
+            turned = [c.name for c in cards if c.enabled == enabled != based[c.name].card.enabled]
+            self._switch(turned, enabled=enabled)
 
     def put(self, *cards: AgentCard) -> None:
         """Register new agents and bring known ones up to date; equal cards are left alone.
 
+        Whether a known agent is enabled stays as `enable` and `disable` left it.
+
         Raises:
             DuplicateNameError: Two cards share a name.
+            ConflictError: Another process changed the same field of an agent first.
             RegistryError: The store cannot write; nothing changed.
         """
-        with self._lock:
-            names = [card.name for card in _checked(cards)]
-            if len(set(names)) < len(names):
-                twice = next(name for name in names if names.count(name) > 1)
-                raise DuplicateNameError(f"two cards are named {twice!r}; give one another name.")
-            known = self._snapshot.position
-            changed = [c for c in cards if c.name not in known or self.get(c.name) != c]
-            self._store(self._encoded(changed))
+        names = [card.name for card in _checked(cards)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DuplicateNameError(f"two cards are named {twice!r}; give one another name.")
+        snapshot = self._snapshot
+        based = {n: snapshot.records[snapshot.position[n]] for n in names if n in snapshot.position}
+        self._store(
+            [c for c in cards if c.name not in based or not _alike(c, based[c.name].card)], based
+        )
 
     def remove(self, *names: str) -> None:
         """Forget agents.
@@ -253,12 +396,16 @@ class AgentCatalog:
             UnknownNameError: A name is not registered.
             RegistryError: The store cannot write; nothing changed.
         """
+        known = {name: self._record(name) for name in names}
+        self._registry.delete(list(known))
         with self._lock:
-            for name in names:
-                self._record(name)
-            self._registry.delete(names)
-            kept = tuple(r for r in self._snapshot.records if r.card.name not in names)
-            self._snapshot = Snapshot(kept, self._encoder.dimension)
+            kept = tuple(
+                record
+                for record in self._snapshot.records
+                if record.card.name not in known
+                or _born(record) != _born(known[record.card.name])  # registered anew meanwhile
+            )
+            self._take(kept)
 
     def enable(self, *names: str) -> None:
         """Let agents be chosen again. Raises UnknownNameError for a name not registered."""
@@ -269,13 +416,21 @@ class AgentCatalog:
         self._switch(names, enabled=False)
 
     def _switch(self, names: Sequence[str], *, enabled: bool) -> None:
+        for name in names:
+            self._record(name)
+        if not names:
+            return
+        # Written whatever memory says: another process may have switched it meanwhile.
+        self._registry.switch(list(dict.fromkeys(names)), enabled=enabled)
         with self._lock:
-            records = [self._record(name) for name in names]
-            self._store(
+            wanted = set(names)
+            records = tuple(
                 dataclasses.replace(r, card=dataclasses.replace(r.card, enabled=enabled))
-                for r in records
-                if r.card.enabled != enabled
+                if r.card.name in wanted and r.card.enabled != enabled
+                else r
+                for r in self._snapshot.records
             )
+            self._take(records)
 
     def _record(self, name: str) -> AgentRecord:
         if not isinstance(name, str):
@@ -291,14 +446,72 @@ class AgentCatalog:
             )
         return self._snapshot.records[position]
 
-    def _store(self, records: Iterable[AgentRecord]) -> None:
-        changed = {record.card.name: record for record in records}
-        self._refuse_reserved(changed)
-        if not changed:
-            return
-        self._registry.put(list(changed.values()))
-        kept = [changed.pop(r.card.name, r) for r in self._snapshot.records]
-        self._snapshot = Snapshot((*kept, *changed.values()), self._encoder.dimension)
+    def _store(self, cards: Sequence[AgentCard], based: Mapping[str, AgentRecord]) -> None:
+        """Write cards over the records that they are based on, or over none."""
+        cards = list({card.name: card for card in cards}.values())
+        self._refuse_reserved(card.name for card in cards)
+        records = [
+            dataclasses.replace(
+                record,
+                version=based[name].version if (name := record.card.name) in based else Version(),
+            )
+            for record in self._encoded(cards)
+        ] if cards else []  # fmt: skip
+        for left in reversed(range(_TRIES)):
+            if not records:
+                return
+            try:
+                self._keep(self._registry.put(records) or records)
+                return
+            except ConflictError:
+                self.refresh()
+                if not left:
+                    raise
+                records = self._rebased(records, based)
+
+    def _rebased(
+        self, records: Sequence[AgentRecord], based: Mapping[str, AgentRecord]
+    ) -> list[AgentRecord]:
+        """Return what is left to write over what other processes wrote meanwhile.
+
+        Raises:
+            ConflictError: They changed the same field, removed the agent, or registered another
+                of that name.
+        """
+        now = self._snapshot
+        left = []
+        for record in records:
+            name = record.card.name
+            theirs = now.records[now.position[name]] if name in now.position else None
+            version = Version() if theirs is None or theirs.version is None else theirs.version
+            if record.version == version:
+                left.append(record)
+                continue
+            if theirs is None:
+                raise conflict(name, version)
+            base = based[name].card if name in based else None
+            merged = _merged(base, record.card, theirs.card)
+            if merged is None:
+                raise conflict(name, version)
+            if not _alike(merged, theirs.card):
+                [again] = self._encoded([merged])
+                left.append(dataclasses.replace(again, version=version))
+        return left
+
+    def _keep(self, stored: Sequence[AgentRecord]) -> None:
+        """Take what was stored into the snapshot, unless something newer is there already."""
+        fresh = {record.card.name: record for record in stored}
+        with self._lock:
+            kept = [_newer(fresh.pop(r.card.name, r), r) for r in self._snapshot.records]
+            self._take((*kept, *fresh.values()))
+
+    def _take(self, records: tuple[AgentRecord, ...]) -> None:
+        """Have these records from now on, after a change of our own; under the lock."""
+        self._changes += 1
+        self._snapshot = Snapshot(records, self._encoder.dimension)
+        before, after = getattr(self._registry, "last_change", None) or ("?", "")
+        if before == self._stamp:  # nobody else changed anything since: no need to read it again
+            self._stamp = after
 
     def _refuse_reserved(self, names: Iterable[str]) -> None:
         taken = sorted(self._reserved.intersection(names))
@@ -328,6 +541,46 @@ class AgentCatalog:
             records.append(AgentRecord(card, unit, vectors[start:end]))
             row, start = row + probabilities.size, end
         return records
+
+
+def _born(record: AgentRecord) -> int:
+    return record.version.born if record.version else 0
+
+
+def _newer(one: AgentRecord, other: AgentRecord) -> AgentRecord:
+    if one.version is None or other.version is None:
+        return one
+    return one if one.version.number >= other.version.number else other
+
+
+def _alike(one: AgentCard, other: AgentCard) -> bool:
+    """Say whether two cards say the same; whether they are enabled belongs to the store."""
+    return one == other or dataclasses.replace(one, enabled=other.enabled) == other
+
+
+def _merged(base: AgentCard | None, mine: AgentCard, theirs: AgentCard) -> AgentCard | None:
+    """Return the card with what either side changed, None where both changed the same field."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(AgentCard):
+        ours, other = getattr(mine, field.name), getattr(theirs, field.name)
+        if field.name == "enabled" or ours == other:
+            values[field.name] = other
+        elif base is None:
+            return None
+        elif ours == getattr(base, field.name):
+            values[field.name] = other
+        elif other == getattr(base, field.name):
+            values[field.name] = ours
+        else:
+            return None
+    return AgentCard(**values)
+
+
+def _taken(name: str) -> DuplicateNameError:
+    return DuplicateNameError(
+        f"an agent named {name!r} exists already. Choose another name, or change it with "
+        "agents.update(card)."
+    )
 
 
 def _checked(cards: Sequence[Any]) -> Sequence[AgentCard]:

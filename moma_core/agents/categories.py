@@ -429,7 +429,10 @@ class Taxonomy:
     def from_dict(cls, plain: Mapping[str, Any]) -> Taxonomy:
         """Rebuild what `to_dict` gave; not encoded yet."""
         given = tuple(Category(**category) for category in plain["given"])
-        return cls(given, discover_from=plain["discover_from"], restrict=plain["restrict"])
+        least, restrict = plain["discover_from"], plain["restrict"]
+        if not (least is None or type(least) is int) or not isinstance(restrict, bool):
+            raise TypeError(f"discover_from is {least!r:.40}, restrict is {restrict!r:.40}")
+        return cls(given, discover_from=least, restrict=restrict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

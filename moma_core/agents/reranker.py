@@ -308,10 +308,14 @@ class Reranker:
     """
 
     def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
         self._pieces = Wordpieces(512)
         self._words = WordEmbeddings.packaged()
         self._session = open_session(packaged(*_WEIGHTS), threads)
         self._cards: OrderedDict[str, list[int]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[Reranker], tuple[int | None]]:
+        return Reranker, (self._threads,)  # a copy opens the weights anew
 
     @property
     def fingerprint(self) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,6 +41,7 @@ from moma_core.agents.training import Trained, extend, sources_of, train
 from moma_core.encoder import PACKAGED
 from moma_core.errors import ScoreError
 from moma_core.health import Health
+from moma_core.locks import Lock
 from moma_core.protocols import AgentRecord, FinalDecider, Progress
 from moma_core.types import (
     AgentOutcome,
@@ -623,7 +623,7 @@ class AgentRouter:
         self.states = states or StateMachine()
         empty = np.zeros((0, catalog.snapshot.dimension), dtype=np.float32)
         self.negatives = negatives or Negatives((), empty, 0)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._known: Fitted | None = None
         self._counting: tuple[Snapshot, Snapshot] | None = None
         self._current: tuple[Snapshot, Trained, Categories] | None = None

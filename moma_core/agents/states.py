@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from moma_core._checks import is_finite
 from moma_core.agents.conversation import EncodedTurns, Phrases, Reading
 from moma_core.errors import InvalidStatesError
 from moma_core.protocols import Encoder
@@ -92,6 +93,8 @@ class State:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 0:
                 raise self.fault(field, f"{field} is a number of turns, 0 or more, got {value!r}.")
+        if not is_finite(self.threshold):
+            raise self.fault("threshold", f"threshold is a cosine, got {self.threshold!r:.40}.")
         self._check_composite()
 
     def _check_composite(self) -> None:
@@ -241,7 +244,7 @@ class StateMachine:
         self.states = tuple(states)
         self.phrases = Phrases(follow_ups, cancel)
         self._by_name = _named(self.states)
-        self._atoms = {state.name: _atoms(state, self._by_name, ()) for state in self.states}
+        self._atoms = _atoms_of(self._by_name)
         self._composites = [state.name for state in self.states if state.all_of]
         self._rules = {state.name: Rules(state) for state in self.states if not state.all_of}
         self._semantic = [state for state in self.states if state.prompt]
@@ -433,22 +436,31 @@ def _named(states: Sequence[State]) -> dict[str, State]:
     return by_name
 
 
-def _atoms(state: State, by_name: Mapping[str, State], path: Collection[str]) -> frozenset[str]:
-    """Return the atomic states that a state stands for."""
-    if state.name in path:
-        raise state.fault(
-            "all_of", f"is part of itself ({' -> '.join([*path, state.name])}). Take one part out."
-        )
-    if not state.all_of:
-        return frozenset([state.name])
-    parts: set[str] = set()
-    for name in state.all_of:
-        if name not in by_name:
-            raise state.fault(
-                "all_of", f"no state is named {name!r}; declared are {list(by_name)!r:.200}."
-            )
-        parts |= _atoms(by_name[name], by_name, [*path, state.name])
-    return frozenset(parts)
+def _atoms_of(by_name: Mapping[str, State]) -> dict[str, frozenset[str]]:
+    """Return the atomic states that each state stands for, in time linear in all parts."""
+    atoms: dict[str, frozenset[str]] = {}
+    for first in by_name:
+        path = {first: iter(by_name[first].all_of)} if first not in atoms else {}
+        while path:
+            name, parts = next(reversed(path.items()))
+            part = next((part for part in parts if part not in atoms), None)
+            if part is None:
+                own = [atoms[part] for part in by_name[name].all_of]
+                atoms[name] = frozenset().union(*own) if own else frozenset([name])
+                del path[name]
+            elif part not in by_name:
+                raise by_name[name].fault(
+                    "all_of", f"no state is named {part!r}; declared are {list(by_name)!r:.200}."
+                )
+            elif part in path:
+                circle = [*list(path)[list(path).index(part) :], part]
+                raise by_name[part].fault(
+                    "all_of",
+                    f"is part of itself ({' -> '.join(circle):.300}). Take one part out.",
+                )
+            else:
+                path[part] = iter(by_name[part].all_of)
+    return atoms
 
 
 def _utf8(text: str) -> bytes:

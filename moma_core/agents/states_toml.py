@@ -66,7 +66,7 @@ def read_toml(source: str | Path) -> Document:
         content = tomllib.loads(text)
     except OSError as error:
         raise InvalidStatesError(f"cannot read the states file {where}: {error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with too many digits
         raise InvalidStatesError(f"{where} is not valid TOML: {error}") from error
     tables = content.get("states", [])
     if not isinstance(tables, list) or set(content) - {"states", *_PHRASES}:

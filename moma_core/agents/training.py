@@ -11,10 +11,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moma_core._checks import is_number
 from moma_core._store import read_pair, write_pair
 from moma_core.agents.catalog import Snapshot, card_text
 from moma_core.agents.gate import (
@@ -627,6 +628,7 @@ def read_trained(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
     try:
         if document["encoder"] != encoder:
             raise ValueError(f"fitted with encoder {document['encoder']!r}, not {encoder!r}")
+        _check_document(document)
         vectors = arrays.pop("negative_vectors")
         ranker = LinearRanker.from_arrays(document["agents"], arrays)
         trained = Trained(
@@ -638,9 +640,59 @@ def read_trained(directory: Path, encoder: str) -> tuple[Trained, Negatives]:
             Scope.from_arrays(arrays),
             frozenset(document.get("fresh", ())),
         )
+        _probe(trained, vectors.shape[1])
         texts = tuple(document["negatives"])
+        if not (len(texts) == len(vectors) and np.isfinite(vectors).all()):
+            raise ValueError("its negatives and their vectors do not belong together")
         return trained, Negatives(texts, vectors, document["negatives_given"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise ArtifactError(
             f"the agents' ranker in {str(directory)!r} cannot be used: {error}. {_REMEDY}"
         ) from error
+
+
+def _check_document(document: Mapping[str, Any]) -> None:
+    """Refuse a JSON file whose values have other types than `write_trained` gave them.
+
+    Raises:
+        ValueError: One has.
+    """
+    for name in ("agents", "fresh", "negatives"):
+        texts = document.get(name, ())
+        if not all(isinstance(text, str) for text in texts) or isinstance(texts, str):
+            raise ValueError(f"{name} is no list of texts")
+    sources = document["sources"]
+    if not isinstance(sources, dict) or not all(isinstance(v, str) for v in sources.values()):
+        raise ValueError("sources are no texts by name")
+    given = document["negatives_given"]
+    numbers = {"changes": document["changes"], "negatives_given": given}
+    for name, value in document["gate"].items():
+        of_curve = name in ("fits", "right") and value is not None
+        numbers |= {f"{name} {n}": v for n, v in value.items()} if of_curve else {name: value}
+    numbers["exemplar_weight"] = document["exemplar_weight"]
+    for name, value in numbers.items():
+        if not is_number(value) and not (value is None and name in _MAY_BE_NONE):
+            raise ValueError(f"{name} is no number, but {value!r:.40}")
+    if not 0 <= given <= len(document["negatives"]) or document["gate"]["fits"] is None:
+        raise ValueError("it counts more negatives than it has, or has no gate")
+
+
+_MAY_BE_NONE = ("coverage", "max_wrong_agent_rate", "right")
+
+
+def _probe(trained: Trained, dimension: int) -> None:
+    """Rank and gate one query, so that parts of unlike shapes are found at load and not in use.
+
+    Raises:
+        ValueError: Something is not finite, or does not fit.
+    """
+    vectors = np.zeros((1, dimension), dtype=np.float32)
+    features = trained.ranker.features(["?"], vectors)
+    logits = trained.ranker.scores(features)
+    scope = trained.scope.logits(features) if trained.scope else None
+    if logits.shape != (1, len(trained.ranker.names)) or not np.isfinite(logits).all():
+        raise ValueError(f"expected finite scores of {len(trained.ranker.names)} agents")
+    zero = np.zeros(1, dtype=np.float32)
+    seen = Signals(zero, zero, zero if scope is None else scope, np.zeros((1, 2), np.float32))
+    if not np.isfinite(trained.gate.probabilities(seen)).all():
+        raise ValueError("the gate gives no probabilities")

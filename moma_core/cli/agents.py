@@ -7,6 +7,7 @@ import difflib
 import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -286,3 +287,16 @@ def disable(name: Name, router: RouterOption = _HERE) -> None:
         f"{escape(repr(name))} is disabled: no query goes to it until it is enabled.",
         highlight=False,
     )
+
+
+@app.command(epilog="Example: moma agents repair --router .moma")
+def repair(router: RouterOption = _HERE) -> None:
+    """Forget agents whose records are damaged, and make Chroma's index anew."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # names what is set aside: so does this
+        opened = open_router(router)
+        mend = getattr(opened.agents.registry, "repair", None)
+        gone = [] if mend is None else mend()
+    for key in gone:
+        console.print(f"Forgot {key}", markup=False, highlight=False)
+    console.print(f"{len(gone)} damaged, {len(opened.agents)} agents are whole.", highlight=False)

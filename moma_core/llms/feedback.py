@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import threading
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llms.selection import preference_text, rank
+from moma_core.locks import Lock
 from moma_core.types import (
     Candidate,
     Cost,
@@ -460,7 +460,7 @@ class Learning:
         self._rng = np.random.default_rng(seed)
         self._arms: dict[str, Arm] = {}
         self._seen: dict[str, None] = {}  # in order of arrival
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def config(self) -> LearningConfig:

@@ -756,18 +756,21 @@ def read_llms(directory: str | Path) -> dict[str, Any]:
             "encoder_fingerprint": config["encoder"]["fingerprint"],
             "dimension": config["encoder"]["dimension"],
             "best_single": config["best_single"],
-            "metadata": config["training"],
+            "metadata": dict(config["training"]),
             "min_gain_per_usd": _not_negative("min_gain_per_usd", config),
             "points": _not_negative("points", config),
             "margin": _not_negative("margin", {"margin": 0.0, **config}),
             "usage": Usage(config.get("usage")),
         }
         _probe(parts, config["features"]["names"], len(llms))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, MoMAError) as error:
+    except _UNFIT as error:
         raise ArtifactError(
             f"{str(source)!r} does not hold together ({error!r}). {_REMEDY}"
         ) from error
     return parts
+
+
+_UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MoMAError)
 
 
 def _probe(parts: Mapping[str, Any], feature_names: list[str], n_llms: int) -> None:
