@@ -54,11 +54,9 @@ from langchain_moma.decision import (
 from langchain_moma.messages import (
     goes_on,
     last_turn,
-    portable_messages,
-    portable_options,
-    portable_tools,
     some_query_of,
 )
+from langchain_moma.portable import portable_messages, portable_options, portable_tools
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
     InvalidInputError,
@@ -284,7 +282,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         check_wish(preference, max_latency)
         self._preference, self._max_latency = preference, max_latency
         self._always = frozenset(names_of(always, "always"))
-        self._seen: set[str] = set()
+        self._seen = set(router.agents.names)
         self._given_up: deque[tuple[Any, BaseChatModel]] = deque(maxlen=_GIVEN_UP)
         self._calls: ChatCalls | None = None
         if llms is not None:
@@ -416,9 +414,10 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             "response_format": request.model_settings.get("response_format"),
         }
         structured = request.response_format is not None
+        system = [] if request.system_message is None else [request.system_message]
         return ChatRequest(
             request.messages,
-            Needs.of(request.messages, options, structured=structured),
+            Needs.of([*system, *request.messages], options, structured=structured),
             preference_in(config, self._preference),
             excluded_in(config),
             self._max_latency,

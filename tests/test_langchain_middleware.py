@@ -488,3 +488,14 @@ def test_a_text_is_one_name(router: MoMARouter) -> None:
                 "tools"
             ]
         )
+
+
+def test_a_tool_removed_before_the_first_call_is_neither_bound_nor_run() -> None:
+    router = MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
+    RAN.clear()
+    llm = ScriptedChat(reply=calls("stocks"))
+    agent = create_agent(llm, TOOLS, middleware=[MoMAMiddleware(router)])
+    router.agents.remove("stocks")
+    assert "not available" in ask(agent)["messages"][-1].text
+    assert "stocks" not in llm.calls[0].tools
+    assert RAN == []
