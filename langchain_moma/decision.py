@@ -11,6 +11,7 @@ from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_eve
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_callback_manager_for_config
+from langgraph.config import get_stream_writer
 from typing_extensions import TypedDict
 
 from moma_core import (
@@ -195,15 +196,28 @@ def names_of(names: Iterable[str] | str | None, parameter: str) -> tuple[str, ..
 
 
 def dispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
-    """Send an event, `moma.route` by default, to whoever listens to this run."""
+    """Send an event, `moma.route` by default, to whoever listens to this run.
+
+    Callbacks get it as a custom event, ``graph.stream(stream_mode="custom")`` as ``{event: data}``.
+    """
+    _stream(event, data)
     if _inside_run(config):
         dispatch_custom_event(event, data, config=config)
 
 
 async def adispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
     """Send an event without blocking the loop."""
+    _stream(event, data)
     if _inside_run(config):
         await adispatch_custom_event(event, data, config=config)
+
+
+def _stream(event: str, data: dict[str, Any]) -> None:
+    try:
+        write = get_stream_writer()
+    except (KeyError, RuntimeError):  # outside of any graph
+        return
+    write({event: data})
 
 
 def _inside_run(config: RunnableConfig) -> bool:
