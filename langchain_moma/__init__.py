@@ -32,6 +32,7 @@ from langchain_moma.decision import MoMARecord, decision_in
 from langchain_moma.graph import MoMAState, as_edge, as_node, llm_node
 from langchain_moma.local_chat import LocalChat
 from langchain_moma.middleware import MoMAAgentState, MoMAMiddleware, create_moma_agent
+from langchain_moma.openapi import cards_from_openapi
 from langchain_moma.route_tool import RouteTool
 from langchain_moma.runnable import RunnableRouter, ToolArgumentsError
 from langchain_moma.teams.roles import role_llms
@@ -57,6 +58,7 @@ __all__ = [
     "agent_cards_from_tools",
     "as_edge",
     "as_node",
+    "cards_from_openapi",
     "collect",
     "create_moma_agent",
     "decision_in",
