@@ -524,7 +524,7 @@ def create_moma_agent(
 
     Raises:
         InvalidInputError: ``examples`` are given beside a router.
-        InvalidCardError: A tool has no description.
+        InvalidCardError: A function has no docstring.
         UnknownNameError: A name in ``llms`` is not among the router's LLMs.
 
     Example:
