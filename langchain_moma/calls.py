@@ -72,6 +72,7 @@ __all__ = [
     "ChatRun",
     "How",
     "Needs",
+    "by_room",
     "check_chat_models",
     "marked",
     "says_nothing",
@@ -203,6 +204,16 @@ def window_of(llm: BaseChatModel, card: LLMCard | None) -> int | None:
     """Return how many tokens a chat model takes, where that is known."""
     stated = (llm.profile or {}).get("max_input_tokens")
     return stated if card is None else card.context_window or stated
+
+
+def by_room(names: Sequence[str], windows: Mapping[str, int | None], tokens: int) -> list[str]:
+    """Return the names in order, those whose window is known to be too small last.
+
+    Example:
+        >>> by_room(["small", "large", "unknown"], {"small": 10, "large": 100}, 50)
+        ['large', 'unknown', 'small']
+    """
+    return sorted(names, key=lambda name: tokens > (windows.get(name) or tokens))
 
 
 @dataclass(frozen=True)

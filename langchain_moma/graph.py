@@ -14,7 +14,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, MessagesState
 from langgraph.types import Command, Send
 
-from langchain_moma.calls import marked, tokens_of, window_of
+from langchain_moma.calls import by_room, marked, tokens_of, window_of
 from langchain_moma.decision import (
     FALLBACK_EVENT,
     MoMARecord,
@@ -580,7 +580,7 @@ class _LLMNode:
         windows = {name: window_of(llm, cards.get(name)) for name, llm in self.llms.items()}
         mine = [name for name in names if name in self.llms]
         return Fallback(
-            sorted(mine, key=lambda name: tokens > (windows[name] or tokens)),
+            by_room(mine, windows, tokens),
             self.health,
             windows=windows,
             fallback_on=self.fallback_on,
