@@ -37,6 +37,7 @@ from langchain_moma.route_tool import RouteTool
 from langchain_moma.runnable import RunnableRouter, ToolArgumentsError
 from langchain_moma.teams.roles import role_llms
 from langchain_moma.telemetry import Telemetry
+from langchain_moma.waiting import waits
 
 __all__ = [
     "ChatCascade",
@@ -67,4 +68,5 @@ __all__ = [
     "llm_node",
     "role_llms",
     "sync_agents",
+    "waits",
 ]

@@ -88,6 +88,9 @@ class MoMARecord(TypedDict):
     ms: float
     """Milliseconds that the route took."""
 
+    asked: NotRequired[str | None]
+    """Id of the human message that was routed by."""
+
     turn: NotRequired[str | None]
     """Several agents in order: the turn that is being worked on."""
 
@@ -101,7 +104,9 @@ def record(
     """Return plain data for a graph's state."""
     kept = decision.state if decision is not None else state or RoutingState()
     decided = decision.to_dict() if decision is not None else None
-    return {"decision": decided, "state": plain_state(kept), "reason": reason, "ms": ms}
+    # Nobody waits for an answer yet: an agent's node says so, or the next turn finds out.
+    plain = {**plain_state(kept), "waiting_for": None}
+    return {"decision": decided, "state": plain, "reason": reason, "ms": ms}
 
 
 def plain_state(state: RoutingState) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from langchain_moma.portable import portable_messages
 from langchain_moma.runnable import Several, check_several
 from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
+from langchain_moma.waiting import waiting_for, with_waiting
 from moma_core import (
     InvalidInputError,
     LLMCard,
@@ -150,6 +151,7 @@ class Destinations:
             UnknownNameError: The router named something that has no node.
         """
         state = state_in(before)
+        waiting = with_waiting(state, waiting_for(conversation, before))
         reachable = self.router, self.nodes
         out = unreachable(*reachable, any_llm=self.llm is not None) | excluded_in(config)
         query = _query(conversation, wordless := is_wordless(conversation))
@@ -161,7 +163,7 @@ class Destinations:
             decision = self.router.route(
                 query,
                 preference,
-                state,
+                waiting,
                 exclude=out,
                 several=self.several,
                 max_latency=self.max_latency,
@@ -183,7 +185,8 @@ class Destinations:
             stops = [Stop(self._team_node(), None)]
         else:
             stops = [Stop(self.node_for(name, decision.kind), name) for name in decision.targets]
-        return stops, record(decision, state, decision.reason, ms)
+        left = record(decision, state, decision.reason, ms)
+        return stops, {**left, "asked": last_turn(messages_in(conversation))[0].id}
 
     def _team_node(self) -> str:
         if self.llm is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired, get_args
 
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from langchain_moma.decision import plain_state, state_in
 from langchain_moma.messages import goes_on, last_turn, some_query_of
+from langchain_moma.waiting import asks, with_waiting
 from moma_core import (
     InvalidInputError,
     MoMARouter,
@@ -123,7 +124,9 @@ class Shortlist:
         recent = [name for name in _answered(_turn_before(messages)) if name in known]
         if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
             before = replace(before, last_target=recent[-1])
-        rankings = self._rankings(some_query_of(messages), before, known)
+        waiting = before.last_target if asks(messages) and before.last_target in known else None
+        state = with_waiting(before, waiting)
+        rankings = self._rankings(some_query_of(messages), state, known)
         decision = self._decision(rankings, some_query_of(messages), before, len(known))
         tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
         bound = self._bound(tools, rankings, last, known, messages)
@@ -144,11 +147,16 @@ class Shortlist:
         agents = self.router.agents
         return name in agents and agents.get(name).enabled
 
-    def _rankings(self, query: Query, before: RoutingState, known: Sequence[str]) -> list[Ranking]:
+    def _rankings(
+        self,
+        query: Query,
+        state: RoutingState | Mapping[str, Any] | None,
+        known: Sequence[str],
+    ) -> list[Ranking]:
         """Return the ranking of the whole query and, of several requests, of each; or nothing."""
         if not known:
             return []
-        rankings = rank_requests(self.router, query, self.max_tools, known, before)
+        rankings = rank_requests(self.router, query, self.max_tools, known, state)
         return rankings if rankings[0] else []
 
     def _decision(
