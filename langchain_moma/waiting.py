@@ -52,8 +52,8 @@ def waits(state: Mapping[str, Any], agent: str | None = None) -> dict[str, MoMAR
         >>> waits({"moma": left})["moma"]["state"]["waiting_for"]
         'refund'
     """
-    before = state.get("moma") or {}
-    name = agent or agent_before(before)
+    before: MoMARecord | None = state.get("moma")
+    name = agent or (agent_before(before) if before else None)
     if not before or name is None:
         raise InvalidInputError(
             "nobody knows who waits: no routing node chose an agent. Go to the node by "
