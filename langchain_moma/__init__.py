@@ -32,10 +32,12 @@ from langchain_moma.decision import MoMARecord, decision_in
 from langchain_moma.graph import MoMAState, as_edge, as_node, llm_node
 from langchain_moma.local_chat import LocalChat
 from langchain_moma.middleware import MoMAAgentState, MoMAMiddleware, create_moma_agent
+from langchain_moma.openapi import cards_from_openapi
 from langchain_moma.route_tool import RouteTool
 from langchain_moma.runnable import RunnableRouter, ToolArgumentsError
 from langchain_moma.teams.roles import role_llms
 from langchain_moma.telemetry import Telemetry
+from langchain_moma.waiting import waits
 
 __all__ = [
     "ChatCascade",
@@ -57,6 +59,7 @@ __all__ = [
     "agent_cards_from_tools",
     "as_edge",
     "as_node",
+    "cards_from_openapi",
     "collect",
     "create_moma_agent",
     "decision_in",
@@ -65,4 +68,5 @@ __all__ = [
     "llm_node",
     "role_llms",
     "sync_agents",
+    "waits",
 ]

@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.errors import GraphBubbleUp
 
 from langchain_moma.decision import (
@@ -38,10 +39,11 @@ from langchain_moma.decision import (
 from langchain_moma.messages import (
     LLM_KEY,
     count_tokens,
+    count_tokens_in,
     last_turn,
-    portable_messages,
     some_query_of,
 )
+from langchain_moma.portable import portable_messages
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
     InvalidInputError,
@@ -70,9 +72,12 @@ __all__ = [
     "ChatRun",
     "How",
     "Needs",
+    "by_room",
     "check_chat_models",
     "marked",
     "says_nothing",
+    "tokens_of",
+    "tokens_told_by",
     "window_of",
 ]
 
@@ -135,8 +140,7 @@ class Needs:
             features.add(("structured_output",))
         if structured:
             features.add(("structured_output", "tool_calling"))
-        tokens = count_tokens(messages) + sum(map(_tool_tokens, tools))
-        return cls(frozenset(features), tokens)
+        return cls(frozenset(features), tokens_of(messages, tools))
 
     def lacking(self, llm: BaseChatModel, card: LLMCard | None) -> str | None:
         """Return what this LLM lacks, in words; None when nothing is known to be missing."""
@@ -158,16 +162,58 @@ def _media_in(message: BaseMessage) -> set[str]:
 
 
 def _tool_tokens(tool: Any) -> int:
-    """Return about how many tokens a tool's definition takes; a schema of its own is counted."""
-    schema = tool if isinstance(tool, dict) else getattr(tool, "args_schema", None)
-    written = json.dumps(schema, default=str) if isinstance(schema, dict) else ""
-    return max(_TOKENS_A_TOOL, (len(written) + len(getattr(tool, "description", ""))) // 4)
+    """Return about how many tokens a tool's definition takes, its schema and all."""
+    try:
+        schema = tool if isinstance(tool, dict) else convert_to_openai_tool(tool)
+    except (TypeError, ValueError):  # the chat model may know what it is
+        return _TOKENS_A_TOOL
+    return count_tokens_in(json.dumps(schema, default=str, ensure_ascii=False))
+
+
+def tokens_of(messages: Sequence[BaseMessage], tools: Sequence[Any] = ()) -> int:
+    """Return about how many tokens messages and definitions of tools take, whatever their script.
+
+    Example:
+        >>> from langchain_core.messages import HumanMessage
+        >>> schema = {"name": "clock", "parameters": {"about": "time " * 800}}
+        >>> tokens_of([HumanMessage("hi")], [schema]) > 1_000
+        True
+    """
+    return count_tokens(messages) + sum(map(_tool_tokens, tools))
+
+
+def tokens_told_by(
+    llm: BaseChatModel, messages: Sequence[BaseMessage], tools: Sequence[Any] = ()
+) -> int:
+    """Return an LLM's own count of tokens, or ours where it has none.
+
+    LangChain's default fetches GPT-2's tokenizer from a hub, which is nobody's here.
+    """
+    counts = ("get_num_tokens_from_messages", "get_num_tokens", "get_token_ids")
+    kind = type(llm)
+    if llm.custom_get_token_ids is None and all(
+        getattr(kind, count) is getattr(BaseChatModel, count) for count in counts
+    ):
+        return tokens_of(messages, tools)
+    if kind.get_num_tokens_from_messages is not BaseChatModel.get_num_tokens_from_messages:
+        return llm.get_num_tokens_from_messages(list(messages), tools or None)
+    return llm.get_num_tokens_from_messages(list(messages)) + sum(map(_tool_tokens, tools))
 
 
 def window_of(llm: BaseChatModel, card: LLMCard | None) -> int | None:
     """Return how many tokens a chat model takes, where that is known."""
     stated = (llm.profile or {}).get("max_input_tokens")
     return stated if card is None else card.context_window or stated
+
+
+def by_room(names: Sequence[str], windows: Mapping[str, int | None], tokens: int) -> list[str]:
+    """Return the names in order, those whose window is known to be too small last.
+
+    Example:
+        >>> by_room(["small", "large", "unknown"], {"small": 10, "large": 100}, 50)
+        ['large', 'unknown', 'small']
+    """
+    return sorted(names, key=lambda name: tokens > (windows.get(name) or tokens))
 
 
 @dataclass(frozen=True)
@@ -324,6 +370,13 @@ class ChatCalls:
         """Return the names that can do what the call needs and may be chosen."""
         left = (name for name in self.llms if name not in request.exclude)
         return [name for name in left if self._lacking(name, request.needs) is None]
+
+    def in_view(self, request: ChatRequest) -> BaseChatModel:
+        """Return the LLM that would read the messages now: its turn's, else the one chosen."""
+        lead = _turn_llm(request.messages)
+        if lead in self.llms:
+            return self.llms[lead]
+        return self.llms[self._choose(request, list(self.llms)).target]
 
     def windows(self) -> dict[str, int | None]:
         """Return the context windows, where known."""

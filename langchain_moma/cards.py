@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,10 +17,10 @@ from langchain_core.tools import tool as as_tool
 from langgraph.pregel import Pregel
 from pydantic import BaseModel
 
-from moma_core import AgentCard, LLMCard
+from moma_core import AgentCard, InvalidInputError, LLMCard
 from moma_core.agents.catalog import AgentCatalog
-from moma_core.errors import InvalidCardError
-from moma_core.types import Words, check_names, joined
+from moma_core.errors import DuplicateNameError, InvalidCardError
+from moma_core.types import MAX_DESCRIPTION_CHARS, Words, check_names, is_text, joined
 
 __all__ = [
     "MCPTool",
@@ -53,7 +54,10 @@ def agent_cards_from_tools(
     Raises:
         DuplicateNameError: Two tools share a name.
         UnknownNameError: ``examples`` or ``categories`` speak of a tool that is not there.
-        InvalidCardError: A tool has no description.
+        InvalidCardError: A function has no docstring.
+
+    A tool without a description is described by its title, its name and its arguments. What an MCP
+    server says of its tool (``readOnlyHint``, ...) is kept in ``metadata["annotations"]``.
 
     Example:
         >>> def shout(text: str) -> str:
@@ -64,6 +68,7 @@ def agent_cards_from_tools(
         ('shout', 'Put text in capitals.', ['text'])
     """
     built = [_as_tool(item) for item in tools]
+    _refuse_twice([item.name for item in built])
     check_names("tool", [item.name for item in built], examples, categories)
     return [_card(item, examples or {}, categories or {}) for item in built]
 
@@ -91,12 +96,14 @@ def _as_tool(item: BaseTool | Callable[..., Any]) -> BaseTool:
 
 
 def _card(tool: BaseTool, examples: Words, categories: Words) -> AgentCard:
+    schema, hints = input_schema_of(tool), _hints(tool.metadata)
     return AgentCard(
         name=tool.name,
-        description=tool.description,
-        input_schema=input_schema_of(tool),
+        description=_about(tool.name, tool.description, hints, schema),
+        input_schema=schema,
         categories=_words(tool, "categories", categories),
         examples=_words(tool, "examples", examples),
+        metadata={"annotations": hints} if hints else {},
     )
 
 
@@ -170,9 +177,6 @@ def _described(name: str, descriptions: Mapping[str, str]) -> str:
     return descriptions[name]
 
 
-_LONGEST = 8_000  # characters of a description that fit on a card
-
-
 class MCPTool(Protocol):
     """A tool as an MCP server lists it (``mcp.types.Tool``)."""
 
@@ -182,21 +186,30 @@ class MCPTool(Protocol):
 
 
 def agent_cards_from_mcp(
-    tools: Iterable[MCPTool], examples: Words | None = None, *, server: str = ""
+    tools: Iterable[MCPTool],
+    examples: Words | None = None,
+    *,
+    server: str = "",
+    prefix: bool = False,
 ) -> list[AgentCard]:
     """Describe an MCP server's tools to the router.
 
+    A tool without a description is described by its title, its name and its arguments; what it
+    says of itself (``readOnlyHint``, ``destructiveHint``, ...) is in ``metadata["annotations"]``.
+
     Args:
         tools: From ``(await session.list_tools()).tools``.
-        examples: Queries that each tool should take, by its name.
+        examples: Queries that each tool should take, by its card's name.
         server: Name of the server; it becomes the tools' category, and ``metadata["source"]`` by
             which `sync_agents` knows them again.
+        prefix: Whether the server's name leads the tools': ``"office_book_room"``, as with
+            ``MultiServerMCPClient(..., tool_name_prefix=True)``.
 
     Returns:
         One card a tool, in order.
 
     Raises:
-        InvalidCardError: A tool has neither a description nor a title.
+        InvalidInputError: There is to be a prefix, and no server is named.
         DuplicateNameError: Two tools share a name.
         UnknownNameError: ``examples`` speak of a tool that is not there.
 
@@ -207,28 +220,73 @@ def agent_cards_from_mcp(
         >>> card.name, card.categories, card.metadata["source"]
         ('clock', ('home',), 'home')
     """
+    if prefix and not server:
+        raise InvalidInputError("whose prefix? Name the server: server='office', prefix=True.")
     listed = list(tools)
-    check_names("tool", [tool.name for tool in listed], examples)
+    _refuse_twice([tool.name for tool in listed])
+    named = {f"{server}_{tool.name}" if prefix else tool.name: tool for tool in listed}
+    check_names("tool", list(named), examples)
     return [
-        AgentCard(
-            name=tool.name,
-            description=_about(tool)[:_LONGEST],
-            input_schema=tool.inputSchema or {},
-            output_schema=getattr(tool, "outputSchema", None) or {},
-            categories=(server,) if server else (),
-            examples=joined("examples", tool.name, (examples or {}).get(tool.name, ())),
-            metadata={"source": server} if server else {},
-        )
-        for tool in listed
+        _mcp_card(name, tool, joined("examples", name, (examples or {}).get(name, ())), server)
+        for name, tool in named.items()
     ]
 
 
-def _about(tool: MCPTool) -> str:
-    hints = getattr(tool, "annotations", None)
-    title = getattr(tool, "title", None) or (
-        hints.get("title") if isinstance(hints, Mapping) else getattr(hints, "title", None)
+def _mcp_card(name: str, tool: MCPTool, examples: tuple[str, ...], server: str) -> AgentCard:
+    schema, hints = tool.inputSchema or {}, _hints(getattr(tool, "annotations", None))
+    title = getattr(tool, "title", None)
+    about = {"title": title, **hints} if title else hints
+    return AgentCard(
+        name=name,
+        description=_about(tool.name, tool.description, about, schema),
+        input_schema=schema,
+        output_schema=getattr(tool, "outputSchema", None) or {},
+        categories=(server,) if server else (),
+        examples=examples,
+        metadata=({"source": server} if server else {}) | ({"annotations": hints} if hints else {}),
     )
-    return tool.description or title or ""
+
+
+_HINTS = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+
+
+def _hints(annotations: Any) -> dict[str, Any]:
+    """Return what an MCP server says of its tool, as far as it does."""
+    if isinstance(annotations, BaseModel):
+        annotations = annotations.model_dump()
+    found = annotations if isinstance(annotations, Mapping) else {}
+    return {key: found[key] for key in _HINTS if isinstance(found.get(key), str | bool)}
+
+
+def _about(
+    name: str, description: str | None, hints: Mapping[str, Any], schema: Mapping[str, Any]
+) -> str:
+    """Return what a tool says of itself, else its title, name and arguments."""
+    if description and is_text(description):
+        return description[:MAX_DESCRIPTION_CHARS]
+    title, properties = str(hints.get("title") or ""), schema.get("properties") or {}
+    said = f"{title or name} ({', '.join(map(str, properties))})" if properties else title or name
+    return said[:MAX_DESCRIPTION_CHARS]
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    """Refuse two tools of one name, as two MCP servers may bring.
+
+    Raises:
+        DuplicateNameError: There are two.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DuplicateNameError(
+            f"{names.count(twice[0])} tools are called {twice[0]!r}; a router tells them apart by "
+            f"name. Rename all but one, {_PREFIX}"
+        )
+
+
+_PREFIX = (
+    "or let servers' names lead their tools': MultiServerMCPClient(..., tool_name_prefix=True), "
+    "agent_cards_from_mcp(tools, server='office', prefix=True)."
+)
 
 
 _TABLE = "model_prices_and_context_window_backup.json"
@@ -339,7 +397,8 @@ def sync_agents(agents: AgentCatalog, cards: Iterable[AgentCard], *, source: str
         agents: ``router.agents``.
         cards: The list as it is now. A card without examples leaves those that are registered.
         source: Where the list comes from, such as an MCP server's name; agents of other sources
-            are left alone. It is kept in ``metadata["source"]``.
+            are left alone. It is kept in ``metadata["source"]``. Agents without a source, of the
+            same names and descriptions, are taken for the list's own: the router was built of it.
 
     Returns:
         What changed.
@@ -356,8 +415,16 @@ def sync_agents(agents: AgentCatalog, cards: Iterable[AgentCard], *, source: str
         >>> sync_agents(router.agents, [], source="home").removed
         ('clock',)
     """
-    own = {card.name: card for card in agents if card.metadata.get("source") == source}
     wanted = [replace(card, metadata={**card.metadata, "source": source}) for card in cards]
+    _refuse_twice([card.name for card in wanted])
+    said = {card.name: card.description for card in wanted}
+    own = {card.name: card for card in agents if _is_own(card, source, said)}
+    for name in sorted(set(said).intersection(agents.names).difference(own)):
+        other = agents.get(name).metadata.get("source")
+        raise DuplicateNameError(
+            f"{name!r} of {source!r} has the name of an agent "
+            f"{f'of {other!r}' if other else 'that was there'}. Rename one of them, {_PREFIX}"
+        )
     fresh = [card for card in wanted if card.name not in own]
     kept = [_merged(own[card.name], card) for card in wanted if card.name in own]
     changed = [card for card in kept if card != own[card.name]]
@@ -368,6 +435,11 @@ def sync_agents(agents: AgentCatalog, cards: Iterable[AgentCard], *, source: str
     return Synced(
         tuple(card.name for card in fresh), tuple(card.name for card in changed), tuple(gone)
     )
+
+
+def _is_own(card: AgentCard, source: str, said: Mapping[str, str]) -> bool:
+    owner = card.metadata.get("source")
+    return bool(owner == source or (owner is None and said.get(card.name) == card.description))
 
 
 def _merged(old: AgentCard, new: AgentCard) -> AgentCard:

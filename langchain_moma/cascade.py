@@ -10,7 +10,7 @@ from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -19,7 +19,14 @@ from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 from pydantic import Field, SkipValidation
 
-from langchain_moma.calls import CallRunnable, check_chat_models, says_nothing, window_of
+from langchain_moma.calls import (
+    CallRunnable,
+    check_chat_models,
+    says_nothing,
+    tokens_of,
+    tokens_told_by,
+    window_of,
+)
 from langchain_moma.decision import (
     FALLBACK_EVENT,
     adispatch,
@@ -30,10 +37,9 @@ from langchain_moma.decision import (
 )
 from langchain_moma.messages import (
     LLM_KEY,
-    portable_messages,
-    portable_options,
     some_query_of,
 )
+from langchain_moma.portable import portable_messages, portable_options
 from moma_core import CascadeRouter, Encoder, InvalidInputError, Preference, RoutingEncoder
 from moma_core.fallback import Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
@@ -110,6 +116,16 @@ class ChatCascade(CallRunnable, BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {"llms": sorted(self.llms), "preference": str(self.preference)}
+
+    def get_num_tokens(self, text: str) -> int:
+        """Return about the most tokens that a text takes, as its LLMs count them."""
+        return self.get_num_tokens_from_messages([HumanMessage(text)])
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Return about the most tokens that messages take: any of the LLMs may be asked."""
+        return max(tokens_told_by(llm, messages, tools or ()) for llm in self.llms.values())
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
         """Refuse: a call of a tool is no answer that another LLM's could agree with."""
@@ -304,6 +320,7 @@ class CascadeRun:
         chat, known = self.chat, self.chat.router.base.names
         failed = {failure.llm for failure in self.fallback.failures}
         out = {n for n in known if n not in chat.llms or not self.fallback.fits(n)}
+        out |= self._too_small(known)
         out |= self.exclude | failed
         if failed and out.issuperset(known):
             raise self.fallback.error()
@@ -312,6 +329,13 @@ class CascadeRun:
         text = some_query_of(self.messages).text
         vector = chat.encoder.encode([text])[0]
         return chat.router.plan(text, vector, self.preference, out, chat.max_latency)
+
+    def _too_small(self, known: Sequence[str]) -> set[str]:
+        """Return the LLMs whose window is known not to hold the messages, if others' does."""
+        card, llms, tokens = self.chat.router.base.card, self.chat.llms, tokens_of(self.messages)
+        windows = {n: window_of(llms[n], card(n)) for n in known if n in llms}
+        small = {n for n, window in windows.items() if window is not None and window < tokens}
+        return small if len(small) < len(windows) else set()
 
     def _failures(self) -> list[dict[str, str]]:
         """Return what failed since the last look; the next plan is made without it."""

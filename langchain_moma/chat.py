@@ -14,7 +14,7 @@ from langchain_core.language_models import (
     LanguageModelInput,
     ModelProfile,
 )
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableSerializable
@@ -28,6 +28,7 @@ from langchain_moma.calls import (
     ChatRequest,
     How,
     Needs,
+    tokens_told_by,
 )
 from langchain_moma.decision import (
     PREFERENCE,
@@ -36,7 +37,8 @@ from langchain_moma.decision import (
     excluded_in,
     preference_in,
 )
-from langchain_moma.messages import messages_in, portable_options, portable_tools
+from langchain_moma.messages import messages_in
+from langchain_moma.portable import portable_options, portable_tools
 from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, Preference, UnknownNameError
 from moma_core.fallback import FallbackOn
@@ -144,6 +146,20 @@ class ChatMoMA(CallRunnable, BaseChatModel):
         shared = set.intersection(*(set(profile) for profile in profiles)) if profiles else set()
         common = {key: _weakest([profile[key] for profile in profiles]) for key in sorted(shared)}
         return cast("ModelProfile", {k: v for k, v in common.items() if v is not None}) or None
+
+    def get_num_tokens(self, text: str) -> int:
+        """Return the tokens of a text, as the LLM that would read it counts them."""
+        return self.get_num_tokens_from_messages([HumanMessage(text)])
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Return the tokens of messages and tools, as the LLM that would read them counts them.
+
+        An LLM without a count of its own is counted for here, offline.
+        """
+        request = ChatRequest(messages, preference=self.preference, max_latency=self.max_latency)
+        return tokens_told_by(self._calls.in_view(request), messages, tools or ())
 
     def bind_tools(
         self,

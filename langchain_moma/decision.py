@@ -11,6 +11,7 @@ from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_eve
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_callback_manager_for_config
+from langgraph.config import get_stream_writer
 from typing_extensions import TypedDict
 
 from moma_core import (
@@ -87,6 +88,9 @@ class MoMARecord(TypedDict):
     ms: float
     """Milliseconds that the route took."""
 
+    asked: NotRequired[str | None]
+    """Id of the human message that was routed by."""
+
     turn: NotRequired[str | None]
     """Several agents in order: the turn that is being worked on."""
 
@@ -100,7 +104,9 @@ def record(
     """Return plain data for a graph's state."""
     kept = decision.state if decision is not None else state or RoutingState()
     decided = decision.to_dict() if decision is not None else None
-    return {"decision": decided, "state": plain_state(kept), "reason": reason, "ms": ms}
+    # Nobody waits for an answer yet: an agent's node says so, or the next turn finds out.
+    plain = {**plain_state(kept), "waiting_for": None}
+    return {"decision": decided, "state": plain, "reason": reason, "ms": ms}
 
 
 def plain_state(state: RoutingState) -> dict[str, Any]:
@@ -195,15 +201,28 @@ def names_of(names: Iterable[str] | str | None, parameter: str) -> tuple[str, ..
 
 
 def dispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
-    """Send an event, `moma.route` by default, to whoever listens to this run."""
+    """Send an event, `moma.route` by default, to whoever listens to this run.
+
+    Callbacks get it as a custom event, ``graph.stream(stream_mode="custom")`` as ``{event: data}``.
+    """
+    _stream(event, data)
     if _inside_run(config):
         dispatch_custom_event(event, data, config=config)
 
 
 async def adispatch(data: dict[str, Any], config: RunnableConfig, event: str = EVENT) -> None:
     """Send an event without blocking the loop."""
+    _stream(event, data)
     if _inside_run(config):
         await adispatch_custom_event(event, data, config=config)
+
+
+def _stream(event: str, data: dict[str, Any]) -> None:
+    try:
+        write = get_stream_writer()
+    except (KeyError, RuntimeError):  # outside of any graph
+        return
+    write({event: data})
 
 
 def _inside_run(config: RunnableConfig) -> bool:

@@ -14,7 +14,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, MessagesState
 from langgraph.types import Command, Send
 
-from langchain_moma.calls import marked, window_of
+from langchain_moma.calls import by_room, marked, tokens_of, window_of
 from langchain_moma.decision import (
     FALLBACK_EVENT,
     MoMARecord,
@@ -35,13 +35,14 @@ from langchain_moma.messages import (
     is_wordless,
     last_turn,
     messages_in,
-    portable_messages,
     query_of,
     some_query_of,
 )
+from langchain_moma.portable import portable_messages
 from langchain_moma.runnable import Several, check_several
 from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
+from langchain_moma.waiting import waiting_for, with_waiting
 from moma_core import (
     InvalidInputError,
     LLMCard,
@@ -150,6 +151,7 @@ class Destinations:
             UnknownNameError: The router named something that has no node.
         """
         state = state_in(before)
+        waiting = with_waiting(state, waiting_for(conversation, before))
         reachable = self.router, self.nodes
         out = unreachable(*reachable, any_llm=self.llm is not None) | excluded_in(config)
         query = _query(conversation, wordless := is_wordless(conversation))
@@ -161,7 +163,7 @@ class Destinations:
             decision = self.router.route(
                 query,
                 preference,
-                state,
+                waiting,
                 exclude=out,
                 several=self.several,
                 max_latency=self.max_latency,
@@ -183,7 +185,8 @@ class Destinations:
             stops = [Stop(self._team_node(), None)]
         else:
             stops = [Stop(self.node_for(name, decision.kind), name) for name in decision.targets]
-        return stops, record(decision, state, decision.reason, ms)
+        left = record(decision, state, decision.reason, ms)
+        return stops, {**left, "asked": last_turn(messages_in(conversation))[0].id}
 
     def _team_node(self) -> str:
         if self.llm is None:
@@ -516,7 +519,7 @@ def llm_node(
         decision, messages = asking.decision(state), messages_in(state)
         if decision.team is not None:
             return {"messages": [asking.team(decision.team).invoke(messages, config)]}
-        fallback = asking.fallback(decision)
+        fallback = asking.fallback(decision, messages)
         for attempt in fallback:
             with attempt:
                 llm, sent = asking.prepared(attempt.name, messages)
@@ -528,7 +531,7 @@ def llm_node(
         decision, messages = asking.decision(state), messages_in(state)
         if decision.team is not None:
             return {"messages": [await asking.team(decision.team).ainvoke(messages, config)]}
-        fallback = asking.fallback(decision)
+        fallback = asking.fallback(decision, messages)
         for attempt in fallback:
             with attempt:
                 llm, sent = asking.prepared(attempt.name, messages)
@@ -570,14 +573,19 @@ class _LLMNode:
         """Return the team that was chosen."""
         return team_answer(plan, self.llms, self.cards)
 
-    def fallback(self, decision: RoutingDecision) -> Fallback:
-        """Return whom to ask: the chosen LLM, then the others by how well they were ranked."""
+    def fallback(self, decision: RoutingDecision, messages: Sequence[BaseMessage]) -> Fallback:
+        """Return whom to ask: the chosen LLM, then the others by how well they were ranked.
+
+        Those whose window is known to be too small come last.
+        """
         names = dict.fromkeys([decision.target, *(c.name for c in decision.candidates)])
-        cards = {card.name: card for card in self.cards}
+        cards, tokens = {card.name: card for card in self.cards}, tokens_of(messages)
+        windows = {name: window_of(llm, cards.get(name)) for name, llm in self.llms.items()}
+        mine = [name for name in names if name in self.llms]
         return Fallback(
-            [name for name in names if name in self.llms],
+            by_room(mine, windows, tokens),
             self.health,
-            windows={name: window_of(llm, cards.get(name)) for name, llm in self.llms.items()},
+            windows=windows,
             fallback_on=self.fallback_on,
             passing=(GraphBubbleUp,),
             on_failure=self.telemetry.failure,

@@ -1,13 +1,11 @@
-"""Messages: the query to route in what LangChain passes around, and what another LLM may read."""
+"""Messages: the query to route in what LangChain passes around, and how long it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
-    AIMessage,
     AnyMessage,
     BaseMessage,
     ChatMessage,
@@ -15,7 +13,6 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.prompt_values import PromptValue
-from langchain_core.tools import BaseTool
 
 from moma_core import Query
 from moma_core.errors import InvalidQueryError
@@ -26,13 +23,11 @@ __all__ = [
     "TEXT_KEYS",
     "RouterInput",
     "count_tokens",
+    "count_tokens_in",
     "goes_on",
     "is_wordless",
     "last_turn",
     "messages_in",
-    "portable_messages",
-    "portable_options",
-    "portable_tools",
     "query_of",
     "some_query_of",
 ]
@@ -211,88 +206,27 @@ def count_tokens(messages: Sequence[BaseMessage]) -> int:
         >>> count_tokens([HumanMessage("rain" * 50)]), count_tokens([HumanMessage("\u96e8" * 200)])
         (54, 204)
     """
-    texts = [str(message.text) for message in messages]
-    foreign = [c for text in texts if not text.isascii() for c in text if c >= _GREEK]
-    wide = sum(c >= _WIDE for c in foreign)
-    more = 0.75 * wide + 0.25 * (len(foreign) - wide)
+    more = sum(_foreign(str(message.text)) for message in messages)
     return count_tokens_approximately(messages) + round(more)
 
 
-_GREEK, _WIDE = "\u0370", "\u2e80"  # the first letters that are half a token, and a whole one
-_MARK = "cache_control"
-_OWNERS = {_MARK: ("anthropic",), "prompt_cache_key": ("openai",)}
-_THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")
-Message = TypeVar("Message", bound=BaseMessage)
-
-
-def portable_messages(
-    messages: Sequence[Message], llm: BaseChatModel, name: str = ""
-) -> list[Message]:
-    """Return the messages without what ``llm`` does not take; untouched ones as they are.
-
-    Marks of another provider's cache go, and so does what another LLM thought: its signature is
-    refused by everybody else.
-
-    Args:
-        messages: A conversation.
-        llm: Who is to read it.
-        name: Its name: what it thought itself stays.
+def count_tokens_in(text: str) -> int:
+    """Return about how many tokens a text takes, whatever its script.
 
     Example:
-        >>> from langchain_core.messages import HumanMessage
-        >>> from langchain_moma.testing import ScriptedChat
-        >>> block = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
-        >>> portable_messages([HumanMessage([block])], ScriptedChat())[0].content
-        [{'type': 'text', 'text': 'hi'}]
+        >>> count_tokens_in("rain" * 50), count_tokens_in("\u96e8" * 200), count_tokens_in("")
+        (50, 200, 0)
     """
-    own = _owns(llm, _MARK)
-    sent = (_without_thoughts(message, name) for message in messages)
-    return [message if own else _without_mark(message) for message in sent]
+    return round(len(text) / 4 + _foreign(text) + 0.49)
 
 
-def portable_tools(tools: Sequence[Any], llm: BaseChatModel) -> list[Any]:
-    """Return the tools without marks that ``llm`` does not take."""
-    if _owns(llm, _MARK):
-        return list(tools)
-    return [_tool_without_mark(tool) for tool in tools]
+def _foreign(text: str) -> float:
+    """Return the tokens that a text takes beyond one for four characters."""
+    if text.isascii():
+        return 0.0
+    foreign = [c for c in text if c >= _GREEK]
+    wide = sum(c >= _WIDE for c in foreign)
+    return 0.75 * wide + 0.25 * (len(foreign) - wide)
 
 
-def portable_options(options: Mapping[str, Any], llm: BaseChatModel) -> dict[str, Any]:
-    """Return the keyword arguments without those that steer another provider's cache."""
-    return {k: v for k, v in options.items() if k not in _OWNERS or _owns(llm, k)}
-
-
-def _owns(llm: BaseChatModel, mark: str) -> bool:
-    return any(owner in llm._llm_type for owner in _OWNERS[mark])  # noqa: SLF001  # LangChain's id
-
-
-def _without_thoughts(message: Message, name: str) -> Message:
-    """Drop thinking blocks of an answer that says it is another LLM's."""
-    content = message.content
-    author = message.response_metadata.get(LLM_KEY)
-    if not isinstance(message, AIMessage) or isinstance(content, str) or author in (None, name):
-        return message
-    kept = [b for b in content if not (isinstance(b, dict) and b.get("type") in _THOUGHTS)]
-    if len(kept) == len(content):
-        return message
-    return message.model_copy(update={"content": kept or ""})
-
-
-def _without_mark(message: Message) -> Message:
-    content = message.content
-    if isinstance(content, str) or not any(isinstance(b, dict) and _MARK in b for b in content):
-        return message
-    kept = [_plain(block) if isinstance(block, dict) else block for block in content]
-    return message.model_copy(update={"content": kept})
-
-
-def _tool_without_mark(tool: Any) -> Any:
-    if isinstance(tool, dict):
-        return _plain(tool)
-    if isinstance(tool, BaseTool) and tool.extras and _MARK in tool.extras:
-        return tool.model_copy(update={"extras": _plain(tool.extras) or None})
-    return tool
-
-
-def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in block.items() if key != _MARK}
+_GREEK, _WIDE = "\u0370", "\u2e80"  # the first letters that are half a token, and a whole one

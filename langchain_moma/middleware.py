@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Token
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, NotRequired
 from uuid import UUID
 
@@ -25,20 +25,20 @@ from langchain.agents.middleware.types import (
 )
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import (
     ensure_config,
     merge_configs,
     var_child_runnable_config,
 )
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
-from typing_extensions import TypedDict
 
 from langchain_moma.calls import ChatCalls, ChatRequest, Needs, marked
-from langchain_moma.cards import agent_cards_from_tools
+from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
 from langchain_moma.decision import (
     adispatch,
     check_router,
@@ -47,159 +47,32 @@ from langchain_moma.decision import (
     dispatch,
     excluded_in,
     names_of,
-    plain_state,
     preference_in,
-    state_in,
 )
-from langchain_moma.messages import (
-    goes_on,
-    last_turn,
-    portable_messages,
-    portable_options,
-    portable_tools,
-    some_query_of,
-)
+from langchain_moma.portable import portable_messages, portable_options, portable_tools
+from langchain_moma.shortlist import Bind, Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
 from moma_core import (
     InvalidInputError,
     MoMARouter,
     Preference,
-    Query,
-    RoutingDecision,
-    RoutingState,
 )
 from moma_core.fallback import FallbackOn
 from moma_core.health import Health
 from moma_core.types import Words
 
+logger = logging.getLogger("langchain_moma")
+
 __all__ = [
     "MoMAAgentState",
     "MoMAMiddleware",
-    "Shortlist",
-    "TurnRecord",
+    "check_is_sync",
     "create_moma_agent",
 ]
 
 
-class TurnRecord(TypedDict):
-    """What the middleware keeps of a turn in the agent's state: plain data."""
-
-    turn: str
-    """Which turn this is about."""
-
-    tools: list[str]
-    """Tools known to the router that may be bound and executed in this turn."""
-
-    decision: dict[str, Any] | None
-    """`RoutingDecision.to_dict`; None when no tool is enabled and eligible."""
-
-    state: dict[str, Any]
-    """Conversation state for the next turn."""
-
-    ms: float
-    """Milliseconds that choosing took."""
-
-
-@dataclass(frozen=True)
-class Shortlist:
-    """Picks at most ``max_tools`` names for a turn.
-
-    A turn that leans on an earlier one ("and for two people?") is read after it, as in
-    `MoMARouter.route`. Tools that answered in the turn before stay on top of these.
-
-    Args:
-        router: Knows the tools as agents.
-        max_tools: Most names to pick.
-
-    Raises:
-        InvalidInputError: ``max_tools`` is less than 1.
-    """
-
-    router: MoMARouter
-    max_tools: int = 8
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_tools, int) or self.max_tools < 1:
-            raise InvalidInputError(
-                f"max_tools must be a whole number, 1 or more, got {self.max_tools!r}. Write "
-                "max_tools=8."
-            )
-
-    def turn(
-        self,
-        messages: Sequence[BaseMessage],
-        among: Collection[str],
-        last: TurnRecord | None,
-        exclude: Collection[str] = (),
-    ) -> TurnRecord:
-        """Return what may be used in the turn that ``messages`` end with.
-
-        Args:
-            messages: The conversation.
-            among: Names of the tools at hand; those that are disabled are never picked.
-            last: What this returned before; within one turn it stays as it is.
-            exclude: Names that may not be picked this time.
-        """
-        if last is not None and self.is_about(messages, last):
-            return last
-        start = time.perf_counter()
-        known = frozenset(self.router.agents.names).intersection(among).difference(exclude)
-        before = state_in(last) or RoutingState()
-        recent = [name for name in _answered_before(messages) if self._is_enabled(name, known)]
-        if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
-            before = replace(before, last_target=recent[-1])
-        decision = self._ranked(some_query_of(messages), before, known)
-        return {
-            "turn": _turn_id(messages),
-            "tools": list(dict.fromkeys([*(decision.targets if decision else ()), *recent])),
-            "decision": decision.to_dict() if decision is not None else None,
-            "state": plain_state(decision.state if decision is not None else before),
-            "ms": (time.perf_counter() - start) * 1e3,
-        }
-
-    def is_about(self, messages: Sequence[BaseMessage], last: TurnRecord) -> bool:
-        """Say whether ``last`` was made in the turn that ``messages`` end with."""
-        return goes_on(messages) or last.get("turn") == _turn_id(messages)
-
-    def _is_enabled(self, name: str, known: Collection[str]) -> bool:
-        return name in known and self.router.agents.get(name).enabled
-
-    def _ranked(
-        self, query: Query, before: RoutingState, known: Collection[str]
-    ) -> RoutingDecision | None:
-        if not known:
-            return None
-        ranking = self.router.rank(query, self.max_tools, known, state=before)
-        if not ranking:
-            return None
-        names, probability = ranking.names, ranking.best_probability
-        fits = "the first fits" if ranking.fits else "perhaps none fits"
-        return RoutingDecision(
-            kind="agent",
-            targets=names,
-            probability=probability,
-            candidates=ranking.candidates,
-            preference="",
-            reason=f"{len(names)} of {len(known)} tools; {fits} ({probability:.2f})",
-            state=ranking.state,
-        )
-
-
-def _turn_id(messages: Sequence[BaseMessage]) -> str:
-    """Return what tells this human turn from others in the conversation."""
-    turn = last_turn(messages)
-    return "" if not turn else str(turn[0].id or turn[0].text)
-
-
-def _answered_before(messages: Sequence[BaseMessage]) -> Iterator[str]:
-    """Yield the tools that answered in the turn before the last human message."""
-    earlier = messages[: len(messages) - len(last_turn(messages))]
-    for message in last_turn(earlier) if earlier else ():
-        if isinstance(message, ToolMessage) and message.status == "success" and message.name:
-            yield message.name
-
-
 _KEY = "moma_turn"
+_NAMED = 5  # names in a warning
 _GIVEN_UP = 32  # failed calls that are remembered, for an outer fallback to ask again
 
 
@@ -222,12 +95,21 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
     """Chooses tools, and chat model if several are given, for each turn of ``create_agent``.
 
     Tools that the router knows as agents are masked unless chosen; tools it does not know, and
-    provider tools (dicts), are always bound. Tools that answered in the turn before stay. The
-    choice lies in the agent's state under ``moma_turn`` as plain data.
+    provider tools (dicts), are always bound, the former with one warning. Tools that answered in
+    the turn before stay. The choice lies in the agent's state under ``moma_turn`` as plain data.
+
+    Definitions of tools stand in front of the prompt, so that a list that changes makes the
+    provider write its cache anew. With ``bind="stable"`` the list only grows within a conversation,
+    always at its end, and only when the tools that are bound are not likely to do, until
+    ``max_bound``; then it begins anew with those in use.
 
     Args:
         router: Knows the tools as agents (`agent_cards_from_tools`), and the LLMs.
-        max_tools: Most tools of the router to bind for a turn.
+        max_tools: Most tools of the router to pick for a turn.
+        bind: ``"stable"``: what was picked stays bound for the conversation. ``"turn"``: what was
+            picked for this turn alone. ``"fitting"``: likewise, and nothing when none fits.
+            ``"all"``: every tool that is enabled.
+        max_bound: With ``"stable"``: most tools of the router that are bound in a conversation.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
         preference: As in `ChatMoMA`.
         max_latency: As in `ChatMoMA`.
@@ -237,7 +119,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         fallback_on: As in `ChatMoMA`.
 
     Raises:
-        InvalidInputError: ``max_tools`` is less than 1, or ``llms`` holds no chat models.
+        InvalidInputError: ``max_tools`` is less than 1, there is no such ``bind``, or ``llms``
+            holds no chat models.
         InvalidPreferenceError: There is no such preference.
         UnknownNameError: A name in ``llms`` is not among the router's LLMs.
 
@@ -266,6 +149,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         router: MoMARouter,
         *,
         max_tools: int = 8,
+        bind: Bind = "stable",
+        max_bound: int = 64,
         llms: Mapping[str, BaseChatModel] | None = None,
         preference: str | Preference | None = None,
         max_latency: float | None = None,
@@ -278,11 +163,13 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self.router = router
         self.telemetry = telemetry or Telemetry()
         check_router(router)
-        self._shortlist = Shortlist(router, max_tools)
+        self._shortlist = Shortlist(router, max_tools, bind, max_bound)
         check_wish(preference, max_latency)
         self._preference, self._max_latency = preference, max_latency
         self._always = frozenset(names_of(always, "always"))
-        self._seen: set[str] = set()
+        self._seen = set(router.agents.names)
+        self._warned: set[str] = set()
+        self._own: dict[str, dict[str, BaseTool]] = {}  # tools given to `sync`, by source
         self._given_up: deque[tuple[Any, BaseChatModel]] = deque(maxlen=_GIVEN_UP)
         self._calls: ChatCalls | None = None
         if llms is not None:
@@ -291,10 +178,39 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             )
             self._calls.check()
 
+    def sync(self, tools: Sequence[BaseTool], *, source: str) -> Synced:
+        """Follow a list of tools that changes, such as an MCP server's: bind and run what is new.
+
+        From the next model call on, tools that are gone from the list are neither bound nor run,
+        and those that are new need not have been given to ``create_agent``.
+
+        Args:
+            tools: The list as it is now.
+            source: Where it comes from; tools of other sources are left alone.
+
+        Returns:
+            What changed.
+
+        Raises:
+            DuplicateNameError: A tool of another source has such a name.
+
+        Example:
+            >>> from langchain_core.tools import StructuredTool
+            >>> clock = StructuredTool.from_function(lambda: 1, name="clock", description="Time")
+            >>> moma = MoMAMiddleware(MoMARouter.from_cards(llms=None))
+            >>> moma.sync([clock], source="home").added
+            ('clock',)
+        """
+        done = sync_agents(self.router.agents, agent_cards_from_tools(tools), source=source)
+        self._seen.update(done.removed)
+        self._own = {**self._own, source: {tool.name: tool for tool in tools}}
+        return done
+
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
         """Bind the turn's tools, then ask the LLM that is worth its price."""
+        request = self._with_own(request)
         turn = self._turn(request)
         if self._is_new(turn, request):
             self._count(turn)
@@ -322,7 +238,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ExtendedModelResponse[Any]:
         """Do the same without blocking the loop."""
-        last = _record(request.state)
+        request, last = self._with_own(request), _record(request.state)
         if last is not None and self._shortlist.is_about(request.messages, last):
             turn = last
         else:
@@ -353,8 +269,17 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         request: ToolCallRequest,
         handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]],
     ) -> ToolMessage | Command[Any]:
-        """Execute a tool of this turn; answer in place of a masked one."""
-        return handler(request) if self._may_run(request) else self._refusal(request)
+        """Execute a tool of this turn; answer in place of a masked one.
+
+        Raises:
+            InvalidInputError: It can only be awaited.
+        """
+        if not self._may_run(request):
+            return self._refusal(request)
+        request = self._own_tool(request)
+        check_is_sync(request.tool)
+        with self._watched(request):
+            return handler(request)
 
     async def awrap_tool_call(
         self,
@@ -362,10 +287,36 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """Do the same without blocking the loop."""
-        return await handler(request) if self._may_run(request) else self._refusal(request)
+        if not self._may_run(request):
+            return self._refusal(request)
+        with self._watched(request):
+            return await handler(self._own_tool(request))
+
+    def _watched(self, request: ToolCallRequest) -> AbstractContextManager[None]:
+        """Tell the router's health whether a tool fails, as one of a dead server does."""
+        name = request.tool_call["name"]
+        if name not in self.router.agents:
+            return nullcontext()
+        return self.router.health.attempt(name, passing=(GraphBubbleUp,))
+
+    def _with_own(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """Add the tools that `sync` was given, in place of those of the same names."""
+        own = {name: tool for tools in self._own.values() for name, tool in tools.items()}
+        if not own:
+            return request
+        here = [
+            tool if isinstance(tool, dict) else own.pop(tool.name, tool) for tool in request.tools
+        ]
+        return request.override(tools=[*here, *own.values()])
+
+    def _own_tool(self, request: ToolCallRequest) -> ToolCallRequest:
+        name = request.tool_call["name"]
+        mine = next((tools[name] for tools in self._own.values() if name in tools), None)
+        return request if mine is None else request.override(tool=mine)
 
     def _turn(self, request: ModelRequest[Any]) -> TurnRecord:
-        names = {tool.name for tool in request.tools if not isinstance(tool, dict)} - self._always
+        tools = (tool.name for tool in request.tools if not isinstance(tool, dict))
+        names = [name for name in tools if name not in self._always]
         out = excluded_in(ensure_config())
         return self._shortlist.turn(request.messages, names, _record(request.state), out)
 
@@ -380,9 +331,29 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             self.telemetry.decided(decision, turn["ms"], "tools")
 
     def _bound(self, request: ModelRequest[Any], turn: TurnRecord) -> ModelRequest[Any]:
-        masked = self._routed().difference(self._always, self._open(turn))
-        kept = [tool for tool in request.tools if isinstance(tool, dict) or tool.name not in masked]
-        return request.override(tools=kept)
+        """Bind what nobody routes, then the router's tools in the order in which they came."""
+        routed = self._routed() - self._always
+        fixed: list[BaseTool | dict[str, Any]] = []
+        mine: dict[str, BaseTool] = {}
+        for tool in request.tools:
+            if isinstance(tool, dict) or tool.name not in routed:
+                fixed.append(tool)
+            else:
+                mine[tool.name] = tool
+        self._warn({tool.name for tool in fixed if not isinstance(tool, dict)} - self._always)
+        return request.override(tools=[*fixed, *(mine[n] for n in self._open(turn) if n in mine)])
+
+    def _warn(self, unknown: set[str]) -> None:
+        """Say once which tools are bound in every turn because the router does not know them."""
+        new = sorted(unknown - self._warned)
+        self._warned.update(new)
+        if new:
+            logger.warning(
+                "the router does not know %d tools, so they are bound in every turn: %s. Register "
+                "them: router.agents.add(*agent_cards_from_tools(tools)), or say always=[names].",
+                len(new),
+                ", ".join(new[:_NAMED]) + (", ..." if len(new) > _NAMED else ""),
+            )
 
     def _routed(self) -> set[str]:
         """Return the tools that the router decides about; one that it lost stays masked."""
@@ -397,9 +368,10 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             for state, model in list(self._given_up)
         )
 
-    def _open(self, turn: TurnRecord) -> set[str]:
-        agents = self.router.agents
-        return {name for name in turn["tools"] if name in agents and agents.get(name).enabled}
+    def _open(self, turn: TurnRecord) -> list[str]:
+        """Return what may be run now, in the order in which it is bound."""
+        agents, bound = self.router.agents, turn.get("bound", turn["tools"])
+        return [name for name in bound if name in agents and agents.get(name).enabled]
 
     def _is_open(self, name: str, turn: TurnRecord | None) -> bool:
         if name in self._always or name not in self._routed():
@@ -414,9 +386,10 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             "response_format": request.model_settings.get("response_format"),
         }
         structured = request.response_format is not None
+        system = [] if request.system_message is None else [request.system_message]
         return ChatRequest(
             request.messages,
-            Needs.of(request.messages, options, structured=structured),
+            Needs.of([*system, *request.messages], options, structured=structured),
             preference_in(config, self._preference),
             excluded_in(config),
             self._max_latency,
@@ -428,7 +401,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
     def _refusal(self, request: ToolCallRequest) -> ToolMessage:
         name, turn = request.tool_call["name"], _record(request.state)
         self.telemetry.refused(name)
-        others = ", ".join(turn["tools"]) if turn is not None else ""
+        others = ", ".join(self._open(turn)) if turn is not None else ""
         return ToolMessage(
             content=f"Error: {name} is not available in this turn; available: {others or 'none'}.",
             name=name,
@@ -510,12 +483,26 @@ class Witness(BaseCallbackHandler):
             var_child_runnable_config.reset(self._token)
 
 
+def check_is_sync(tool: BaseTool | None) -> None:
+    """Refuse to run what can only be awaited, such as a tool of an MCP server.
+
+    Raises:
+        InvalidInputError: It has no sync form.
+    """
+    if isinstance(tool, StructuredTool) and tool.func is None and tool.coroutine is not None:
+        raise InvalidInputError(
+            f"tool {tool.name!r} can only be awaited, as tools of MCP servers can. Write await "
+            "agent.ainvoke(...) or agent.astream(...), or asyncio.run(agent.ainvoke(...))."
+        )
+
+
 def create_moma_agent(
     llms: BaseChatModel | Mapping[str, BaseChatModel],
     tools: Sequence[BaseTool | Callable[..., Any] | dict[str, Any]],
     *,
     router: MoMARouter | None = None,
     max_tools: int = 8,
+    bind: Bind = "stable",
     examples: Words | None = None,
     preference: str | Preference | None = None,
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
@@ -528,7 +515,8 @@ def create_moma_agent(
         tools: Any number of tools, functions, or provider tools (dicts).
         router: Decides; by default one is built from the tools, with the packaged LLMs when
             several chat models are given.
-        max_tools: Most tools to bind for a turn.
+        max_tools: Most tools to pick for a turn.
+        bind: As in `MoMAMiddleware`.
         examples: Queries that each tool should take, by tool name, for the router built here.
         preference: As in `ChatMoMA`.
         middleware: Further middleware, inside ours.
@@ -536,7 +524,7 @@ def create_moma_agent(
 
     Raises:
         InvalidInputError: ``examples`` are given beside a router.
-        InvalidCardError: A tool has no description.
+        InvalidCardError: A function has no docstring.
         UnknownNameError: A name in ``llms`` is not among the router's LLMs.
 
     Example:
@@ -564,6 +552,7 @@ def create_moma_agent(
     moma = MoMAMiddleware(
         router,
         max_tools=max_tools,
+        bind=bind,
         llms=llms if isinstance(llms, Mapping) else None,
         preference=preference,
     )

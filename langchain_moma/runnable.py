@@ -6,11 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from langchain_core.language_models import BaseLanguageModel
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import (
@@ -31,7 +39,7 @@ from langchain_core.tools import BaseTool
 from langgraph.pregel import Pregel
 from pydantic import ConfigDict, Field, SkipValidation
 
-from langchain_moma.calls import CallRunnable
+from langchain_moma.calls import CallRunnable, by_room, tokens_of, window_of
 from langchain_moma.cards import input_schema_of
 from langchain_moma.decision import (
     EXCLUDE,
@@ -45,10 +53,31 @@ from langchain_moma.decision import (
     refuse_without_llms,
     unreachable,
 )
-from langchain_moma.messages import TEXT_KEYS, RouterInput, last_turn, messages_in, query_of
+from langchain_moma.first_answer import FirstAnswer
+from langchain_moma.messages import (
+    TEXT_KEYS,
+    RouterInput,
+    is_wordless,
+    last_turn,
+    messages_in,
+    query_of,
+    some_query_of,
+)
+from langchain_moma.portable import portable_messages
 from langchain_moma.teams.answering import team_answer
 from langchain_moma.telemetry import Telemetry
-from moma_core import InvalidInputError, MoMARouter, NoTargetError, Preference, UnknownNameError
+from moma_core import (
+    InvalidInputError,
+    LLMCard,
+    MoMARouter,
+    NoTargetError,
+    Preference,
+    RoutingDecision,
+    UnknownNameError,
+)
+from moma_core.errors import InvalidQueryError
+from moma_core.fallback import FallbackOn, check_fallback_on
+from moma_core.health import Health
 
 __all__ = [
     "Arguments",
@@ -123,7 +152,21 @@ class Targets(Mapping[str, Runnable[Any, Any]]):
 
     def input_for(self, name: str, value: RouterInput) -> Any:
         """Return what the target ``name`` takes, made from what the router was given."""
-        return input_for(self._runnables[name], value, self._arguments.get(name))
+        made = input_for(self._runnables[name], value, self._arguments.get(name))
+        llm = _bare(self._runnables[name])
+        if isinstance(llm, BaseChatModel) and isinstance(made, list):
+            return portable_messages(made, llm, name)
+        return made
+
+    def windows(self, cards: Iterable[LLMCard]) -> dict[str, int | None]:
+        """Return the context windows of chat models, where known."""
+        known = {card.name: card for card in cards}
+        bare = {name: _bare(runnable) for name, runnable in self._runnables.items()}
+        return {
+            name: window_of(llm, known.get(name))
+            for name, llm in bare.items()
+            if isinstance(llm, BaseChatModel)
+        }
 
 
 def input_for(
@@ -406,6 +449,10 @@ def _words(answer: Any) -> str:
     return str(answer.text) if isinstance(answer, BaseMessage) else str(answer)
 
 
+_NO_WORDS = (
+    "the user's last message has no words to route by, and no LLM has a target. Give a chat model "
+    "under an LLM's name, or what takes such turns: default=chat_model."
+)
 _NO_LLM = (
     "Give a chat model under an LLM's name, targets={{{llm!r}: chat_model}}, or what takes such "
     "queries: default=chat_model."
@@ -438,7 +485,8 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
         targets: What runs under each name: Runnable, chat model, tool, compiled graph or function.
         arguments: For tools that need more than one text: name -> function from the query's text
             to the dict of arguments.
-        default: Takes what neither an agent nor an LLM can take.
+        default: Takes what neither an agent nor an LLM can take, and turns without words (a lone
+            image) where there is no LLM.
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``; likewise ``moma_exclude``, a
             list of names that may not be chosen in one call.
@@ -447,6 +495,8 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
             other, each with the answers so far below the user's words. ``"parallel"``: all at
             once, each with the input alone.
         telemetry: Counters.
+        health: Circuit breakers of LLM targets; share one between objects that ask the same LLMs.
+        fallback_on: As in `ChatMoMA`: an LLM that fails is followed by the next best target.
 
     Raises:
         UnknownNameError: A target's name is not registered with the router.
@@ -473,6 +523,8 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
     max_latency: float | None = None
     several: SkipValidation[Several] = "first"
     telemetry: SkipValidation[Telemetry] = Field(exclude=True, repr=False)
+    health: SkipValidation[Health] = Field(exclude=True, repr=False)
+    fallback_on: SkipValidation[FallbackOn | None] = Field(default=None, exclude=True, repr=False)
 
     def __init__(
         self,
@@ -485,10 +537,13 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
         max_latency: float | None = None,
         several: Several = "first",
         telemetry: Telemetry | None = None,
+        health: Health | None = None,
+        fallback_on: FallbackOn | None = None,
         name: str | None = None,
     ) -> None:
         check_several(several)
         check_wish(preference, max_latency)
+        check_fallback_on(fallback_on)
         # configurable_fields() builds this class anew at each call: by then agents may have been
         # removed from the router, which must not break a running program.
         if not isinstance(targets, Targets):
@@ -502,6 +557,8 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
             "max_latency": max_latency,
             "several": several,
             "telemetry": telemetry or Telemetry(),
+            "health": health or Health(),
+            "fallback_on": fallback_on,
             "name": name,
         }
         super().__init__(**fields)
@@ -557,26 +614,21 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
     def _chosen(
         self, value: RouterInput, config: RunnableConfig, options: dict[str, Any]
     ) -> _Chosen:
+        """Route; a turn without words goes past the agents, who are known by words."""
         out = unreachable(self.router, self.targets) | excluded_in(config)
-        preference, several = preference_in(config, self.preference), self.several != "first"
+        if wordless := is_wordless(value):
+            out |= frozenset(self.router.agents.names)
         start = time.perf_counter()
         try:
             decision = self.router.route(
-                query_of(value),
-                preference,
+                some_query_of(messages_in(value)) if wordless else query_of(value),
+                preference_in(config, self.preference),
                 exclude=out,
-                several=several,
+                several=self.several != "first",
                 max_latency=self.max_latency,
             )
         except NoTargetError as error:
-            if self.default is None:
-                refuse_without_llms(error, self.router, self.targets, _NO_LLM)
-                raise
-            ms = (time.perf_counter() - start) * 1e3
-            self.telemetry.unrouted(str(error), ms, "runnable")
-            event = {"kind": "default", "targets": [], "reason": str(error)}
-            default = Targets({"default": self.default})
-            return self._target(default, ["default"], value, options, event)
+            return self._by_default(error, value, options, start)
         self.telemetry.decided(decision, (time.perf_counter() - start) * 1e3, "runnable")
         for name in decision.targets:
             if name not in self.targets:
@@ -584,12 +636,43 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
                     f"the router chose {name!r}, which has no target; the targets are "
                     f"{sorted(self.targets)!r}. Add it to the targets of RunnableRouter."
                 )
-        targets, names = self.targets, decision.targets
+        targets, names, cards = self.targets, decision.targets, _llm_cards(self.router)
         if decision.team is not None:
-            cards = self.router.llms.cards if self.router.llms is not None else ()
             team = team_answer(decision.team, self.targets, cards)
             targets, names = Targets({"team": team}), ("team",)
+        elif decision.kind == "llm":
+            targets = Targets({decision.target: self._first_answer(decision, value, out)})
         return self._target(targets, names, value, options, decision.to_dict())
+
+    def _by_default(
+        self, error: NoTargetError, value: RouterInput, options: dict[str, Any], start: float
+    ) -> _Chosen:
+        """Take what nothing fits, or say why nobody can."""
+        if self.default is None:
+            if is_wordless(value):
+                raise InvalidQueryError(_NO_WORDS) from error
+            refuse_without_llms(error, self.router, self.targets, _NO_LLM)
+            raise error
+        self.telemetry.unrouted(str(error), (time.perf_counter() - start) * 1e3, "runnable")
+        event = {"kind": "default", "targets": [], "reason": str(error)}
+        return self._target(Targets({"default": self.default}), ["default"], value, options, event)
+
+    def _first_answer(
+        self, decision: RoutingDecision, value: RouterInput, out: Collection[str]
+    ) -> FirstAnswer:
+        """Return the chosen LLM, with the others that have a target in its place if it fails."""
+        ranked = dict.fromkeys([decision.target, *(c.name for c in decision.candidates)])
+        names = [name for name in ranked if name in self.targets and name not in out]
+        windows = self.targets.windows(_llm_cards(self.router))
+        tokens = tokens_of(messages_in(value))
+        return FirstAnswer(
+            {name: self.targets[name] for name in by_room(names, windows, tokens)},
+            self.targets.input_for,
+            self.health,
+            windows=windows,
+            fallback_on=self.fallback_on,
+            on_failure=self.telemetry.failure,
+        )
 
     def _target(
         self,
@@ -605,6 +688,10 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
             return _Chosen(at_once(targets, names, value, options), value, {}, event)
         first = names[0]
         return _Chosen(targets[first], targets.input_for(first, value), options, event)
+
+
+def _llm_cards(router: MoMARouter) -> Sequence[LLMCard]:
+    return router.llms.cards if router.llms is not None else ()
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,15 @@ from llamaindex_moma.cards import (
 from llamaindex_moma.events import MoMARouteEvent, send
 from llamaindex_moma.threshold import check_min_probability, judged
 from moma_core import Candidate, Encoder, InvalidInputError, MoMARouter, UnknownNameError
+from moma_core.places import rank_requests, shared
 
 __all__ = ["MoMAToolRetriever"]
 
 
 class MoMAToolRetriever(ObjectRetriever[BaseTool]):
-    """Retrieves the tools that fit a query best; one embedding, no LLM call.
+    """Retrieves the tools that fit a query best; no LLM call.
+
+    A query that asks for several things shares the places among its requests.
 
     Args:
         tools: The tools; each needs a name of its own.
@@ -177,11 +180,10 @@ class _RankedTools(BaseRetriever):
             scores[text] = 1.0
         elif text.strip():
             scores = {each.name: each.score for each in self._candidates(text)}
-        scores = {**dict.fromkeys(self._always, 0.0), **scores}
-        best_first = sorted(scores.items(), key=lambda item: -item[1])
+        scores = {**scores, **{name: 0.0 for name in self._always if name not in scores}}
         return [
             NodeWithScore(node=TextNode(text=name, metadata={"name": name}), score=score)
-            for name, score in best_first
+            for name, score in scores.items()
             if name in names and self._router.agents.get(name).enabled
         ]
 
@@ -190,9 +192,9 @@ class _RankedTools(BaseRetriever):
 
     def _candidates(self, text: str) -> Sequence[Candidate]:
         start, names = time.perf_counter(), tuple(self.tools.obj_node_mapping)
-        ranking = self._router.rank(text, max(self._top_k, 10), names)
-        ranking = judged(ranking, self._min_probability)
-        found = ranking[: self._top_k] if ranking.fits else ()
+        rankings = rank_requests(self._router, text, max(self._top_k, 10), names)
+        ranking = judged(rankings[0], self._min_probability)
+        found = shared([ranking, *rankings[1:]], self._top_k) if ranking.fits else ()
         send(
             MoMARouteEvent.of_ranking(
                 "tools",

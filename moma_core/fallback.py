@@ -28,8 +28,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,7 +35,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Literal, TypeVar
-from weakref import WeakKeyDictionary
 
 from moma_core.errors import InvalidInputError, MoMAError, NoTargetError
 from moma_core.health import Health
@@ -282,14 +279,12 @@ class Attempt:
             self.failure = self._fallback.record(self.name, error)
             wait = retry_after(error) if self.failure.fault == "rate_limit" else None
             if wait is not None:
-                _pause(self._fallback.health, self.name, wait)
+                self._fallback.health.leave_alone(self.name, wait)
             blamed = self.failure.fault == "provider" or (
                 self.failure.fault == "rate_limit" and wait is None
             )
             self._leave(error if blamed else _NotItsFault())
             return not self.committed and self._fallback.goes_on(self.failure)
-        if error is None:
-            _pause(self._fallback.health, self.name, 0.0)
         self._leave(error)
         return False
 
@@ -325,20 +320,6 @@ def check_fallback_on(fallback_on: object) -> None:
         )
 
 
-_waits: WeakKeyDictionary[Health, dict[str, float]] = WeakKeyDictionary()
-_lock = threading.Lock()
-
-
-def _pause(health: Health, name: str, seconds: float) -> None:
-    """Leave an LLM alone for so long, wherever this breaker is shared."""
-    with _lock:
-        until = _waits.setdefault(health, {})
-        if seconds > 0:
-            until[name] = time.monotonic() + seconds
-        else:
-            until.pop(name, None)
-
-
 def available(names: Iterable[str], health: Health) -> list[str]:
     """Return those of the names that may be asked now.
 
@@ -348,10 +329,7 @@ def available(names: Iterable[str], health: Health) -> list[str]:
         >>> available(["small", "large"], health)
         ['large']
     """
-    now = time.monotonic()
-    with _lock:
-        waiting = {n for n, until in _waits.get(health, {}).items() if until > now}
-    return [name for name in names if name not in waiting and not health.is_open(name)]
+    return [name for name in names if health.may_be_asked(name)]
 
 
 def fault_of(error: BaseException) -> Fault:

@@ -74,7 +74,34 @@ class Health:
         self._limit, self._window, self._cooldown = failures, window, cooldown
         self._clock = clock
         self._records: dict[str, _Record] = {}  # only of names whose last report was a failure
+        self._waits: dict[str, float] = {}  # until when a name asked to be left alone
         self._lock = Lock()
+
+    def leave_alone(self, name: str, seconds: float) -> None:
+        """Wait so long before the next call to ``name``, as a rate limit's ``retry-after`` asks.
+
+        It is no failure: the circuit stays as it is, and a success ends the wait.
+
+        Example:
+            >>> health = Health()
+            >>> health.leave_alone("large", 20)
+            >>> health.may_be_asked("large"), health.is_open("large")
+            (False, False)
+        """
+        with self._lock:
+            if seconds > 0:
+                self._waits[name] = self._clock() + seconds
+            else:
+                self._waits.pop(name, None)
+
+    def may_be_asked(self, name: str) -> bool:
+        """Say whether calls may go to ``name`` now: no open circuit, and no wait."""
+        with self._lock:
+            if name in self._waits and self._clock() >= self._waits[name]:
+                del self._waits[name]
+            record = self._records.get(name)
+            waits = name in self._waits
+            return not waits and not (record and self._closed_to_calls(record, self._clock()))
 
     def report_failure(self, name: str) -> None:
         """Tell that a call to ``name`` failed."""
@@ -92,6 +119,7 @@ class Health:
         """Tell that a call to ``name`` succeeded."""
         with self._lock:
             self._records.pop(name, None)
+            self._waits.pop(name, None)
 
     @contextmanager
     def attempt(

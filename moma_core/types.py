@@ -192,7 +192,7 @@ class Query:
                 )
             object.__setattr__(self, field_name, tuple(values))
         tokens = self.tokens
-        if tokens is not None and not (is_number(tokens) and 0 <= tokens < math.inf):
+        if tokens is not None and not (is_finite(tokens) and tokens >= 0):
             raise InvalidQueryError(
                 f"tokens of a query is a number of zero or more, got {tokens!r:.40}. Leave it out "
                 "to have text and history counted."

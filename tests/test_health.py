@@ -181,3 +181,21 @@ def test_a_router_asks_nobody_who_fails(hashing, clock):
     assert all(c.name != "weather" for ranking in found for c in ranking)
     clock.now = 10
     assert router.route("rain snow").target == "weather"
+
+
+def test_a_name_that_asks_to_be_left_alone_is(health, clock):
+    health.leave_alone("a", 20)
+    assert not health.may_be_asked("a")
+    assert health.may_be_asked("b")
+    assert (health.circuit("a"), health.unhealthy()) == ("closed", frozenset())
+    clock.now = 19.9
+    assert not health.may_be_asked("a")
+    clock.now = 20
+    assert health.may_be_asked("a")
+    fail(health)
+    assert not health.may_be_asked("a")
+    for over in (lambda: health.leave_alone("a", 0), lambda: health.report_success("a")):
+        health.report_success("a")
+        health.leave_alone("a", 20)
+        over()
+        assert health.may_be_asked("a")

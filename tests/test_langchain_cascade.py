@@ -229,3 +229,14 @@ class Metered(ScriptedChat):
     def _answer(self, messages: Any, options: Any) -> AIMessage:
         answer = super()._answer(messages, options)
         return answer.model_copy(update={"usage_metadata": self.usage})
+
+
+def test_windows_are_respected_and_tokens_counted_offline() -> None:
+    long = "\u5929" * 3_000 + ASK
+    model = chat(llms={A: saying("Answer: 391", name=A, profile={"max_input_tokens": 2_500})})
+    assert A in asked(model.invoke(ASK))
+    assert A not in asked(model.invoke(long))
+    assert 3_000 < model.get_num_tokens(long) < 3_100
+    small = {"max_input_tokens": 10}  # nobody has room: they are asked all the same
+    model = chat(llms={n: saying("Answer: 391", name=n, profile=small) for n in (A, B, LARGE)})
+    assert model.invoke(long).text == "Answer: 391"

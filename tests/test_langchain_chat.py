@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    ToolMessage,
+    trim_messages,
+)
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from langchain_moma import ChatMoMA
+from langchain_moma.calls import tokens_of
+from langchain_moma.portable import portable_messages
 from langchain_moma.testing import ScriptedChat
 from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
 from moma_core.errors import InvalidPreferenceError
@@ -498,3 +509,93 @@ def test_max_latency_is_what_route_takes() -> None:
         chat(max_latency=0)
     fast = chat(preference="performance", max_latency=1e9)
     assert who(fast.invoke(ASK)) == LARGE
+
+
+def test_definitions_of_tools_count_against_the_window() -> None:
+    class Many(BaseModel):
+        """Asks for much."""
+
+        much: str = Field(description="\u8981" * 3_000)
+
+    both = chat(large={"profile": {"max_input_tokens": 2_500}}, preference="performance")
+    assert who(both.bind_tools([Many]).invoke(ASK)) == SMALL
+    assert who(both.bind_tools([add]).invoke(ASK)) == LARGE
+    assert (
+        tokens_of([HumanMessage("x")], [{"name": "t", "parameters": {"d": "y" * 100_000}}]) > 25e3
+    )
+
+
+def test_tokens_are_counted_by_the_llm_in_view_and_never_by_a_hub() -> None:
+    class Counting(ScriptedChat):
+        def get_num_tokens_from_messages(self, messages: Any, tools: Any = None) -> int:
+            return 1_000 * len(messages)
+
+    llms = {SMALL: ScriptedChat(name=SMALL), LARGE: Counting(name=LARGE)}
+    best = ChatMoMA(router=ROUTER, llms=llms, preference="performance")
+    assert best.get_num_tokens(ASK) == 1_000
+    assert best.get_num_tokens_from_messages([HumanMessage(ASK)] * 3) == 3_000
+    cheap = ChatMoMA(router=ROUTER, llms=llms, preference="cost:0")
+    assert cheap.get_num_tokens("\u5929" * 500) == tokens_of([HumanMessage("\u5929" * 500)])
+    cut = trim_messages(
+        [HumanMessage("old " * 400), HumanMessage(ASK)], max_tokens=100, token_counter=cheap
+    )
+    assert [message.text for message in cut] == [ASK]
+
+
+CALL = {"name": "add", "args": {"left": 1, "right": 2}, "type": "tool_call"}
+
+
+class Strict(ScriptedChat):
+    """Takes what Mistral takes."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "mistralai-chat"
+
+
+@given(ids=st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=6), strict=st.booleans())
+def test_ids_of_another_llms_calls_are_taken_by_everybody(ids: list[str], strict: bool) -> None:
+    said: list[Any] = [HumanMessage("add")]
+    for each in ids:
+        content = [{"type": "tool_use", "id": each, "name": "add", "input": CALL["args"]}]
+        called = AIMessage(
+            content, tool_calls=[{**CALL, "id": each}], response_metadata={"moma_llm": "other"}
+        )
+        said += [called, ToolMessage("3", tool_call_id=each)]
+    reader = Strict() if strict else ScriptedChat()
+    sent = portable_messages(said, reader, "mine")
+    asked = [m.tool_calls[0]["id"] for m in sent if isinstance(m, AIMessage)]
+    told = [m.tool_call_id for m in sent if isinstance(m, ToolMessage)]
+    assert asked == told
+    assert len(set(asked)) == len(asked)
+    form = r"[A-Za-z0-9]{9}" if strict else r"[A-Za-z0-9_-]{1,40}"
+    assert all(re.fullmatch(form, each) for each in asked)
+    assert portable_messages(said, reader, "mine") == sent  # the same bytes at each call
+    assert portable_messages(said, reader, "other") == said  # its own author's stay
+    assert said[1].content[0]["id"] == ids[0]  # the caller's own are not touched
+
+
+def test_what_only_another_provider_reads_is_dropped() -> None:
+    text = {"type": "text", "text": "It is.", "id": "msg_1", "signature": "s", "index": 0}
+    search = {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {}}
+    reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    kept = [{"type": "text", "text": "It is."}]
+    extra = {"reasoning_content": "hm", "refusal": None}
+    for author in ({"moma_llm": "other"}, {"model_provider": "openai"}):
+        said = AIMessage(
+            [reasoning, search, text], additional_kwargs=extra, response_metadata=author
+        )
+        [sent] = portable_messages([said], ScriptedChat(), "mine")
+        assert sent.content == kept
+        assert sent.additional_kwargs == {"refusal": None}
+    # Nobody says who wrote it: a thought goes to those alone whose form it has.
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    said = AIMessage([thought, text])
+    assert portable_messages([said], ScriptedChat(), "mine")[0].content == [text]
+
+    class Claude(ScriptedChat):
+        @property
+        def _llm_type(self) -> str:
+            return "anthropic-chat"
+
+    assert portable_messages([said], Claude(), "mine") == [said]

@@ -8,21 +8,27 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
+    HumanInTheLoopMiddleware,
     ModelRequest,
     ModelRetryMiddleware,
     SummarizationMiddleware,
+    TodoListMiddleware,
 )
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 from pydantic import BaseModel
 
 from langchain_moma import (
     MoMAMiddleware,
+    Synced,
     Telemetry,
     agent_cards_from_tools,
     create_moma_agent,
@@ -30,6 +36,7 @@ from langchain_moma import (
 )
 from langchain_moma.testing import ScriptedChat
 from moma_core import InvalidInputError, MoMARouter, Query, UnknownNameError
+from moma_core.errors import DuplicateNameError
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 ABOUT = {
@@ -488,3 +495,230 @@ def test_a_text_is_one_name(router: MoMARouter) -> None:
                 "tools"
             ]
         )
+
+
+def test_a_tool_removed_before_the_first_call_is_neither_bound_nor_run() -> None:
+    router = MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
+    RAN.clear()
+    llm = ScriptedChat(reply=calls("stocks"))
+    agent = create_agent(llm, TOOLS, middleware=[MoMAMiddleware(router)])
+    router.agents.remove("stocks")
+    assert "not available" in ask(agent)["messages"][-1].text
+    assert "stocks" not in llm.calls[0].tools
+    assert RAN == []
+
+
+def talk(agent: Any, *texts: str) -> list[list[str]]:
+    """Say one text after the other in one conversation; return what may run in each turn."""
+    thread = {"configurable": {"thread_id": "1"}}
+    return [ask(agent, text, thread)["moma_turn"]["bound"] for text in texts]
+
+
+def conversation(router: MoMARouter, llm: Any = None, **options: Any) -> tuple[Any, ScriptedChat]:
+    llm = llm or ScriptedChat()
+    moma = MoMAMiddleware(router, **options)
+    return create_agent(llm, TOOLS, middleware=[moma], checkpointer=InMemorySaver()), llm
+
+
+@given(order=st.permutations(sorted(ABOUT)), max_bound=st.integers(2, 8))
+@settings(max_examples=10)
+def test_a_stable_list_only_grows_at_its_end_until_the_budget(
+    built: MoMARouter, order: list[str], max_bound: int
+) -> None:
+    agent, llm = conversation(built, max_tools=1, max_bound=max_bound)
+    before: list[str] = []
+    for bound in talk(agent, *(f"{ABOUT[name]}, ask the {name}" for name in order)):
+        assert len(bound) <= max_bound
+        assert bound[: len(before)] == before or len(before) == max_bound
+        before = bound
+    tools = [call.tools for call in llm.calls]
+    assert tools[::2] == tools[1::2]  # within a turn nothing changes
+    asked = [call.messages[-1].text for call in llm.calls[::2]]
+    assert all(
+        any(name in text for name in bound) for text, bound in zip(asked, tools[::2], strict=True)
+    )
+
+
+def test_a_tool_once_bound_stays_and_runs(router: MoMARouter) -> None:
+    agent, _ = conversation(router, ScriptedChat(reply=calls("weather")), max_tools=1)
+    bound = talk(agent, ASK, "tell me jokes about cats", "tell me jokes about dogs")
+    assert bound == [["weather"], ["weather", "jokes"], ["weather", "jokes"]]
+    assert RAN == ["weather"] * 3
+    router.agents.disable("weather")
+    assert talk(agent, "tell me jokes about men") == [["jokes"]]
+    assert RAN == ["weather"] * 3
+    thread = {"configurable": {"thread_id": "1"}}
+    decision = ask(agent, "find flights to Oslo", thread)["moma_turn"]["decision"]
+    assert decision["reason"].endswith("2 bound, 1 more")
+
+
+def test_what_bind_says_is_bound(router: MoMARouter) -> None:
+    said = (ASK, "tell me jokes about cats")
+    assert talk(conversation(router, max_tools=1, bind="turn")[0], *said) == [
+        ["weather"],
+        ["weather", "jokes"],  # it answered in the turn before
+    ]
+    silent = ScriptedChat(reply=lambda *_: "hm")
+    assert talk(conversation(router, silent, max_tools=1, bind="turn")[0], *said)[1] == ["jokes"]
+    agent, llm = conversation(router, max_tools=1, bind="all")
+    assert talk(agent, *said) == [list(ABOUT)] * 2
+    assert {call.tools for call in llm.calls} == {tuple(ABOUT)}
+    agent, llm = conversation(router, ScriptedChat(), max_tools=2, bind="fitting")
+    assert talk(agent, "asdf qwer zxcv", ASK)[0] == []
+    assert llm.calls[0].tools == ()
+    with pytest.raises(InvalidInputError, match="bind='stable'"):
+        MoMAMiddleware(router, bind="some")
+    with pytest.raises(InvalidInputError, match="max_bound=64"):
+        MoMAMiddleware(router, max_bound=4)
+
+
+def test_a_record_of_an_older_version_is_read(router: MoMARouter) -> None:
+    agent, _ = conversation(router, max_tools=1)
+    thread = {"configurable": {"thread_id": "1"}}
+    old = {k: v for k, v in ask(agent, config=thread)["moma_turn"].items() if k != "bound"}
+    agent.update_state(thread, {"moma_turn": old})
+    assert talk(agent, "tell me jokes about cats") == [["weather", "jokes"]]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_new_tools_are_bound_and_run_and_vanished_ones_neither(mode: str) -> None:
+    router = MoMARouter.from_cards(agent_cards_from_tools(TOOLS[:2]), llms=None)
+    RAN.clear()
+    moma, llm = MoMAMiddleware(router, max_tools=1), ScriptedChat()
+    agent = create_agent(llm, TOOLS[:2], middleware=[moma])
+    plants = stub("gardener", "Water the plants in the garden")
+    value = {"messages": [("human", "water my plants, gardener")]}
+
+    async def go() -> Any:
+        return agent.invoke(value) if mode == "sync" else await agent.ainvoke(value)
+
+    assert moma.sync([plants], source="garden").added == ("gardener",)
+    assert (await go())["messages"][-1].text.endswith("gardener did it")
+    assert moma.sync([plants], source="garden") == Synced()
+    moma.sync([], source="garden")
+    llm.reply = calls("gardener")
+    assert "gardener is not available" in (await go())["messages"][-1].text
+    assert "gardener" not in llm.calls[-1].tools
+    assert RAN == ["gardener"]
+    with pytest.raises(DuplicateNameError, match="weather"):
+        moma.sync([stub("weather", "Another forecast")], source="garden")
+
+
+def test_tools_that_nobody_registered_are_told_of_once(
+    router: MoMARouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = [stub(f"other_{i}", f"Do the thing number {i}") for i in range(9)]
+    moma = MoMAMiddleware(router, max_tools=1, always="audit")
+    agent = create_agent(ScriptedChat(), [*TOOLS, *others, EXTRA], middleware=[moma])
+    for _ in range(3):
+        ask(agent)
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "does not know 9 tools" in told
+    assert "other_0" in told
+    assert "audit" not in told
+    assert "router.agents.add(" in told
+
+
+def test_what_can_only_be_awaited_says_so(router: MoMARouter) -> None:
+    async def later(text: str) -> str:
+        return "later"
+
+    slow = StructuredTool.from_function(coroutine=later, name="weather", description="Weather")
+    agent = create_agent(ScriptedChat(), [slow], middleware=[MoMAMiddleware(router, max_tools=1)])
+    with pytest.raises(InvalidInputError, match=r"ainvoke\(\.\.\.\)"):
+        ask(agent)
+    end = asyncio.run(agent.ainvoke({"messages": [("human", ASK)]}))
+    assert end["messages"][-1].text == "scripted heard: later"
+
+
+def test_a_dead_servers_tool_goes_out_and_comes_back(router: MoMARouter) -> None:
+    def dead(text: str) -> str:
+        raise ConnectionError("the server is gone")
+
+    gone = StructuredTool.from_function(dead, name="weather", description="Weather")
+    agent = create_agent(
+        ScriptedChat(reply=calls("weather")),
+        [gone, *TOOLS[1:]],
+        middleware=[MoMAMiddleware(router, max_tools=1)],
+    )
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            ask(agent)
+    assert "weather" not in ask(agent)["moma_turn"]["bound"]
+    router.health.report_success("weather")
+    with pytest.raises(ConnectionError):
+        ask(agent)
+    router.health.report_success("weather")
+
+
+def test_the_parts_of_a_query_share_the_places(router: MoMARouter) -> None:
+    both = "What is the weather forecast for Rome? Then find flights from Rome to Oslo."
+    agent, _ = conversation(router, max_tools=2)
+    turn = ask(agent, both, {"configurable": {"thread_id": "1"}})["moma_turn"]
+    assert set(turn["tools"]) == {"weather", "flights"}
+    assert turn["decision"]["reason"].startswith("2 requests; 2 of 8 tools")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_decisions_are_stream_events(router: MoMARouter, mode: str) -> None:
+    moma = MoMAMiddleware(router, llms={SMALL: ScriptedChat(name=SMALL)})
+    agent = create_agent(ScriptedChat(), TOOLS, middleware=[moma])
+    asked = {"messages": [("human", ASK)]}
+    if mode == "sync":
+        parts = list(agent.stream(asked, stream_mode="custom"))
+    else:
+        parts = [part async for part in agent.astream(asked, stream_mode="custom")]
+    seen = [part["moma.route"] for part in parts]
+    assert [(each["kind"], each["targets"][0]) for each in seen] == [
+        ("agent", "weather"),
+        ("llm", SMALL),
+    ]
+
+
+class Verdict(BaseModel):
+    """What came out."""
+
+    text: str
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.parametrize("bind", ["stable", "turn", "fitting", "all"])
+def test_langchains_own_middleware_beside_it(
+    router: MoMARouter, ours_first: bool, bind: Any
+) -> None:
+    steps = iter(("write_todos", "weather", "Verdict"))
+    arguments: dict[str, Any] = {
+        "write_todos": {"todos": [{"content": "ask", "status": "in_progress"}]},
+        "weather": {"text": "Paris"},
+        "Verdict": {"text": "sunny"},
+    }
+
+    def reply(messages: Any, tools: Any, choice: Any) -> AIMessage | str:
+        name = next(steps)
+        assert name in {tool["function"]["name"] for tool in tools}
+        call = {"name": name, "args": arguments[name], "id": name, "type": "tool_call"}
+        return AIMessage("", tool_calls=[call])
+
+    told = ScriptedChat(reply=lambda *_: "They spoke.")
+    around = [
+        TodoListMiddleware(),
+        SummarizationMiddleware(told, trigger=("messages", 5), keep=("messages", 2)),
+        HumanInTheLoopMiddleware(interrupt_on={"weather": True}),
+    ]
+    moma = MoMAMiddleware(router, max_tools=1, bind=bind)
+    agent = create_agent(
+        ScriptedChat(reply=reply),
+        TOOLS,
+        middleware=[moma, *around] if ours_first else [*around, moma],
+        response_format=ToolStrategy(Verdict),
+        checkpointer=InMemorySaver(),
+    )
+    thread = {"configurable": {"thread_id": "1"}}
+    end = ask(agent, config=thread)
+    assert end["__interrupt__"]
+    assert end["todos"][0]["content"] == "ask"
+    assert RAN == []
+    end = agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), thread)
+    assert RAN == ["weather"]
+    assert end["structured_response"] == Verdict(text="sunny")
+    assert end["moma_turn"]["bound"][0] == "weather"

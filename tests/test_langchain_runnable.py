@@ -17,6 +17,7 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_moma import RunnableRouter, ToolArgumentsError
+from langchain_moma.testing import ScriptedChat
 from moma_core import (
     AgentCard,
     InvalidInputError,
@@ -26,6 +27,7 @@ from moma_core import (
     UnknownNameError,
 )
 from moma_core.errors import InvalidQueryError
+from moma_core.health import Health
 
 WEATHER = AgentCard(
     "weather",
@@ -371,3 +373,97 @@ def test_exclusions_are_names(agents_only: MoMARouter) -> None:
     assert chain.invoke(ASK_WEATHER, part_of_a_name) == chain.invoke(ASK_WEATHER)
     with pytest.raises(InvalidInputError, match="moma_exclude takes names"):
         chain.invoke(ASK_WEATHER, {"configurable": {"moma_exclude": 5}})
+
+
+ASK_LLM = "Why do cats purr?"
+
+
+def scripted(router: MoMARouter) -> tuple[dict[str, ScriptedChat], list[str]]:
+    assert router.llms is not None
+    llms = {name: ScriptedChat(name=name, reply=lambda *_: "ok") for name in router.llms.names}
+    return llms, [c.name for c in router.choose_llm(ASK_LLM).candidates]
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+@pytest.mark.parametrize("several", ["first", "in_order", "parallel"])
+async def test_an_llm_that_fails_is_followed_by_the_next_best(
+    router: MoMARouter, way: str, several: Any
+) -> None:
+    llms, (first, second, *_) = scripted(router)
+    llms[first].failures = 9
+    chain = RunnableRouter(router=router, targets=llms, several=several, health=Health(failures=2))
+    for _ in range(3):
+        if way == "invoke":
+            answer = chain.invoke(ASK_LLM)
+        elif way == "ainvoke":
+            answer = await chain.ainvoke(ASK_LLM)
+        elif way == "stream":
+            answer = added(list(chain.stream(ASK_LLM)))
+        else:
+            answer = added([chunk async for chunk in chain.astream(ASK_LLM)])
+        if several != "first":
+            [answer] = answer.values()
+        assert answer.text == f"{second} heard: ok"
+        assert answer.response_metadata["moma_llm"] == second
+    assert len(llms[first].calls) == 2  # then its circuit is open
+    assert chain.health.unhealthy() == {first}
+    assert chain.telemetry.counts()["fallbacks"] == {first: 2}
+
+
+def added(chunks: list[Any]) -> Any:
+    first, *more = chunks
+    for chunk in more:
+        first = first + chunk
+    return first
+
+
+def test_what_is_the_callers_fault_comes_back_and_fallback_on_says_otherwise(
+    router: MoMARouter,
+) -> None:
+    class BadRequestError(Exception):
+        status_code = 400
+
+    def bad(*_: Any) -> str:
+        raise BadRequestError("content policy")
+
+    llms, (first, second, *_) = scripted(router)
+    llms[first].reply = bad
+    chain = RunnableRouter(router=router, targets=llms)
+    with pytest.raises(BadRequestError):
+        chain.invoke(ASK_LLM)
+    assert not llms[second].calls
+    assert not chain.health.unhealthy()
+    anyway = RunnableRouter(router=router, targets=llms, fallback_on=BadRequestError)
+    assert anyway.invoke(ASK_LLM).text == f"{second} heard: ok"
+    with pytest.raises(InvalidInputError, match="fallback_on"):
+        RunnableRouter(router=router, targets=llms, fallback_on="BadRequestError")
+    nobody = {"configurable": {"moma_exclude": [name for name in llms if name != first]}}
+    with pytest.raises(BadRequestError):
+        anyway.invoke(ASK_LLM, nobody)
+
+
+def test_windows_and_foreign_thoughts_of_llm_targets(router: MoMARouter) -> None:
+    llms, (first, second, *_) = scripted(router)
+    llms[first].profile = {"max_input_tokens": 500}
+    chain = RunnableRouter(router=router, targets=llms)
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    said = AIMessage([thought, {"type": "text", "text": "yes?"}])
+    asked = [HumanMessage("word " * 4_000), said, HumanMessage(ASK_LLM)]
+    assert chain.invoke(asked).response_metadata["moma_llm"] == second
+    assert llms[second].calls[0].messages[1].content == [{"type": "text", "text": "yes?"}]
+
+
+def test_a_turn_without_words_goes_to_an_llm_or_by_default(
+    router: MoMARouter, agents_only: MoMARouter
+) -> None:
+    image = [{"type": "image", "url": "https://example.org/cat.png"}]
+    asked = [("human", ASK_WEATHER), ("ai", "sunny"), ("human", image)]
+    llms, _ = scripted(router)
+    chain = RunnableRouter(router=router, targets={"weather": weather, **llms})
+    assert chain.invoke(asked).text.endswith("heard: ok")
+    shown = RunnableRouter(
+        router=agents_only, targets={"weather": weather}, default=lambda value: "a cat"
+    )
+    assert shown.invoke(asked) == shown.invoke({"messages": asked}) == "a cat"
+    with pytest.raises(InvalidQueryError, match="default=chat_model"):
+        RunnableRouter(router=agents_only, targets={"weather": weather}).invoke(asked)

@@ -305,3 +305,19 @@ async def test_fifty_concurrent_selections_leave_the_loop_free() -> None:
     heart.cancel()
     assert [result.ind for result in results] == [0, 1] * 25
     assert len(waits) > 3
+
+
+def test_the_requests_of_a_query_share_the_places() -> None:
+    about = {
+        "weather": "Weather forecast for a place",
+        "climate": "Average weather and climate of a place over the year",
+        "rain": "Says whether it will rain in a place, as a weather forecast does",
+        "flights": "Find flights between two airports",
+    }
+    tools = [FunctionTool.from_defaults(_reporting(n), n, text) for n, text in about.items()]
+    both = "What is the weather forecast for Rome? Then find flights from Rome to Oslo."
+    found = MoMAToolRetriever(tools, top_k=2, encoder=ENCODER, always="rain").retrieve(both)
+    names = [tool.metadata.name for tool in found]
+    assert names[0] in {"weather", "climate", "rain"}
+    assert "flights" in names[:2]
+    assert names[-1] == "rain"

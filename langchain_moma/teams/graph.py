@@ -24,10 +24,9 @@ from langchain_moma.calls import check_chat_models, marked, window_of
 from langchain_moma.decision import FALLBACK_EVENT, adispatch, did_you_mean, dispatch, names_of
 from langchain_moma.messages import (
     LLM_KEY,
-    portable_messages,
-    portable_options,
     some_query_of,
 )
+from langchain_moma.portable import portable_messages, portable_options
 from langchain_moma.teams.flow import (
     Check,
     Equal,

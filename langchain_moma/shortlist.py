@@ -1,0 +1,248 @@
+"""The tools of a turn: which ones the router picks, and which stay bound in a conversation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NotRequired, get_args
+
+from langchain_core.messages import BaseMessage, ToolMessage
+from typing_extensions import TypedDict
+
+from langchain_moma.decision import plain_state, state_in
+from langchain_moma.messages import goes_on, last_turn, some_query_of
+from langchain_moma.waiting import asks, with_waiting
+from moma_core import (
+    InvalidInputError,
+    MoMARouter,
+    Query,
+    RoutingDecision,
+    RoutingState,
+)
+from moma_core.places import rank_requests, shared
+from moma_core.types import Ranking
+
+__all__ = [
+    "Bind",
+    "Shortlist",
+    "TurnRecord",
+]
+
+Bind = Literal["stable", "turn", "fitting", "all"]
+"""Which tools are bound: what was picked so far, for this turn, if it fits; or every one."""
+
+# Shares of the picks' probability: what is bound will do; what is bound when it had to grow. By
+# simulated conversations over MetaTool's val rows (benchmarks/LOG.md).
+_WILL_DO, _SAFE = 0.7, 0.98
+
+
+class TurnRecord(TypedDict):
+    """What the middleware keeps of a turn in the agent's state: plain data."""
+
+    turn: str
+    """Which turn this is about."""
+
+    tools: list[str]
+    """Tools known to the router that were picked for this turn, best first."""
+
+    bound: NotRequired[list[str]]
+    """Tools known to the router that may be bound and executed in this turn, in that order."""
+
+    decision: dict[str, Any] | None
+    """`RoutingDecision.to_dict`; None when no tool is enabled and eligible."""
+
+    state: dict[str, Any]
+    """Conversation state for the next turn."""
+
+    ms: float
+    """Milliseconds that choosing took."""
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Picks at most ``max_tools`` names for a turn, and says which to bind.
+
+    A turn that leans on an earlier one ("and for two people?") is read after it, as in
+    `MoMARouter.route`. A query that asks for several things shares the places among its parts.
+    Tools that answered in the turn before stay on top of these.
+
+    Args:
+        router: Knows the tools as agents.
+        max_tools: Most names to pick.
+        bind: As in `MoMAMiddleware`.
+        max_bound: As in `MoMAMiddleware`.
+
+    Raises:
+        InvalidInputError: ``max_tools`` is less than 1, ``max_bound`` less than it, or there is no
+            such ``bind``.
+    """
+
+    router: MoMARouter
+    max_tools: int = 8
+    bind: Bind = "turn"
+    max_bound: int = 64
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_tools, int) or self.max_tools < 1:
+            raise InvalidInputError(
+                f"max_tools must be a whole number, 1 or more, got {self.max_tools!r}. Write "
+                "max_tools=8."
+            )
+        if self.bind not in get_args(Bind):
+            raise InvalidInputError(
+                f"bind is one of {', '.join(map(repr, get_args(Bind)))}, got {self.bind!r:.40}. "
+                "Write bind='stable'."
+            )
+        if not isinstance(self.max_bound, int) or self.max_bound < self.max_tools:
+            raise InvalidInputError(
+                f"max_bound must be a whole number, {self.max_tools} (max_tools) or more, got "
+                f"{self.max_bound!r}. Write max_bound=64."
+            )
+
+    def turn(
+        self,
+        messages: Sequence[BaseMessage],
+        among: Sequence[str],
+        last: TurnRecord | None,
+        exclude: Collection[str] = (),
+    ) -> TurnRecord:
+        """Return what may be used in the turn that ``messages`` end with.
+
+        Args:
+            messages: The conversation.
+            among: Names of the tools at hand; those that are disabled are never picked.
+            last: What this returned before; within one turn it stays as it is.
+            exclude: Names that may not be picked this time.
+        """
+        if last is not None and self.is_about(messages, last):
+            return last
+        start = time.perf_counter()
+        out = {*exclude, *self.router.health.unhealthy()}
+        known = [name for name in among if self._is_enabled(name) and name not in out]
+        before = state_in(last) or RoutingState()
+        recent = [name for name in _answered(_turn_before(messages)) if name in known]
+        if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
+            before = replace(before, last_target=recent[-1])
+        waiting = before.last_target if asks(messages) and before.last_target in known else None
+        state = with_waiting(before, waiting)
+        rankings = self._rankings(some_query_of(messages), state, known)
+        decision = self._decision(rankings, some_query_of(messages), before, len(known))
+        tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
+        bound = self._bound(tools, rankings, last, known, messages)
+        return {
+            "turn": _turn_id(messages),
+            "tools": tools,
+            "bound": bound,
+            "decision": _told(decision, bound, last) if decision is not None else None,
+            "state": plain_state(decision.state if decision is not None else before),
+            "ms": (time.perf_counter() - start) * 1e3,
+        }
+
+    def is_about(self, messages: Sequence[BaseMessage], last: TurnRecord) -> bool:
+        """Say whether ``last`` was made in the turn that ``messages`` end with."""
+        return goes_on(messages) or last.get("turn") == _turn_id(messages)
+
+    def _is_enabled(self, name: str) -> bool:
+        agents = self.router.agents
+        return name in agents and agents.get(name).enabled
+
+    def _rankings(
+        self,
+        query: Query,
+        state: RoutingState | Mapping[str, Any] | None,
+        known: Sequence[str],
+    ) -> list[Ranking]:
+        """Return the ranking of the whole query and, of several requests, of each; or nothing."""
+        if not known:
+            return []
+        rankings = rank_requests(self.router, query, self.max_tools, known, state)
+        return rankings if rankings[0] else []
+
+    def _decision(
+        self, rankings: Sequence[Ranking], query: Query, before: RoutingState, n: int
+    ) -> RoutingDecision | None:
+        """Return the picks as a decision."""
+        if not rankings or (self.bind == "fitting" and not rankings[0].fits):
+            return None
+        whole, requests = rankings[0], len(rankings) - 1
+        candidates = shared(rankings, self.max_tools)
+        names = tuple(candidate.name for candidate in candidates)
+        fits = "the first fits" if whole.fits else "perhaps none fits"
+        several = f"{requests} requests; " if requests else ""
+        reading = self.router.states.read(query, before)
+        topic = reading.next_topic(same_target=before.last_target in (None, names[0]))
+        return RoutingDecision(
+            kind="agent",
+            targets=names,
+            probability=whole.best_probability,
+            candidates=candidates,
+            preference="",
+            reason=f"{several}{len(names)} of {n} tools; {fits} ({whole.best_probability:.2f})",
+            state=replace(whole.state, last_target=names[0], topic=topic),
+        )
+
+    def _bound(
+        self,
+        tools: Sequence[str],
+        rankings: Sequence[Ranking],
+        last: TurnRecord | None,
+        known: Sequence[str],
+        messages: Sequence[BaseMessage],
+    ) -> list[str]:
+        """Return what to bind; a list that grows does so at its end alone."""
+        if self.bind == "all":
+            return list(known)
+        if self.bind != "stable":
+            return [name for name in known if name in tools]
+        allowed = set(known)
+        bound = [n for n in (last.get("bound", last["tools"]) if last else ()) if n in allowed]
+        if not bound:
+            return [name for name in known if name in tools]
+        if all(_share(bound, each) >= _WILL_DO for each in rankings):
+            return bound
+        longer = list(bound)
+        for name in tools:
+            for each in rankings:
+                if name in each.names and name not in longer and _share(longer, each) < _SAFE:
+                    longer.append(name)
+        if len(longer) <= self.max_bound:
+            return longer
+        used = list(dict.fromkeys(reversed([*_answered(messages)])))[: self.max_tools]
+        return [name for name in longer if name in used or name in tools]
+
+
+def _share(bound: Collection[str], ranking: Ranking) -> float:
+    """Return how much of the picks' probability is bound."""
+    total = sum(candidate.score for candidate in ranking)
+    held = sum(each.score for each in ranking if each.name in bound)
+    return held / total if total > 0 else float(ranking.names[0] in bound)
+
+
+def _told(
+    decision: RoutingDecision, bound: Sequence[str], last: TurnRecord | None
+) -> dict[str, Any]:
+    """Return the decision as plain data, with what became of the list of bound tools."""
+    before = last.get("bound", []) if last else []
+    kept = list(bound[: len(before)]) == before
+    new = len(set(bound).difference(before))
+    how = "begins anew" if not kept else f"{new} more" if new else "as before"
+    return replace(decision, reason=f"{decision.reason}; {len(bound)} bound, {how}").to_dict()
+
+
+def _turn_id(messages: Sequence[BaseMessage]) -> str:
+    """Return what tells this human turn from others in the conversation."""
+    turn = last_turn(messages)
+    return "" if not turn else str(turn[0].id or turn[0].text)
+
+
+def _turn_before(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    earlier = messages[: len(messages) - len(last_turn(messages))]
+    return last_turn(earlier) if earlier else ()
+
+
+def _answered(messages: Iterable[BaseMessage]) -> Iterator[str]:
+    """Yield the tools that answered, in order."""
+    for message in messages:
+        if isinstance(message, ToolMessage) and message.status == "success" and message.name:
+            yield message.name

@@ -1,0 +1,210 @@
+"""Cards from OpenAPI documents: names that stay, what each operation does and takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_moma import cards_from_openapi, sync_agents
+from moma_core import AgentCard, InvalidInputError, MoMARouter, UnknownNameError
+
+DOCUMENT = """
+openapi: 3.1.0
+info: {title: Shop, version: 2026-01-01}
+paths:
+  /orders/{id}:
+    parameters:
+      - $ref: '#/components/parameters/Id'
+    get:
+      operationId: orders/get
+      summary: Show an order.
+      description: Tells where a parcel is.
+      tags: [orders, parcels]
+      parameters:
+        - {name: since, in: query, schema: {type: string, format: date, default: 2026-01-01}}
+    delete:
+      summary: Cancel an order
+      deprecated: true
+  /orders:
+    post:
+      operationId: orders-create
+      summary: Order things
+      requestBody:
+        required: true
+        content:
+          text/plain: {schema: {type: string}}
+          application/json: {schema: {$ref: '#/components/schemas/Order'}}
+  /a~b:
+    get: {}
+  /notes:
+    put:
+      requestBody: {content: {application/json: {schema: {type: array, items: {type: string}}}}}
+components:
+  parameters:
+    Id: {name: id, in: path, required: true, description: The order's number,
+         schema: {type: integer}}
+  schemas:
+    Order:
+      allOf:
+        - type: object
+          required: [item]
+          properties: {item: {type: string, example: tea}, then: {$ref: '#/components/schemas/Order'}}
+        - properties: {note: {type: string, x-hidden: true}}
+"""  # noqa: E501
+
+
+def by_name(cards: list[AgentCard]) -> dict[str, AgentCard]:
+    return {card.name: card for card in cards}
+
+
+def test_what_an_operation_says_is_on_its_card() -> None:
+    cards = by_name(cards_from_openapi(DOCUMENT, {"orders_get": ["where is my parcel?"]}))
+    assert list(cards) == [
+        "orders_get",
+        "delete_orders_id",
+        "orders-create",
+        "get_a_b",
+        "put_notes",
+    ]
+    shown = cards["orders_get"]
+    assert shown.description == "Show an order. Tells where a parcel is"
+    assert shown.categories == ("orders", "parcels")
+    assert shown.examples == ("where is my parcel?",)
+    assert shown.metadata == {"method": "get", "path": "/orders/{id}"}
+    assert shown.input_schema["required"] == ["id"]
+    assert shown.input_schema["properties"] == {
+        "id": {"type": "integer", "description": "The order's number"},
+        "since": {"type": "string", "format": "date", "default": "2026-01-01"},
+    }
+    assert cards["delete_orders_id"].metadata["deprecated"] is True
+    assert list(cards["delete_orders_id"].input_schema["properties"]) == ["id"]
+    made = cards["orders-create"].input_schema
+    assert (list(made["properties"]), made["required"]) == (["item", "then", "note"], ["item"])
+    assert made["properties"]["item"] == {"type": "string"}
+    assert made["properties"]["note"] == {"type": "string"}
+    assert cards["get_a_b"].description == "GET /a~b"
+    whole = cards["put_notes"].input_schema["properties"]["body"]
+    assert whole == {"type": "array", "items": {"type": "string"}}
+
+
+def test_a_document_in_any_form_gives_the_same_cards(tmp_path: Path) -> None:
+    expected = cards_from_openapi(DOCUMENT)
+    plain = yaml.safe_load(DOCUMENT)
+    text = json.dumps(plain, default=str)
+    (tmp_path / "shop.yaml").write_text(DOCUMENT, encoding="utf-8")
+    (tmp_path / "shop.json").write_text(text, encoding="utf-8")
+    for form in (plain, text, tmp_path / "shop.yaml", str(tmp_path / "shop.json")):
+        assert cards_from_openapi(form) == expected
+
+
+def test_deprecated_operations_are_left_out_on_request() -> None:
+    kept = cards_from_openapi(DOCUMENT, deprecated=False)
+    assert "delete_orders_id" not in by_name(kept)
+    assert len(kept) == len(cards_from_openapi(DOCUMENT)) - 1
+
+
+def test_swagger_2() -> None:
+    [card] = cards_from_openapi(
+        {
+            "swagger": "2.0",
+            "paths": {
+                "/pets": {
+                    "post": {
+                        "operationId": "addPet",
+                        "parameters": [
+                            {"name": "dry", "in": "query", "type": "boolean", "required": True},
+                            {"name": "pet", "in": "body", "schema": {"$ref": "#/definitions/Pet"}},
+                        ],
+                    }
+                }
+            },
+            "definitions": {"Pet": {"properties": {"name": {"type": "string"}}}},
+        }
+    )
+    assert card.input_schema["properties"] == {
+        "dry": {"type": "boolean"},
+        "name": {"type": "string"},
+    }
+    assert card.input_schema["required"] == ["dry"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["{", "a: [", "nowhere.json", "openapi: 3.1.0\ninfo: {}", {"paths": []}, ["x"]]
+)
+def test_what_is_no_document_says_so(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match="OpenAPI document"):
+        cards_from_openapi(wrong)
+    with pytest.raises(UnknownNameError, match="orders_gte"):
+        cards_from_openapi(DOCUMENT, {"orders_gte": ["where is it?"]})
+
+
+operations = st.lists(
+    st.tuples(
+        st.sampled_from(["get", "post", "delete"]),
+        st.text("ab/{}.\u00e9~-", min_size=1, max_size=90),
+        st.one_of(st.none(), st.text("ab./ \u00e9", max_size=90)),
+    ),
+    unique_by=lambda each: each[:2],
+    max_size=12,
+)
+
+
+def documented(found: list[Any]) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for method, path, name in found:
+        paths.setdefault(path, {})[method] = {} if name is None else {"operationId": name}
+    return {"paths": paths}
+
+
+@given(found=operations)
+def test_names_are_unique_stay_and_fit_every_provider(found: list[Any]) -> None:
+    def named(found: list[Any]) -> dict[tuple[str, str], str]:
+        cards = cards_from_openapi(documented(found))
+        return {(card.metadata["method"], card.metadata["path"]): card.name for card in cards}
+
+    names = named(found)
+    assert len(set(names.values())) == len(names) == len(found)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names.values())
+    assert named(found[::-1]) == names  # whatever the order
+
+
+def test_a_reference_to_itself_and_a_bomb_end() -> None:
+    loop = {"paths": {"/": {"get": {"parameters": [{"$ref": "#/components/parameters/A"}]}}}}
+    loop["components"] = {"parameters": {"A": {"$ref": "#/components/parameters/A"}}}
+    assert cards_from_openapi(loop)[0].input_schema["properties"] == {}
+    bomb = "a0: &a0 {type: string}\n"
+    for i in range(1, 30):
+        bomb += f"a{i}: &a{i} {{properties: {{x: *a{i - 1}, y: *a{i - 1}}}}}\n"
+    bomb += "paths: {/: {post: {requestBody: {content: {application/json: {schema: *a29}}}}}}\n"
+    start = time.perf_counter()
+    assert list(cards_from_openapi(bomb)[0].input_schema["properties"]) == ["x", "y"]
+    assert time.perf_counter() - start < 2
+
+
+def test_580_operations_are_read_and_registered_quickly() -> None:
+    paths = {
+        f"/things/{i}/{{id}}": {
+            "get": {
+                "operationId": f"things_{i}_get",
+                "summary": f"Show thing number {i} of the shop",
+                "parameters": [{"name": "id", "in": "path", "schema": {"type": "string"}}],
+                "tags": ["things"],
+            }
+        }
+        for i in range(580)
+    }
+    start = time.perf_counter()
+    cards = cards_from_openapi(json.dumps({"paths": paths}), server="shop")
+    assert time.perf_counter() - start < 1
+    router = MoMARouter.from_cards(llms=None)
+    assert len(sync_agents(router.agents, cards, source="shop").added) == 580
+    assert time.perf_counter() - start < 10
+    assert not sync_agents(router.agents, cards, source="shop").updated
