@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from langchain_core.language_models import BaseChatModel
@@ -184,7 +184,9 @@ class Destinations:
         if decision.kind == "team":
             stops = [Stop(self._team_node(), None)]
         else:
-            stops = [Stop(self.node_for(name, decision.kind), name) for name in decision.targets]
+            stops = [
+                Stop(self.node_for(name, decision.kind_of(name)), name) for name in decision.targets
+            ]
         left = record(decision, state, decision.reason, ms)
         return stops, {**left, "asked": last_turn(messages_in(conversation))[0].id}
 
@@ -556,6 +558,10 @@ class _LLMNode:
     def decision(self, state: Any) -> RoutingDecision:
         """Return the decision that a routing node left."""
         decision = decision_in(state.get(_KEY))
+        if decision is not None and decision.parts:  # of several requests, the one for an LLM
+            mine = [name for name in decision.targets if decision.kind_of(name) == "llm"]
+            if mine:
+                decision = replace(decision, kind="llm", targets=(mine[0],))
         if decision is None or decision.kind == "agent":
             what = "none" if decision is None else f"the agent {decision.target!r}"
             raise InvalidInputError(

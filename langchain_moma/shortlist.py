@@ -127,7 +127,7 @@ class Shortlist:
         waiting = before.last_target if asks(messages) and before.last_target in known else None
         state = with_waiting(before, waiting)
         rankings = self._rankings(some_query_of(messages), state, known)
-        decision = self._decision(rankings, some_query_of(messages), before, len(known))
+        decision = self._decision(rankings, len(known))
         tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
         bound = self._bound(tools, rankings, last, known, messages)
         return {
@@ -159,9 +159,7 @@ class Shortlist:
         rankings = rank_requests(self.router, query, self.max_tools, known, state)
         return rankings if rankings[0] else []
 
-    def _decision(
-        self, rankings: Sequence[Ranking], query: Query, before: RoutingState, n: int
-    ) -> RoutingDecision | None:
+    def _decision(self, rankings: Sequence[Ranking], n: int) -> RoutingDecision | None:
         """Return the picks as a decision."""
         if not rankings or (self.bind == "fitting" and not rankings[0].fits):
             return None
@@ -170,8 +168,6 @@ class Shortlist:
         names = tuple(candidate.name for candidate in candidates)
         fits = "the first fits" if whole.fits else "perhaps none fits"
         several = f"{requests} requests; " if requests else ""
-        reading = self.router.states.read(query, before)
-        topic = reading.next_topic(same_target=before.last_target in (None, names[0]))
         return RoutingDecision(
             kind="agent",
             targets=names,
@@ -179,7 +175,7 @@ class Shortlist:
             candidates=candidates,
             preference="",
             reason=f"{several}{len(names)} of {n} tools; {fits} ({whole.best_probability:.2f})",
-            state=replace(whole.state, last_target=names[0], topic=topic),
+            state=replace(whole.state, last_target=names[0]),
         )
 
     def _bound(

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from moma_core.agents.compound import split
+from moma_core.agents.compound import pieces
+from moma_core.errors import NoTargetError
 from moma_core.router import MoMARouter
 from moma_core.types import Candidate, Query, Ranking, RoutingState
 
@@ -39,11 +40,15 @@ def rank_requests(
     """
     asked = Query.of(query)
     whole = router.rank(asked, k, among, state=state)
-    parts = split(asked.text)
-    if len(parts) < 2 or not whole:
+    if not whole or len(pieces(asked.text)) < 2:
         return [whole]
-    taken = [each for each in router.rank(parts, k, among) if each.fits]
-    return [whole, *taken] if len({each.names[0] for each in taken}) > 1 else [whole]
+    others = () if among is None else set(router.agents.names).difference(among)
+    try:
+        parts = router.route(asked, None, state, exclude=others, several=True).parts
+    except NoTargetError:  # no agent fits, and there are no LLMs
+        return [whole]
+    texts = [part.text for part in parts if part.kind == "agent"]
+    return [whole, *(each for each in router.rank(texts, k, among) if each)] if texts else [whole]
 
 
 def shared(rankings: Sequence[Ranking], k: int) -> tuple[Candidate, ...]:

@@ -169,3 +169,10 @@ def test_the_middleware_says_which_tool_waits() -> None:
     for text in ("book a hotel room", "Vienna", "thanks"):
         say(agent, text)
     assert recorder.waited_for == [None, "hotel", None]
+
+
+def test_an_answer_goes_to_whoever_asked() -> None:
+    answers = iter(["Which city?", "It is booked in Vienna."])
+    graph = desk(ROUTER, lambda state: {"messages": [AIMessage(next(answers))]})
+    say(graph, "book a room")
+    assert say(graph, "Vienna")["messages"][-1].text == "It is booked in Vienna."
