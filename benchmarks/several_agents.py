@@ -37,7 +37,7 @@ BY_VERBS = re.compile(rf"(?<=[.?!;])\s+|,?\s+and\s+(?:also\s+)?(?=(?:{VERBS})\b)
 
 
 def rows(table: str, split: str) -> list[tuple[str, set[str]]]:
-    found = [r for r in pq.read_table(DATA / f"{table}_queries.parquet").to_pylist()]
+    found = pq.read_table(DATA / f"{table}_queries.parquet").to_pylist()
     found = [r for r in found if r["split"] == split and r["agents"] and r["query"].strip()]
     picked = np.sort(np.random.default_rng(SEED).permutation(len(found))[:MOST])
     return [(found[i]["query"], set(found[i]["agents"])) for i in picked]

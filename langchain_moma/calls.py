@@ -361,7 +361,7 @@ class ChatCalls:
 
     def _choose(self, request: ChatRequest, names: Sequence[str]) -> RoutingDecision:
         """Return the decision among ``names``."""
-        query = some_query_of(request.messages)
+        query = replace(some_query_of(request.messages), tokens=request.needs.tokens)
         return self.router.choose_llm(
             query, names, request.preference, max_latency=request.max_latency
         )

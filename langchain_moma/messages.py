@@ -55,8 +55,9 @@ def query_of(value: RouterInput) -> Query:
         InvalidQueryError: There is no human text in it.
 
     Example:
-        >>> query_of([("human", "hi"), ("ai", "hello"), ("human", "will it rain?")])
-        Query(text='will it rain?', history=('hi',), events=())
+        >>> query = query_of([("human", "hi"), ("ai", "hello"), ("human", "will it rain?")])
+        >>> query.text, query.history
+        ('will it rain?', ('hi',))
         >>> query_of({"input": "will it rain?"}).text
         'will it rain?'
     """

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import replace
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from moma_core.agents.gate import Negatives
 from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter
 from moma_core.agents.states import StateMachine
-from moma_core.agents.training import read_trained, trained_exists, write_trained
-from moma_core.encoder import RoutingEncoder
+from moma_core.agents.training import Trained, read_trained, trained_exists, write_trained
+from moma_core.encoder import RoutingEncoder, encoder_of
 from moma_core.errors import ArtifactError, InvalidInputError, MoMAError
 from moma_core.llms.feedback import FILES as LEARNING_FILES
 from moma_core.llms.feedback import Learning
@@ -32,7 +33,7 @@ from moma_core.registry.location import ChromaServer, place_of
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.teams.planner import TEAM_FILES
 from moma_core.teams.router import TeamRouter
-from moma_core.types import AgentCard
+from moma_core.types import AgentCard, FloatArray
 
 __all__ = [
     "check_parts",
@@ -41,6 +42,7 @@ __all__ = [
     "open_registry",
     "open_reranker",
     "read_parts",
+    "saved_encoder",
     "write_parts",
 ]
 
@@ -216,6 +218,12 @@ def _write_in_files(place: Path, new: Path, encoder: Encoder, agents: AgentRoute
     (new / ".lock").unlink()
 
 
+def saved_encoder(folder: Path) -> Encoder:
+    """Return the packaged encoder that a router was saved with, or the default one."""
+    finish(folder)
+    return encoder_of(_document(folder)["encoder"]) or RoutingEncoder()
+
+
 def read_parts(
     folder: Path,
     encoder: Encoder,
@@ -224,8 +232,10 @@ def read_parts(
 ) -> Parts:
     """Read what `write_parts` wrote; a router without LLMs has no teams and learns nothing.
 
+    Agents that were saved with another encoder are encoded anew, in memory, with a warning.
+
     Raises:
-        ArtifactError: A file is missing, truncated, changed, or of another encoder.
+        ArtifactError: A file is missing, truncated or changed, or teams are of another encoder.
         RegistryError: The agents cannot be read.
     """
     for _ in range(3):
@@ -254,22 +264,18 @@ def _read(
     refresh_every: float | None,
 ) -> Parts:
     document = _document(folder)
-    if document["encoder"] != encoder.fingerprint:
-        raise ArtifactError(
-            f"{folder} was saved with encoder {document['encoder']!r}, not "
-            f"{encoder.fingerprint!r}. Pass that encoder: MoMARouter.load(dir, encoder=...)."
-        )
     server = server or document["server"]
     if server is None and not _has_agents(folder):
         raise ArtifactError(
             f"{folder} has lost its agents: nothing is in {_REGISTRY}/. Restore it from a backup, "
             "or register them in a new directory."
         )
-    catalog = AgentCatalog(encoder, open_registry(server or folder, encoder), refresh_every)
-    if trained_exists(folder):
-        trained, negatives = read_trained(folder, encoder.fingerprint)
-    else:  # deleted after damage, as the error says: fitted again on the first route
-        trained, negatives = None, Negatives.of((), encoder)
+    if document["encoder"] == encoder.fingerprint:
+        registry = open_registry(server or folder, encoder)
+    else:
+        registry = _encoded_anew(server or folder, document["encoder"], encoder)
+    catalog = AgentCatalog(encoder, registry, refresh_every)
+    trained, negatives = _trained(folder, document["encoder"], encoder)
     states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
     llms = LLMRouter.load(folder / _LLMS) if document["llms"] else None
     taxonomy = document["categories"].encoded(encoder)
@@ -279,6 +285,48 @@ def _read(
     reranker = Reranker() if document["reranker"] else None
     agents = AgentRouter(catalog, states, negatives, trained, taxonomy=taxonomy, reranker=reranker)
     return agents, llms, teams, None if llms is None else _learning(folder / _LEARNING)
+
+
+def _trained(folder: Path, saved: str, encoder: Encoder) -> tuple[Trained | None, Negatives]:
+    """Return ranker and negatives; none and fresh ones where they are of another encoder."""
+    if not trained_exists(folder):  # deleted after damage, as the error says: fitted when needed
+        return None, Negatives.of((), encoder)
+    trained, negatives = read_trained(folder, saved)
+    if saved == encoder.fingerprint:
+        return trained, negatives
+    return None, Negatives.of(negatives.texts[: negatives.n_given], encoder)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """Stands for the encoder that a registry was written with."""
+
+    fingerprint: str
+    dimension: int
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Nothing is encoded with it."""
+        raise NotImplementedError
+
+
+def _encoded_anew(place: str | Path | ChromaServer, saved: str, encoder: Encoder) -> Registry:
+    """Return a registry in memory with the agents that another encoder's registry holds."""
+    kept = open_registry(place, _Saved(saved, encoder.dimension))
+    cards = [record.card for record in kept.load()]
+    close = getattr(kept, "close", None)
+    if close is not None:
+        close()
+    warnings.warn(
+        f"the {len(cards)} agents in {place} were saved with encoder {saved!r}; they are encoded "
+        f"anew with {encoder.fingerprint!r}, in memory. Save the router to keep that.",
+        stacklevel=5,
+    )
+    fresh = AgentCatalog(encoder, MemoryRegistry())
+    fresh.put(*cards)
+    off = [card.name for card in cards if not card.enabled]
+    for name in off:
+        fresh.disable(name)
+    return fresh.registry
 
 
 def _learning(folder: Path) -> Learning | None:

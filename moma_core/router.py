@@ -19,6 +19,7 @@ from moma_core._saved import (
     open_registry,
     open_reranker,
     read_parts,
+    saved_encoder,
     write_parts,
 )
 from moma_core.agents.catalog import AgentCatalog
@@ -29,7 +30,7 @@ from moma_core.agents.gate import Negatives
 from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter, Choice, K
 from moma_core.agents.states import StateMachine
-from moma_core.encoder import RoutingEncoder, encoder_of, open_encoder
+from moma_core.encoder import encoder_of, open_encoder
 from moma_core.errors import DuplicateNameError, InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
 from moma_core.llms.costs import Sent
@@ -265,7 +266,7 @@ class MoMARouter:
         [reading] = turns.readings
         choice = Choice(wish.exclude)
         outcome, following = self._agent_router.route(query, turns, state, choice, trace)
-        parts = self._divided(turns, choice, trace) if several else ()
+        parts = self._divided(reading.text, outcome, choice, trace) if several else ()
         match outcome:
             case _ if parts:
                 decision = self._to_several(parts, wish)
@@ -281,10 +282,11 @@ class MoMARouter:
         following = _left_by(reading, decision.target, outcome, state, following)
         return replace(decision, state=following, trace=trace.done())
 
-    def _divided(self, turns: EncodedTurns, choice: Choice, trace: Trace) -> tuple[Ranked, ...]:
+    def _divided(
+        self, text: str, whole: AgentOutcome, choice: Choice, trace: Trace
+    ) -> tuple[Ranked, ...]:
         with trace.timed("several") as detail:
-            text, vector = turns.readings[0].text, turns.alone[0]
-            parts = divided(text, vector, self._agent_router, self._encoder, choice)
+            parts = divided(text, whole, self._agent_router, self._encoder, choice)
             detail.append(f"{len(parts)} parts" if parts else "asks for one thing")
         return parts
 
@@ -538,7 +540,7 @@ class MoMARouter:
         cls,
         directory: str | Path,
         *,
-        encoder: Encoder | None = None,
+        encoder: Encoder | Literal["routing", "minilm", "multilingual"] | None = None,
         server: str | ChromaServer | None = None,
         refresh_every: float | None = 1.0,
     ) -> MoMARouter:
@@ -546,17 +548,18 @@ class MoMARouter:
 
         Args:
             directory: Where it was saved.
-            encoder: The one it was saved with; by default the packaged one.
+            encoder: By default the packaged one that it was saved with. With another one the
+                agents are encoded anew, and a warning says so.
             server: The Chroma server, where its agents are on one: with the credentials, which
                 were not saved. By default the URL that was saved.
             refresh_every: As in `from_cards`.
 
         Raises:
-            ArtifactError: A file is missing, truncated, changed, or of another encoder.
+            ArtifactError: A file is missing, truncated or changed.
             RegistryError: The agents cannot be read.
         """
-        encoder = encoder or RoutingEncoder()
         folder = Path(directory).expanduser().absolute()
+        encoder = saved_encoder(folder) if encoder is None else open_encoder(encoder)
         agents, llms, teams, learning = read_parts(folder, encoder, server, refresh_every)
         router = cls(encoder, agents, llms, teams)
         router._learning = learning

@@ -515,6 +515,12 @@ class LLMCard:
                 f"reasoning_tokens of LLM {self.name!r} is a number of zero or more, got "
                 f"{self.reasoning_tokens!r:.40}."
             )
+        window = self.context_window
+        if window is not None and not (is_finite(window) and window > 0):
+            raise InvalidCardError(
+                f"context_window of LLM {self.name!r} is tokens, 1 or more, got {window!r:.40}. "
+                "Leave it out where it is not known."
+            )
         latency = self.latency
         if latency is not None and not (is_finite(latency) and latency >= 0):
             raise InvalidCardError(

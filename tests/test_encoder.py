@@ -152,7 +152,7 @@ def test_it_says_what_it_cannot_read(text, read):
     assert RoutingEncoder().reads(text) is read
 
 
-HR = [AgentCard("hr", "人力资源：休假"), AgentCard("travel", "差旅费用和报销")]  # noqa: RUF001
+HR = [AgentCard("hr", "人力资源：休假"), AgentCard("travel", "差旅费用和报销")]
 
 
 def test_what_cannot_be_read_is_deferred_with_a_reason():

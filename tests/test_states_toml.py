@@ -87,7 +87,7 @@ states = st.builds(
     ),
     events=lists,
     prompt=st.text(st.characters(codec="utf-8"), max_size=12),
-    threshold=st.floats(allow_nan=False),
+    threshold=st.floats(-1.0, 1.0),
     priority=st.integers(-(2**70), 2**70),
     sticky=st.integers(0, 2**70),
     expires_after=st.integers(0, 2**70),

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -36,7 +37,7 @@ def act_terms(text: str) -> list[int]:
     """
     words = [_masked(word, i) for i, word in enumerate(_WORD.findall(text)[:_MOST_WORDS])]
     length = min(len(words), 12)
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    pairs = [f"{a} {b}" for a, b in pairwise(words)]
     terms = [
         *words,
         *pairs,

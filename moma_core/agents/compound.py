@@ -1,25 +1,22 @@
 """Queries that ask for several things: cut, rank each part, list who takes them in order (eq. 26).
 
 A query is cut where a sentence, a clause or a conjunction ends. All runs of neighbouring pieces are
-ranked at once, and the cut whose parts agents of their own explain best is kept, if that tells well
-enough (`evidence`). No list of verbs says what a request is.
+ranked at once, and the cut whose parts agents of their own explain best is kept, if they explain it
+better than the whole query does. No list of verbs says what a request is.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from moma_core.agents.acts import acts
 from moma_core.agents.router import AgentRouter, Choice
 from moma_core.protocols import Encoder
-from moma_core.types import AgentOutcome, FloatArray, Handled, Query
+from moma_core.types import AgentOutcome, Handled, Query
 
-__all__ = ["Ranked", "best_parts", "divided", "evidence", "pieces"]
+__all__ = ["Ranked", "divided", "pieces"]
 
 _MAX_PIECES = 6
 _AND = (
@@ -31,23 +28,21 @@ _CUTS = re.compile(
     rf"(?:(?:{_AND})\s+|，)*",
     re.IGNORECASE,
 )
-_QUOTES = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|`[^`]*`|(?<!\w)'[^']*'(?!\w)")  # noqa: RUF001
+_QUOTES = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|`[^`]*`|(?<!\w)'[^']*'(?!\w)")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Ranked:
     """A part of a query, and what became of it.
 
     Args:
         text: Its words.
         outcome: Who takes it, or why no agent does.
-        vector: Its unit vector, shape (d,).
         ask: How likely its words are to ask for something.
     """
 
     text: str
     outcome: AgentOutcome
-    vector: FloatArray
     ask: float
 
     @property
@@ -79,105 +74,79 @@ def pieces(text: str) -> tuple[str, ...]:
 
 
 def divided(
-    text: str, vector: FloatArray, agents: AgentRouter, encoder: Encoder, choice: Choice
+    text: str, whole: AgentOutcome, agents: AgentRouter, encoder: Encoder, choice: Choice
 ) -> tuple[Ranked, ...]:
     """Return the parts of a query that ask for different things; none where it asks for one.
 
-    Args:
-        text: The query.
-        vector: Its unit vector, shape (d,).
-        agents: Rank the parts.
-        encoder: Encodes them.
-        choice: Who may be chosen this time.
-    """
-    found = best_parts(text, agents, encoder, choice)
-    if len({part.agent for part in found}) < 2:
-        return ()
-    score = float(np.dot(evidence(found, vector, agents), _WEIGHTS[:-1]) + _WEIGHTS[-1])
-    return tuple(found) if score > 0.0 else ()
-
-
-def best_parts(text: str, agents: AgentRouter, encoder: Encoder, choice: Choice) -> list[Ranked]:
-    """Return the parts of a text that agents of their own explain best, at least two; or none.
+    Every run of pieces is worth the probability that its agent is right, less `_LEAST`; a cut is
+    worth the sum over its parts, and is made where that beats the whole query by `_GAIN`.
 
     Args:
         text: The query.
+        whole: Its outcome, undivided.
         agents: Rank the parts.
         encoder: Encodes them.
         choice: Who may be chosen this time.
     """
     cut = pieces(text)
-    spans = [(i, j) for i in range(len(cut)) for j in range(i + 1, len(cut) + 1)]
-    spans = [span for span in spans if span != (0, len(cut))]
-    if not spans:
-        return []
+    if len(cut) < 2:
+        return ()
+    everything = (0, len(cut))
+    ranked = _ranked(cut, agents, encoder, choice)
+    ranked[everything] = Ranked(text, whole, 1.0)
+    values = {span: _value(part) for span, part in ranked.items()}
+    total, best = _best_cut(len(cut), values)
+    parts = [ranked[span] for span in _joined(best, ranked)]
+    takers = {part.agent for part in parts}
+    if len(takers) < 2 or total < values[everything] + _GAIN:
+        return ()
+    return tuple(parts)
+
+
+def _ranked(
+    cut: Sequence[str], agents: AgentRouter, encoder: Encoder, choice: Choice
+) -> dict[tuple[int, int], Ranked]:
+    """Return all runs of neighbouring pieces but the whole, ranked at once."""
+    n = len(cut)
+    spans = [(i, j) for i in range(n) for j in range(i + 1, n + 1) if (i, j) != (0, n)]
     texts = [", ".join(cut[i:j]) for i, j in spans]
-    queries = [Query(each) for each in texts]
-    turns = agents.states.encode(queries, encoder)
-    outcomes = agents.route_batch(queries, turns, choice)
-    found = zip(texts, outcomes, turns.alone, acts(texts)[:, 0].tolist(), strict=True)
-    ranked = dict(zip(spans, (Ranked(*each) for each in found), strict=True))
-    best = _best_cut(len(cut), {span: _value(part) for span, part in ranked.items()})
-    return [ranked[span] for span in _joined(best, ranked)]
+    queries = [Query(text) for text in texts]
+    outcomes = agents.route_batch(queries, agents.states.encode(queries, encoder), choice)
+    found = zip(texts, outcomes, acts(texts)[:, 0].tolist(), strict=True)
+    return dict(zip(spans, (Ranked(*each) for each in found), strict=True))
 
 
-def evidence(parts: Sequence[Ranked], whole: FloatArray, agents: AgentRouter) -> list[float]:
-    """Return five numbers that tell parts of their own from pieces of one request.
-
-    The least of the parts' log probabilities; of how likely their words are to ask for something; of
-    how much nearer than the whole query each part comes to its own agent, a cosine; the largest
-    cosine of two parts; and the least number of words, at most 8, as a logarithm.
-
-    Args:
-        parts: Of a query, at least two.
-        whole: Its unit vector, shape (d,).
-        agents: Know the takers.
-    """
-    nearer = [
-        agents.nearness(part.agent, part.vector) - agents.nearness(part.agent, whole)
-        for part in parts
-        if part.agent is not None
-    ]
-    vectors = np.stack([part.vector for part in parts])
-    return [
-        min(math.log(_value(part)) for part in parts),
-        min(part.ask for part in parts),
-        min(nearer, default=0.0),
-        float((vectors @ vectors.T)[np.triu_indices(len(parts), 1)].max()),
-        min(math.log(min(len(part.text.split()), 8)) for part in parts),
-    ]
-
-
-# A logistic regression over made-up pairs of queries and real single ones of MetaTool, CLINC150,
-# banking50 (train rows) and Seal-Tools; benchmarks/fit_compound.py. The last is the intercept.
-_WEIGHTS = (1.268, 1.371, 4.603, -4.473, 1.069, -1.687)
-_COST = 0.1  # of each cut, in the mean logarithm of the parts' probabilities
-_NO_AGENT = 0.8  # probability of a request that no agent takes, from which that is a part
-_LEAST = 0.01
+# Chosen on real queries of Seal-Tools, on made-up pairs and single queries of MetaTool, CLINC150
+# and banking50; see benchmarks/LOG.md of 2026-11-28.
+_LEAST = 0.4  # probability of an agent from which a part of its own is worth having
+_GAIN = 0.3  # by which the parts together must beat the whole
+_UNASKED = 0.1  # taken off a part whose words ask for nothing
+_NOBODY = 0.8  # probability of a request that no agent takes, from which it is a part of its own
+_FOR_AN_LLM = 0.3  # what such a part is worth
+_REFUSED = 0.2  # most that a part is worth which its agent does not take
 
 
 def _value(part: Ranked) -> float:
-    """Return how well a part is explained: by its agent, or as a request that none of them fits."""
-    nobody = part.ask * (1.0 - part.outcome.some_fits)
-    taken = part.outcome.probability
-    return max(taken, nobody if part.agent is None and nobody >= _NO_AGENT else 0.0, _LEAST)
+    """Return what a part of its own is worth: by its agent, or as a request that none fits."""
+    unasked = _UNASKED * (1.0 - part.ask)
+    if part.agent is not None:
+        return part.outcome.probability - _LEAST - unasked
+    value = min(part.outcome.probability, _REFUSED) - _LEAST
+    if part.ask * (1.0 - part.outcome.some_fits) >= _NOBODY:
+        value = max(value, _FOR_AN_LLM)
+    return value - unasked
 
 
-def _best_cut(n: int, values: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:
-    """Return the two or more runs of n pieces whose mean logarithm, less the cuts' cost, is best."""
-    best: dict[tuple[int, int], tuple[float, list[tuple[int, int]]]] = {(0, 0): (0.0, [])}
+def _best_cut(
+    n: int, values: Mapping[tuple[int, int], float]
+) -> tuple[float, list[tuple[int, int]]]:
+    """Return the runs that n pieces are best cut into, with the sum of their values."""
+    best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
     for end in range(1, n + 1):
-        for count in range(1, end + 1):
-            options = [
-                (best[start, count - 1][0] + math.log(values[start, end]), start)
-                for start in range(end)
-                if (start, count - 1) in best and (start, end) in values
-            ]
-            if options:
-                total, start = max(options)
-                best[end, count] = total, [*best[start, count - 1][1], (start, end)]
-    ranked = [(best[n, k][0] / k - _COST * k, k) for k in range(2, n + 1) if (n, k) in best]
-    return best[n, max(ranked)[1]][1]
+        options = [(best[start][0] + values[start, end], start) for start in range(end)]
+        total, start = max(options)
+        best.append((total, [*best[start][1], (start, end)]))
+    return best[n]
 
 
 def _joined(
@@ -186,9 +155,8 @@ def _joined(
     """Return the runs with neighbours of one taker as one run, where it takes that, too."""
     found = [spans[0]]
     for span in spans[1:]:
-        joined = ranked.get((found[-1][0], span[1]))
-        taker = ranked[span].agent
-        if joined is not None and taker == ranked[found[-1]].agent == joined.agent:
+        joined = ranked[found[-1][0], span[1]]
+        if ranked[span].agent == ranked[found[-1]].agent == joined.agent:
             found[-1] = (found[-1][0], span[1])
         else:
             found.append(span)

@@ -152,7 +152,7 @@ _CANCELS = (
     r"(?:change of|different|new) (?:subject|topic)",
     r"start over",
 )
-_TO_THE_CLAUSE_END = r"[^,.;:!?–—]*?(?:[,.;:!?–—]+| - |$)\s*"  # noqa: RUF001 - dashes meant
+_TO_THE_CLAUSE_END = r"[^,.;:!?–—]*?(?:[,.;:!?–—]+| - |$)\s*"
 _ASSENT = re.compile(r"(?:yes|yeah|yep|sure|ok|okay|please do|go ahead|do it)(?: please)?\W*", re.I)
 _QUESTION = re.compile(
     r"(?:^|.*?\b(?:and|or|but|also|plus|for|in|at|on|with|from|to)\W+)"
@@ -255,8 +255,8 @@ _FAR = 1e-4
 def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
     """Return the probability that a turn goes on with whoever took the one before it.
 
-    By how it is said (`acts`) it is a reply with odds r. That another agent fits it with probability
-    q speaks against that where q is above one half, though half as much as for a request: replies
+    By how it is said (`acts`) it is a reply with odds r. That another agent fits it with
+    probability q speaks against that where q is above one half, half as much as for a request: replies
     hold agents' words, too ("cancel that"). The odds are ``r sqrt((1 - q) / q)``, or r.
 
     Args:
@@ -276,7 +276,7 @@ def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
 
 _LONG = 40  # words, from which a text's sentences are looked at one by one
 _ASKING = 6  # sentences at most
-_SENTENCE = re.compile(r"(?<=[.?!。？！;])\s+|\n+|(?<=[。？！])")  # noqa: RUF001 - Chinese stops meant
+_SENTENCE = re.compile(r"(?<=[.?!。？！;])\s+|\n+|(?<=[。？！])")
 
 
 def asking(text: str) -> dict[str, float]:

@@ -653,11 +653,6 @@ class AgentRouter:
         """The ranker and gate in use, brought up to date with the catalog."""
         return self._up_to_date()[1]
 
-    def nearness(self, name: str, vector: FloatArray) -> float:
-        """Return the largest cosine of a vector (d,) with an agent's description or examples."""
-        snapshot = self._snapshot()
-        return _cosine(snapshot.records[snapshot.position[name]], vector)
-
     def route(
         self,
         query: Query,

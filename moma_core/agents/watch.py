@@ -14,6 +14,8 @@ from moma_core.locks import Lock
 
 __all__ = ["Watch"]
 
+_jitter = random.Random()  # noqa: S311 - of its own: others may seed theirs
+
 _running: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
@@ -68,7 +70,7 @@ class Watch:
 def _run(
     owner: weakref.ref[object], look: Callable[[Any], None], every: float, stop: threading.Event
 ) -> None:
-    while not stop.wait(every * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads the processes
+    while not stop.wait(every * _jitter.uniform(0.8, 1.2)):  # spreads the processes
         held = owner()
         if held is None:
             return

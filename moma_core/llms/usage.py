@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidInputError
+from moma_core.locks import Lock
 
 __all__ = ["Usage"]
 
@@ -38,7 +38,7 @@ class Usage:
 
     def __init__(self, seen: Mapping[str, Sequence[float]] | None = None) -> None:
         self._seen = {name: (float(n), float(mean)) for name, (n, mean) in (seen or {}).items()}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def observe(self, name: str, expected: float, real: float) -> None:
         """Learn what one call cost.

@@ -43,6 +43,8 @@ __all__ = [
     "ChromaRegistry",
 ]
 
+_jitter = random.Random()  # noqa: S311 - of its own: others may seed theirs
+
 Result = TypeVar("Result")
 
 _DATABASE, _LOCK, _STAMP, _WRITING = "chroma.sqlite3", ".lock", ".changed", ".writing"
@@ -476,7 +478,7 @@ class _Server:
                 busy = _status(error) in (429, 502, 503, 504)
                 if not (busy or isinstance(error, httpx.TransportError)):
                     raise
-                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - only spreads
+                time.sleep(pause * _jitter.uniform(0.5, 1.5))  # only spreads
         return ask()
 
     def gone(self) -> RegistryError:
