@@ -482,11 +482,38 @@ def test_json_of_another_kind(saved, tmp_path, hashing, name, content):
         MoMARouter.load(directory, encoder=hashing)
 
 
-def test_a_missing_directory_and_another_encoder(saved, tmp_path, hashing):
+def test_a_missing_directory(tmp_path, hashing):
     with pytest.raises(ArtifactError, match=r"router\.save"):
         MoMARouter.load(tmp_path / "nowhere", encoder=hashing)
-    with pytest.raises(ArtifactError, match="encoder="):
-        MoMARouter.load(saved, encoder=HashEncoder(32))
+
+
+@pytest.mark.parametrize("place", [None, "chroma"])
+def test_with_another_encoder_the_agents_are_encoded_anew(word_cards, tmp_path, hashing, place):
+    path = place and tmp_path / place
+    router = MoMARouter.from_cards(
+        word_cards, llms=None, encoder=hashing, path=path, negatives=["no way"]
+    )
+    router.agents.disable(word_cards[0].name)
+    router.save(tmp_path / "router")
+    router.close()
+    other = HashEncoder(32)
+    with pytest.warns(UserWarning, match="encoded anew"):
+        loaded = MoMARouter.load(tmp_path / "router", encoder=other)
+    assert loaded.encoder.dimension == 32
+    assert [card.enabled for card in loaded.agents] == [card.enabled for card in router.agents]
+    assert set(loaded.rank(word_cards[1].description).names) <= set(loaded.agents.names)
+    loaded.save(tmp_path / "again")
+    MoMARouter.load(tmp_path / "again", encoder=other)
+    # What was saved is as it was.
+    assert MoMARouter.load(tmp_path / "router", encoder=hashing).encoder.dimension == 64
+
+
+def test_a_router_opens_with_the_packaged_encoder_it_was_saved_with(tmp_path):
+    cards = [AgentCard("weather", "Weather forecast"), AgentCard("bank", "Account balances")]
+    MoMARouter.from_cards(cards, llms=None, encoder="minilm").save(tmp_path)
+    loaded = MoMARouter.load(tmp_path)
+    assert loaded.encoder.fingerprint.startswith("minilm")
+    assert loaded.route("will it rain?").target == "weather"
 
 
 def test_saving_below_a_file(shared, tmp_path):

@@ -256,8 +256,8 @@ def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
     """Return the probability that a turn goes on with whoever took the one before it.
 
     By how it is said (`acts`) it is a reply with odds r. That another agent fits it with
-    probability q speaks against that where q is above one half, half as much as for a request: replies
-    hold agents' words, too ("cancel that"). The odds are ``r sqrt((1 - q) / q)``, or r.
+    probability q speaks against that where q is above one half, but half as much as for a request:
+    replies hold agents' words, too ("cancel that"). The odds are ``r sqrt((1 - q) / q)``, or r.
 
     Args:
         text: The turn's own words.
