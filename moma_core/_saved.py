@@ -53,6 +53,7 @@ _NO_CATEGORIES = Taxonomy().to_dict()
 _ROUTER, _STATES = "router.json", "states.toml"
 _REGISTRY, _LLMS, _TEAMS, _LEARNING = "registry", "llms", "teams", "learning"
 _CHROMA = "chroma.sqlite3"
+_USUAL = 384  # length of the vectors of routers saved before it was written down
 
 
 def open_pool(llms: object) -> LLMRouter | None:
@@ -178,6 +179,7 @@ def write_parts(
         document = {
             "format": _FORMAT,
             "encoder": encoder.fingerprint,
+            "dimension": encoder.dimension,
             "llms": llms is not None,
             "states": hashlib.sha256(states).hexdigest(),
             "server": server,
@@ -273,7 +275,9 @@ def _read(
     if document["encoder"] == encoder.fingerprint:
         registry = open_registry(server or folder, encoder)
     else:
-        registry = _encoded_anew(server or folder, document["encoder"], encoder)
+        registry = _encoded_anew(
+            server or folder, _Saved(document["encoder"], document["dimension"]), encoder
+        )
     catalog = AgentCatalog(encoder, registry, refresh_every)
     trained, negatives = _trained(folder, document["encoder"], encoder)
     states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
@@ -309,15 +313,15 @@ class _Saved:
         raise NotImplementedError
 
 
-def _encoded_anew(place: str | Path | ChromaServer, saved: str, encoder: Encoder) -> Registry:
+def _encoded_anew(place: str | Path | ChromaServer, saved: _Saved, encoder: Encoder) -> Registry:
     """Return a registry in memory with the agents that another encoder's registry holds."""
-    kept = open_registry(place, _Saved(saved, encoder.dimension))
+    kept = open_registry(place, saved)
     cards = [record.card for record in kept.load()]
     close = getattr(kept, "close", None)
     if close is not None:
         close()
     warnings.warn(
-        f"the {len(cards)} agents in {place} were saved with encoder {saved!r}; they are encoded "
+        f"the {len(cards)} agents in {place} were saved with encoder {saved.fingerprint!r}; they are encoded "
         f"anew with {encoder.fingerprint!r}, in memory. Save the router to keep that.",
         stacklevel=5,
     )
@@ -376,6 +380,7 @@ def _document(folder: Path) -> dict[str, Any]:
             raise ValueError(f"server {server!r:.40} is no URL")
         return {
             "encoder": str(document["encoder"]),
+            "dimension": int(document.get("dimension", _USUAL)),
             "llms": flags[0],
             "states": str(document["states"]),
             "server": server,
