@@ -62,9 +62,9 @@ DRAWS, ASKED, MOST, FOREIGN, SEED = 12, 12, 200, 100, 0
 OUT = 0.3  # queries out of scope for each in scope, where calibration is judged
 SHARES = {"own": 1.0, "removed": 0.03, "near": 0.1, "oos": 0.1, "talk": 0.05, "general": 0.06}
 SHARES |= {"other": 0.03}
-FITS = ("above", "foreign")
+FITS = ("above", "foreign", "refused", "general")
 RIGHT = ("cosine_lead", "log_share", "lead", "read_lead", "read")
-FALLS = {"foreign"}  # all others may only raise a chance
+FALLS = {"foreign", "general"}  # all others may only raise a chance
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4)
 L2 = 0.01
 
@@ -167,7 +167,7 @@ class Looker:
             if said is None:
                 raise SystemExit("the reranker was not asked: too many examples an agent")
             read = said
-        seen = _evidence(best, read, vectors, rows, catalog)
+        seen = _evidence(best, read, turns, rows, catalog)
         columns = np.column_stack([getattr(seen, f.name) for f in fields(Evidence)])
         cosines = (vectors @ snapshot.descriptions[rows].T).max(axis=1)
         return columns.astype(np.float64), rows[best.best(weight)], cosines

@@ -321,8 +321,8 @@ def _encoded_anew(place: str | Path | ChromaServer, saved: _Saved, encoder: Enco
     if close is not None:
         close()
     warnings.warn(
-        f"the {len(cards)} agents in {place} were saved with encoder {saved.fingerprint!r}; they are encoded "
-        f"anew with {encoder.fingerprint!r}, in memory. Save the router to keep that.",
+        f"the {len(cards)} agents in {place} were saved with encoder {saved.fingerprint!r}; they "
+        f"are encoded anew with {encoder.fingerprint!r}, in memory. Save the router to keep that.",
         stacklevel=5,
     )
     fresh = AgentCatalog(encoder, MemoryRegistry())

@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from moma_core._checks import is_finite
 from moma_core._saved import (
     check_parts,
     checked,
@@ -239,6 +240,7 @@ class MoMARouter:
         exclude: Collection[str] | str = (),
         several: bool = False,
         max_latency: float | None = None,
+        min_probability: float | None = None,
     ) -> RoutingDecision:
         """Decide for one query.
 
@@ -252,11 +254,14 @@ class MoMARouter:
                 ``targets`` then lists them in order, ``parts`` what each is asked. A part that no
                 agent takes goes to an LLM.
             max_latency: Most seconds that an LLM may take, by `LLMCard.latency`.
+            min_probability: Least probability that an agent is right, from which it takes the
+                query; by default the gate's own, which balances wrong agents and missed ones.
 
         Raises:
             InvalidQueryError: The query is empty.
             InvalidPreferenceError: No such preference.
-            InvalidInputError: ``exclude`` is no collection of names.
+            InvalidInputError: ``exclude`` is no collection of names, or ``min_probability`` no
+                probability.
             NoTargetError: No agent fits and no LLM may be chosen.
         """
         query, state, trace = Query.of(query), RoutingState.of(state), Trace()
@@ -264,7 +269,7 @@ class MoMARouter:
         with trace.timed("encode"):
             turns = self.states.encode([query], self._encoder, state)
         [reading] = turns.readings
-        choice = Choice(wish.exclude)
+        choice = Choice(wish.exclude, min_probability=_probability(min_probability))
         outcome, following = self._agent_router.route(query, turns, state, choice, trace)
         parts = self._divided(reading.text, outcome, choice, trace) if several else ()
         match outcome:
@@ -323,6 +328,7 @@ class MoMARouter:
         *,
         exclude: Collection[str] | str = (),
         max_latency: float | None = None,
+        min_probability: float | None = None,
     ) -> list[RoutingDecision]:
         """Decide for many independent queries together, several times faster than one by one.
 
@@ -333,7 +339,9 @@ class MoMARouter:
         """
         asked, turns = self._encode(queries, "route_batch")
         wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
-        outcomes = self._agent_router.route_batch(asked, turns, Choice(wish.exclude))
+        outcomes = self._agent_router.route_batch(
+            asked, turns, Choice(wish.exclude, min_probability=_probability(min_probability))
+        )
         deferred = {i: o for i, o in enumerate(outcomes) if isinstance(o, Deferred)}
         rows = list(deferred)
         texts = [turns.readings[i].whole for i in rows]
@@ -650,6 +658,14 @@ def names_of(names: object, parameter: str) -> frozenset[str]:
             "it out."
         )
     return frozenset(found)
+
+
+def _probability(least: float | None) -> float | None:
+    if least is not None and not (is_finite(least) and 0.0 <= least <= 1.0):
+        raise InvalidInputError(
+            f"min_probability lies in [0, 1], got {least!r:.40}. Leave it out for the gate's own."
+        )
+    return least
 
 
 def _encoder_for(llms: LLMRouter | None, encoder: Encoder) -> Encoder | None:

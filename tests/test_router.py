@@ -583,3 +583,16 @@ def test_a_path_may_be_text(make, tmp_path, hashing):
     make().save(str(tmp_path / "router"))
     assert isinstance(tmp_path, Path)
     same(make(), MoMARouter.load(str(tmp_path / "router"), encoder=hashing))
+
+
+def test_the_least_probability_is_the_callers(shared):
+    ranking = shared.rank("will it rain in Oslo?")
+    assert shared.route("will it rain in Oslo?", min_probability=0.0).target == ranking.names[0]
+    assert shared.route("Prove it.", min_probability=0.0).kind == "agent"
+    refused = shared.route("will it rain in Oslo?", min_probability=1.0)
+    assert refused.kind == "llm"
+    assert "1.00 is needed" in refused.reason
+    assert [d.kind for d in shared.route_batch(["Prove it."], min_probability=0.0)] == ["agent"]
+    for odd in (-0.1, 2, "high", float("nan")):
+        with pytest.raises(InvalidInputError, match="min_probability"):
+            shared.route("hi", min_probability=odd)

@@ -63,10 +63,17 @@ def requests(data: Path, rng: random.Random) -> list[str]:
     noisy = ("nlu++", "MultiDoGO", "ToolTalk", "SGD")  # hold what is said inside conversations
     found = {r["query"] for r in table if r["language"] == "en" and r["source"] not in noisy}
     found |= {r["query"] for r in table if r["source"] == "SGD" and len(r["query"].split()) > 8}
-    none = pq.read_table(data / "routing_none.parquet").to_pylist()
-    general = {r["query"] for r in none if r["language"] == "en" and r["kind"] == "general request"}
-    chosen = rng.sample(sorted(found), min(REQUESTS, len(found))) + sorted(general) * 3
+    chosen = rng.sample(sorted(found), min(REQUESTS, len(found)))
     return [rng.choice(STYLES)(text) for text in chosen]
+
+
+def general_requests(data: Path, rng: random.Random) -> list[str]:
+    """Return the first sentences of what people ask an LLM."""
+    none = pq.read_table(data / "routing_none.parquet").to_pylist()
+    found = [r["query"] for r in none if r["language"] == "en" and r["kind"] == "general request"]
+    found += pq.read_table(data / "alpaca_eval2.parquet").column("query").to_pylist()
+    texts = sorted({re.split(r"(?<=[.?!])\s|\n", text.strip())[0][:300] for text in found})
+    return [style(text) for text in texts if text for style in rng.sample(STYLES, 2)]
 
 
 def main() -> None:
@@ -78,10 +85,10 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(args.seed)  # noqa: S311 - no secret
     texts, labels, groups = [], [], []
-    wanted = requests(Path(args.data), rng)
-    texts += wanted
-    labels += [0] * len(wanted)
-    groups += list(range(len(wanted)))
+    wanted, asked = requests(Path(args.data), rng), general_requests(Path(args.data), rng)
+    texts += wanted + asked
+    labels += [0] * len(texts)
+    groups += list(range(len(texts)))
     for label, name in ((1, "replies.txt"), (2, "statements.txt")):
         lines, slots = templates(name)
         for i, line in enumerate(lines):
@@ -100,16 +107,23 @@ def main() -> None:
         loss = float(np.average(-np.log(p[np.arange(len(p)), y[held]]), weights=weight[y[held]]))
         right = [float((p[y[held] == k].argmax(axis=1) == k).mean()) for k in range(3)]
         print(f"strength {strength}: held-out log loss {loss:.3f}, right {np.round(right, 3)}")
-        best = min(best, (round(loss, 2), -strength))  # of equals the surer one
-    model = LogisticRegression(C=-best[1], max_iter=400).fit(x, y, sample_weight=weight[y])
+        if loss < best[0] + 0.01:  # of about equals the surer one
+            best = (min(loss, best[0]), strength)
+    model = LogisticRegression(C=best[1], max_iter=400).fit(x, y, sample_weight=weight[y])
+    xs = rows([*wanted, *asked])
+    ys = np.repeat([0, 1], [len(wanted), len(asked)])
+    general = LogisticRegression(C=0.03, max_iter=400, class_weight="balanced").fit(xs, ys)
+    print(f"{len(asked)} requests to an LLM, right on both sides {general.score(xs, ys):.3f}")
     save_file(
         {
             "weights": np.ascontiguousarray(model.coef_.T.astype(np.float16)),
             "bias": model.intercept_.astype(np.float32),
+            "general": np.ascontiguousarray(general.coef_[0].astype(np.float16)),
+            "general_bias": general.intercept_.astype(np.float32),
         },
         args.out,
     )
-    print(f"strength {-best[1]}, {len(y)} texts -> {args.out}")
+    print(f"strength {best[1]}, {len(y)} texts -> {args.out}")
 
 
 if __name__ == "__main__":

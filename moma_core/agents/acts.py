@@ -18,7 +18,7 @@ import numpy as np
 
 from moma_core.types import FloatArray
 
-__all__ = ["ACTS", "act_terms", "acts"]
+__all__ = ["ACTS", "act_terms", "acts", "generality"]
 
 ACTS = ("request", "reply", "statement")
 N_TERMS = 2**14
@@ -67,7 +67,7 @@ def acts(texts: Sequence[str]) -> FloatArray:
         >>> bool(request[0] > 0.5), bool(reply[1] > 0.5), bool(statement[2] > 0.5)
         (True, True, True)
     """
-    weights, bias = _model()
+    weights, bias = _model("weights", "bias")
     logits = np.array([weights[act_terms(text)].sum(axis=0) for text in texts]).reshape(-1, 3)
     logits = logits + bias
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -75,9 +75,25 @@ def acts(texts: Sequence[str]) -> FloatArray:
     return shares
 
 
+def generality(texts: Sequence[str]) -> FloatArray:
+    """Return log-odds that texts ask for what any LLM does rather than one tool, shape (n,).
+
+    By how they ask: to explain, to write, to translate, what a word means; not by what about.
+
+    Example:
+        >>> poem, flight = generality(["Write a poem about a flight", "book a flight to Rome"])
+        >>> bool(poem > 0 > flight)
+        True
+    """
+    weights, bias = _model("general", "general_bias")
+    odds = [float(weights[act_terms(text)].sum()) for text in texts]
+    found: FloatArray = (np.array(odds) + bias[0]).astype(np.float32)
+    return found
+
+
 @cache
-def _model() -> tuple[FloatArray, FloatArray]:
+def _model(weights: str, bias: str) -> tuple[FloatArray, FloatArray]:
     from safetensors.numpy import load
 
     tensors = load((files("moma_core") / "packaged" / "acts.safetensors").read_bytes())
-    return tensors["weights"].astype(np.float32), tensors["bias"].astype(np.float32)
+    return tensors[weights].astype(np.float32), tensors[bias].astype(np.float32)

@@ -248,7 +248,7 @@ def in_context(
     return logits
 
 
-_ASKED = 2.5  # log-odds of an answer, where an agent is known to wait for one
+_ASKED = 2.0  # log-odds of an answer, where an agent is known to wait for one
 _FAR = 1e-4
 
 
@@ -256,8 +256,8 @@ def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
     """Return the probability that a turn goes on with whoever took the one before it.
 
     By how it is said (`acts`) it is a reply with odds r. That another agent fits it with
-    probability q speaks against that where q is above one half, but half as much as for a request:
-    replies hold agents' words, too ("cancel that"). The odds are ``r sqrt((1 - q) / q)``, or r.
+    probability q speaks against that where q is above one half: the odds are ``r (1 - q) / q``.
+    Replies hold agents' words, too ("cancel that"): of what is said like one it counts by half.
 
     Args:
         text: The turn's own words.
@@ -269,9 +269,10 @@ def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
         True
     """
     reply = float(acts([text])[0, 1])
-    odds = np.log(max(reply, _FAR) / max(1.0 - reply, _FAR)) + (_ASKED if asked else 0.0)
-    against = np.log(max(rival, _FAR) / max(1.0 - rival, _FAR))
-    return float(1.0 / (1.0 + np.exp(0.5 * max(against, 0.0) - odds)))
+    said = np.log(max(reply, _FAR) / max(1.0 - reply, _FAR))
+    against = max(np.log(max(rival, _FAR) / max(1.0 - rival, _FAR)), 0.0)
+    odds = said + (_ASKED if asked else 0.0) - (0.5 if reply >= 0.5 else 1.0) * against
+    return float(1.0 / (1.0 + np.exp(-odds)))
 
 
 _LONG = 40  # words, from which a text's sentences are looked at one by one

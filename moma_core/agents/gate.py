@@ -532,6 +532,8 @@ class Evidence:
         read_lead: The reranker's logit of the best agent, less the largest of the others'.
         read: The reranker's logit of the best agent.
         refused: The reranker's largest logit where it refuses every agent, else 0.
+        general: Log-odds that the query asks for what any LLM does, less that of the best agent's
+            own description and examples; at least 0.
     """
 
     above: FloatArray
@@ -542,17 +544,18 @@ class Evidence:
     read_lead: FloatArray
     read: FloatArray
     refused: FloatArray
+    general: FloatArray
 
 
 # Logistic regressions over sub-catalogs of 2 to 199 agents of MetaTool, CLINC150, banking50 (train
 # rows), Seal-Tools, lobe and twelve query engines, judged with one of them left out, fitted on all;
 # the last number is the intercept (benchmarks/fit_cold_gate.py). The first was fitted on the first
 # three sets alone, with queries that quote, negate or ask about a tool among those to refuse.
-_SOME_FITS = (5.783, -2.561, 0.812, -0.76)  # above, foreign, refused
+_SOME_FITS = (5.783, -2.561, 0.812, 0.0, -0.76)  # above, foreign, refused, general
 _IS_RIGHT = (4.334, 1.782, 0.165, 0.065, 0.0, 3.284)  # the five of the best agent
 # Likewise where no reranker reads along: the mean of the curves of the plain MiniLM and of the
 # multilingual encoder (``--encoder``), left-out AUROC .926 and .894.
-_SOME_FITS_UNREAD = (6.32, -3.47, 0.0, -0.05)
+_SOME_FITS_UNREAD = (6.32, -3.47, 0.0, 0.0, -0.05)
 _IS_RIGHT_UNREAD = (5.04, 1.57, 0.32, 0.0, 0.0, 3.02)
 COLD_THRESHOLD = 0.35
 """Least probability to accept an agent of which little is known; benchmarks/fit_cold_gate.py."""
@@ -571,7 +574,7 @@ def cold_probabilities(
         read: Whether a reranker read the queries.
     """
     some, right = (_SOME_FITS, _IS_RIGHT) if read else (_SOME_FITS_UNREAD, _IS_RIGHT_UNREAD)
-    fits = _logistic([seen.above, seen.foreign, seen.refused], some)
+    fits = _logistic([seen.above, seen.foreign, seen.refused, seen.general], some)
     best = [seen.cosine_lead, seen.log_share, seen.lead, seen.read_lead, seen.read]
     return fits * _logistic(best, right), fits
 

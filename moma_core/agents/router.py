@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moma_core.agents.acts import generality
 from moma_core.agents.catalog import AgentCatalog, Snapshot, card_text
 from moma_core.agents.categories import Categories, Taxonomy, collect, follow
 from moma_core.agents.claims import counting
@@ -215,12 +216,14 @@ class RankRequest:
         k: How many candidates to return of each.
         absent: Rows of agents that a turn may mean and that are not there now, and why. They are
             ranked with the others: where one fits as well as any, nobody takes its place.
+        min_probability: Least probability to accept an agent; None: the gate's.
     """
 
     turns: EncodedTurns
     state: RoutingState = field(default_factory=RoutingState)
     k: int = K
     absent: Mapping[int, str] = field(default_factory=dict)
+    min_probability: float | None = None
 
 
 _ABSENT = 8  # of them, the best, that have a place in a shortlist
@@ -270,7 +273,9 @@ def rank(
         best = apply_decider(best, texts, rows, snapshot, weight, decider, away)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
-    gated, some, thresholds = _gated(best, (read, scope), vectors, rows, catalog)
+    gated, some, thresholds = _gated(best, (read, scope), request.turns, rows, catalog)
+    if request.min_probability is not None:
+        thresholds = np.full(len(gated), request.min_probability)
     refined = best.refined(weight)
     shares = np.exp(refined - best.total(weight)[:, None])
     outcomes = []
@@ -296,7 +301,7 @@ def rank(
 def _gated(
     best: Shortlist,
     said: tuple[Read | None, FloatArray | None],
-    vectors: FloatArray,
+    turns: EncodedTurns,
     rows: npt.NDArray[np.intp],
     catalog: Fitted,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -308,11 +313,12 @@ def _gated(
     Args:
         best: The shortlists.
         said: What the reranker said of them, and the logits of being in scope; None: nothing.
-        vectors: The queries' unit vectors, shape (n, d).
+        turns: The queries, with their unit vectors.
         rows: Of the snapshot, what the lists' agents are columns of.
         catalog: All agents, and what was fitted to them.
     """
     (read, scope), snapshot, gate = said, catalog.snapshot, catalog.trained.gate
+    vectors = turns.alone
     weight = catalog.trained.exemplar_weight
     seen = best.signals(weight, scope)
     if gate.fits.uses_cold_features:
@@ -323,7 +329,7 @@ def _gated(
     n = int(snapshot.n_examples.sum()) if gate.coverage is not None else 0
     trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
     asked = bool(np.isfinite(read.logits).any())
-    seen_cold = _evidence(best, read, vectors, rows, catalog)
+    seen_cold = _evidence(best, read, turns, rows, catalog)
     right, fits = cold_probabilities(seen_cold, read=asked)
     cold = COLD_THRESHOLD + _MORE_ASKED * (1.0 - read.share)
     thresholds = trust * cold + (1.0 - trust) * gate.threshold
@@ -403,11 +409,12 @@ _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much
 def _evidence(
     best: Shortlist,
     read: Read,
-    vectors: FloatArray,
+    turns: EncodedTurns,
     rows: npt.NDArray[np.intp],
     catalog: Fitted,
 ) -> Evidence:
     """Return what speaks for the best agent of each query."""
+    vectors = turns.alone
     snapshot, weight = catalog.snapshot, catalog.trained.exemplar_weight
     refined = best.refined(weight)
     places = np.argsort(-refined, axis=1, kind="stable")[:, :LENGTH]
@@ -436,7 +443,23 @@ def _evidence(
         read_lead=said[:, 0] - (-_HEARD if alone else said[:, 1:].max(axis=1)),
         read=said[:, 0],
         refused=np.minimum(said.max(axis=1), 0.0),
+        general=_general(turns, snapshot, rows[best.agents[pick[0], places[:, 0]]]),
     )
+
+
+_TELLING = 8  # examples that tell how general an agent is
+
+
+def _general(turns: EncodedTurns, snapshot: Snapshot, chosen: npt.NDArray[np.intp]) -> FloatArray:
+    """Return `Evidence.general` of n queries with the rows of their best agents, shape (n,)."""
+    asked = generality([reading.text for reading in turns.readings])
+    cards = [snapshot.records[row].card for row in chosen]
+    own = [generality([card.description, *card.examples[:_TELLING]]).max() for card in cards]
+    more: FloatArray = np.clip(np.minimum(asked, asked - np.array(own)), 0.0, _MOST_GENERAL)
+    return more
+
+
+_MOST_GENERAL = 3.0
 
 
 _NEAR = 0.1  # cosine that somebody reaches for any query
@@ -564,12 +587,14 @@ class Choice:
         k: How many candidates to return.
         substitutes: Whether a neighbour may take what is meant for an agent that is disabled,
             unhealthy or excluded.
+        min_probability: Least probability to accept an agent; None: the gate's.
     """
 
     exclude: Collection[str] = ()
     among: Collection[str] | None = None
     k: int = K
     substitutes: bool = False
+    min_probability: float | None = None
 
 
 _REFIT_SHARE = 0.2  # of agents changed since the last full fit, above which all are fitted again
@@ -696,15 +721,13 @@ class AgentRouter:
         if rows.size == 0:
             return Deferred(allowed.why_nobody), following
         with trace.timed("rank") as detail:
-            request = RankRequest(turns, state, choice.k, absent)
+            request = RankRequest(turns, state, choice.k, absent, choice.min_probability)
             [outcome] = self._ranked(request, rows, self._fitted(snapshot, trained))
             detail.append(f"best {outcome.candidates[0].name}")
         outcome = self._after(outcome, reading, state, frozenset(snapshot.names[i] for i in rows))
         with trace.timed("gate") as detail:
-            needed = trained.gate.threshold
-            detail.append(f"probability {outcome.probability:.2f}, needed {needed:.2f}")
-            if isinstance(outcome, Deferred) and outcome.probability >= needed:
-                detail.append(f"but {outcome.reason}")
+            taken = "taken" if isinstance(outcome, Handled) else outcome.reason
+            detail.append(f"probability {outcome.probability:.2f}, {taken}")
             if outcome.goes_on:
                 detail.append("goes on with what came before")
         return outcome, following
@@ -783,7 +806,8 @@ class AgentRouter:
         if not turns.readings[0].follows:
             rows = categories.narrowed(turns.alone[0], rows)
             absent = _narrowed(categories, turns.alone[0], absent)
-        request = RankRequest(turns, k=choice.k, absent=absent)
+        least = choice.min_probability
+        request = RankRequest(turns, k=choice.k, absent=absent, min_probability=least)
         return self._ranked(request, rows, self._fitted(snapshot, trained))
 
     def _ranked(
