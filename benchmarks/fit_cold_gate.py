@@ -61,7 +61,26 @@ SOURCES = {
 DRAWS, ASKED, MOST, FOREIGN, SEED = 12, 12, 200, 100, 0
 OUT = 0.3  # queries out of scope for each in scope, where calibration is judged
 SHARES = {"own": 1.0, "removed": 0.03, "near": 0.1, "oos": 0.1, "talk": 0.05, "general": 0.06}
-SHARES |= {"other": 0.03}
+SHARES |= {"other": 0.03, "talked": 0.08}
+TALKED = (
+    "Translate '{q}' into French",
+    "What does the word '{w}' mean?",
+    "Why do people ask '{q}'?",
+    "Write a poem about {n}",
+    "Explain how {n} works in general",
+    "do not do this: {q}",
+    "Tell me about the history of {n}",
+    "Who invented {n}?",
+    "Give me three synonyms of '{w}'",
+    "Is '{q}' correct English?",
+    "Write a short story in which somebody says: {q}",
+    "Where does the word {w} come from?",
+    "{w} {w} {w}: what is the capital of Peru?",
+    "I never want you to {q}",
+    "What is the difference between {n} and {w}?",
+)
+"""What is only talked about, quoted or refused: q is a query of the catalog's, w a word of it, n an
+agent's name. A catalog's translator, for one, should take some of them: that noise is left in."""
 FITS = ("above", "foreign", "refused", "general")
 RIGHT = ("cosine_lead", "log_share", "lead", "read_lead", "read")
 FALLS = {"foreign", "general"}  # all others may only raise a chance
@@ -231,10 +250,22 @@ def draw(
         if len(examples) < len(at):
             return None
     cards = [replace(source.cards[a], examples=tuple(examples[a])) for a in at]
-    foreign: dict[str, Sequence[str]] = {"near": near}
+    foreign: dict[str, Sequence[str]] = {"near": near, "talked": talked(own, cards, rng)}
     for kind, pool in pools.items():
         foreign[kind] = [pool[i] for i in rng.permutation(len(pool))[: ASKED // 3]]
     return looker.see(looker.fitted(cards), own, foreign, ASKED // 3)
+
+
+def talked(
+    own: Sequence[tuple[str, frozenset[int]]], cards: Sequence[AgentCard], rng: np.random.Generator
+) -> list[str]:
+    """Return texts that hold queries and names of a catalog and ask no agent for anything."""
+    made = []
+    for q, wanted in own[: ASKED // 2]:
+        word = max(q.split(), key=len).strip(".,?!'\"")
+        name = readable(cards[min(wanted)].name)
+        made.append(str(rng.choice(TALKED)).format(q=q.rstrip(".?!"), w=word, n=name))
+    return made
 
 
 NAMES = tuple(f.name for f in fields(Evidence))

@@ -2,7 +2,7 @@
 
     MOMA_DATA=DIR python benchmarks/weights/train_acts.py --out moma_core/packaged/acts.safetensors
 
-Requests are the corpus' English queries; replies and statements are the templates beside this file,
+Requests are the corpus' English queries and short ones by templates; replies and statements are the templates beside this file,
 filled with a seed. Templates are held out whole to choose how strongly weights are held near zero.
 About a minute.
 """
@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from moma_core.agents.acts import N_TERMS, act_terms
 
 HERE = Path(__file__).parent
-PER_TEMPLATE = 60
+PER_TEMPLATE = 60  # texts at most
 REQUESTS = 30_000
 STYLES = (
     str,
@@ -89,7 +89,7 @@ def main() -> None:
     texts += wanted + asked
     labels += [0] * len(texts)
     groups += list(range(len(texts)))
-    for label, name in ((1, "replies.txt"), (2, "statements.txt")):
+    for label, name in ((0, "requests.txt"), (1, "replies.txt"), (2, "statements.txt")):
         lines, slots = templates(name)
         for i, line in enumerate(lines):
             made = sorted({filled(line, slots, rng) for _ in range(PER_TEMPLATE)})

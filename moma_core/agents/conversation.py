@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moma_core.agents.acts import acts
+from moma_core.agents.acts import acts, generality
 from moma_core.protocols import Encoder
 from moma_core.question import question_in
 from moma_core.types import FloatArray, Query, RoutingState
@@ -265,11 +265,12 @@ def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
         asked: Whether an agent is known to wait for an answer.
 
     Example:
-        >>> goes_on("order 4471", 0.9) > 0.5 > goes_on("will it rain in Oslo?", 0.9)
+        >>> goes_on("order 4471", 0.6) > 0.5 > goes_on("will it rain in Oslo?", 0.6)
         True
     """
     reply = float(acts([text])[0, 1])
     said = np.log(max(reply, _FAR) / max(1.0 - reply, _FAR))
+    said -= max(float(generality([text])[0]), 0.0)  # what any LLM does is a request of its own
     against = max(np.log(max(rival, _FAR) / max(1.0 - rival, _FAR)), 0.0)
     odds = said + (_ASKED if asked else 0.0) - (0.5 if reply >= 0.5 else 1.0) * against
     return float(1.0 / (1.0 + np.exp(-odds)))
