@@ -274,7 +274,7 @@ NAMES = tuple(f.name for f in fields(Evidence))
 def fit_curve(x: np.ndarray, y: np.ndarray, w: np.ndarray, use: Sequence[str]) -> np.ndarray:
     """Return weights of ``use`` and the intercept of a logistic regression."""
     x = x[:, [NAMES.index(u) for u in use]]
-    spread = x.std(axis=0) + 1e-6
+    spread = np.where(x.std(axis=0) > 1e-6, x.std(axis=0), 1e6)  # a constant says nothing
     design = np.column_stack([x / spread, np.ones(len(x))])
     signs, w = np.where(y, 1.0, -1.0), w / w.sum()
 
