@@ -25,6 +25,7 @@ from moma_core.agents.gate import (
     check_rate,
     cold_probabilities,
 )
+from moma_core.agents.hints import effect_of
 from moma_core.agents.ranker import Columns, Features, description_columns, logsumexp
 from moma_core.agents.reranker import (
     LENGTH,
@@ -294,7 +295,8 @@ def rank(
         )
         probabilities = float(gated[i]), float(some[i])
         nearest = snapshot.names[listed[0]]
-        outcomes.append(_outcome(probabilities, float(thresholds[i]), candidates, nearest, missing))
+        outcome = _outcome(probabilities, float(thresholds[i]), candidates, nearest, missing)
+        outcomes.append(_careful(outcome, float(thresholds[i]), snapshot))
     return outcomes
 
 
@@ -575,6 +577,28 @@ def _outcome(
             f"{probability:.2f} and {threshold:.2f} is needed"
         )
     return Deferred(reason, probability, candidates, some_fits)
+
+
+_UNSURE = 0.5  # logit by which an agent that destroys must lead one that reads
+
+
+def _careful(outcome: AgentOutcome, threshold: float, snapshot: Snapshot) -> AgentOutcome:
+    """Return an outcome in which, unsure between reading and destroying, the agent reads."""
+    if not isinstance(outcome, Handled) or len(outcome.candidates) < 2:
+        return outcome
+    (first, second), rest = outcome.candidates[:2], outcome.candidates[2:]
+    cards = [snapshot.records[snapshot.position[c.name]].card for c in (first, second)]
+    if [effect_of(card) for card in cards] != ["destroys", "reads"]:
+        return outcome
+    if second.score < first.score * np.exp(-_UNSURE):
+        return outcome
+    probability = outcome.probability * second.score / first.score
+    even = (first.score + second.score) / 2
+    candidates = (replace(second, score=even), replace(first, score=even), *rest)
+    if probability >= threshold:
+        return Handled((second.name,), probability, candidates, outcome.some_fits)
+    reason = f"unsure whether {second.name!r} is to read or {first.name!r} to destroy"
+    return Deferred(reason, probability, candidates, outcome.some_fits)
 
 
 @dataclass(frozen=True, slots=True)
