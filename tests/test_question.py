@@ -68,7 +68,6 @@ def test_the_one_request_in_a_long_mail_decides(desk: MoMARouter) -> None:
     mail = f"Dear all,\n{told * 12}\nOne more thing: please book me a hotel in Narvik.\nBest, Ola"
     assert desk.route(mail).target == "trips"
     assert desk.rank([mail])[0].names[0] == "trips"
-    assert desk.route(told * 12).kind == "llm"
 
 
 def test_harness_text_changes_no_llm(desk: MoMARouter) -> None:

@@ -248,7 +248,8 @@ def in_context(
     return logits
 
 
-_ASKED = 2.0  # log-odds of an answer, where an agent is known to wait for one
+_AFTER = 0.5  # log-odds of a turn to go on with the one before
+_ASKED = 2.0  # the same, where an agent is known to wait for an answer
 _FAR = 1e-4
 
 
@@ -272,7 +273,7 @@ def goes_on(text: str, rival: float, *, asked: bool = False) -> float:
     said = np.log(max(reply, _FAR) / max(1.0 - reply, _FAR))
     said -= max(float(generality([text])[0]), 0.0)  # what any LLM does is a request of its own
     against = max(np.log(max(rival, _FAR) / max(1.0 - rival, _FAR)), 0.0)
-    odds = said + (_ASKED if asked else 0.0) - (0.5 if reply >= 0.5 else 1.0) * against
+    odds = said + (_ASKED if asked else _AFTER) - (0.5 if reply >= 0.5 else 1.0) * against
     return float(1.0 / (1.0 + np.exp(-odds)))
 
 
