@@ -781,7 +781,8 @@ class AgentRouter:
             fits = min(outcome.some_fits, left)
             return Deferred(reason, min(rival, left), outcome.candidates, fits, goes_on=True)
         if isinstance(outcome, Handled) and not first:
-            return replace(outcome, goes_on=True)
+            surer, fits = max(p, outcome.probability), max(p, outcome.some_fits)
+            return replace(outcome, probability=surer, some_fits=fits, goes_on=True)
         fits = p + (1.0 - p) * outcome.some_fits  # shares of it are what candidates hold
         less = (1.0 - p) * outcome.some_fits / fits
         kept = [replace(each, score=each.score * less) for each in others]
