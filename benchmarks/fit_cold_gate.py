@@ -81,7 +81,8 @@ TALKED = (
 )
 """What is only talked about, quoted or refused: q is a query of the catalog's, w a word of it, n an
 agent's name. A catalog's translator, for one, should take some of them: that noise is left in."""
-FITS = ("above", "foreign", "refused", "general")
+FITS = ("above", "foreign")
+MEANT = ("refused", "general")
 RIGHT = ("cosine_lead", "log_share", "lead", "read_lead", "read")
 FALLS = {"foreign", "general"}  # all others may only raise a chance
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4)
@@ -295,8 +296,11 @@ def chances(x: np.ndarray, theta: np.ndarray, use: Sequence[str]) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
 
 
-def fit(drawn: dict[str, list[Seen]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return both curves of several data sets, each counting the same."""
+Curves = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def fit(drawn: dict[str, list[Seen]]) -> Curves:
+    """Return the three curves of several data sets, each counting the same."""
     x, right, kind, weight = [], [], [], []
     for parts in drawn.values():
         kinds = np.concatenate([part.kind for part in parts])
@@ -305,9 +309,11 @@ def fit(drawn: dict[str, list[Seen]]) -> tuple[np.ndarray, np.ndarray]:
         kind.append(kinds)
         weight.append(np.array([SHARES[k] / (kinds == k).sum() for k in kinds]))
     rows, rights, kinds, weights = map(np.concatenate, (x, right, kind, weight))
-    own = kinds == "own"
+    own, talk = kinds == "own", kinds == "talked"
+    both = own | talk
     return (
-        fit_curve(rows, own, weights, FITS),
+        fit_curve(rows[~talk], own[~talk], weights[~talk], FITS),
+        fit_curve(rows[both], own[both], weights[both], MEANT),
         fit_curve(rows[own], rights[own], weights[own], RIGHT),
     )
 
@@ -319,9 +325,9 @@ def calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
     return float(sum(away) / w.sum())
 
 
-def judge(seen: Seen, curves: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-    fits = chances(seen.evidence, curves[0], FITS)
-    p = fits * chances(seen.evidence, curves[1], RIGHT)
+def judge(seen: Seen, curves: Curves) -> dict[str, float]:
+    fits = chances(seen.evidence, curves[0], FITS) * chances(seen.evidence, curves[1], MEANT)
+    p = fits * chances(seen.evidence, curves[2], RIGHT)
     own, out = seen.kind == "own", seen.kind == "oos"
     both = own | out
     w = np.where(own, 1.0 / own.sum(), OUT / max(out.sum(), 1))[both]
@@ -332,6 +338,10 @@ def judge(seen: Seen, curves: tuple[np.ndarray, np.ndarray]) -> dict[str, float]
         "auroc of right": roc_auc_score(seen.right[own], p[own]),
         "calibration error": calibration_error(p[both], seen.right[both], w),
     }
+    if (seen.kind == "other").any():
+        two = own | (seen.kind == "other")
+        report["auroc of others"] = roc_auc_score(own[two], fits[two])
+        report["auroc of others, cosine"] = roc_auc_score(own[two], seen.cosine[two])
     for least in THRESHOLDS:
         taken = p >= least
         report |= {
@@ -339,6 +349,8 @@ def judge(seen: Seen, curves: tuple[np.ndarray, np.ndarray]) -> dict[str, float]
             f"wrong at {least}": (taken & ~seen.right)[own].mean(),
             f"caught at {least}": (~taken)[out].mean(),
         }
+        if (seen.kind == "other").any():
+            report[f"other sets' caught at {least}"] = (~taken)[seen.kind == "other"].mean()
         if (seen.kind == "removed").any():
             report[f"removed caught at {least}"] = (~taken)[seen.kind == "removed"].mean()
     return {key: round(float(value), 4) for key, value in report.items()}
@@ -372,7 +384,9 @@ def main() -> None:
     whole = {}
     for name, source in {**sources, "engines": engines()}.items():
         catalog = looker.fitted(source.cards)
-        whole[name] = looker.see(catalog, source.asked, {"oos": source.foreign}, 60)
+        others = [q for n, other in sources.items() if n != name for q, _ in other.asked[:30]]
+        foreign = {"oos": source.foreign, "other": others}
+        whole[name] = looker.see(catalog, source.asked, foreign, 60)
         print(name, "seen", flush=True)
     report: dict[str, dict] = {}
     for name, seen in whole.items():
@@ -384,7 +398,8 @@ def main() -> None:
     curves = fit(drawn)
     report["curves"] = {
         "fits": dict(zip([*FITS, "intercept"], curves[0].round(3).tolist(), strict=True)),
-        "right": dict(zip([*RIGHT, "intercept"], curves[1].round(3).tolist(), strict=True)),
+        "meant": dict(zip([*MEANT, "intercept"], curves[1].round(3).tolist(), strict=True)),
+        "right": dict(zip([*RIGHT, "intercept"], curves[2].round(3).tolist(), strict=True)),
     }
     suffix = "" if args.encoder == "routing" else f"_{args.encoder}"
     (RESULTS / f"fit_cold_gate{suffix}.json").write_text(json.dumps(report, indent=1) + "\n")

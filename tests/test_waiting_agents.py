@@ -58,7 +58,7 @@ def test_a_new_request_leaves(router: MoMARouter, request_: str, target: str, wa
 
 def test_who_waits_is_more_patient(router: MoMARouter) -> None:
     state = RoutingState(last_target="table", topic="a table tonight")
-    vague = "the usual place near the river"
+    vague = "maybe with the whole family"
     assert router.route(vague, state=state).kind == "llm"
     assert router.route(vague, state=state.asks("table")).target == "table"
     plain = {"waiting_for": "table", "topic": "a table tonight"}

@@ -549,14 +549,25 @@ class Evidence:
 
 # Logistic regressions over sub-catalogs of 2 to 199 agents of MetaTool, CLINC150, banking50 (train
 # rows), Seal-Tools, lobe and twelve query engines, judged with one of them left out, fitted on all;
-# the last number is the intercept (benchmarks/fit_cold_gate.py). Texts that quote, refuse or talk
-# about what a catalog is asked for are among those that no agent fits.
-_SOME_FITS = (2.581, -3.181, 0.925, -0.703, 0.526)  # above, foreign, refused, general
-_IS_RIGHT = (2.433, 1.842, 0.336, 0.121, 0.001, 3.283)  # the five of the best agent
-# Likewise where no reranker reads along: the mean of the curves of the plain MiniLM and of the
-# multilingual encoder (``--encoder``), left-out AUROC .924 and .899.
-_SOME_FITS_UNREAD = (3.21, -3.69, 0.0, -0.87, 0.18)
-_IS_RIGHT_UNREAD = (4.06, 1.92, 0.59, 0.0, 0.0, 3.53)
+# the last number is the intercept (benchmarks/fit_cold_gate.py).
+@dataclass(frozen=True, slots=True)
+class _Cold:
+    near: tuple[float, ...]  # above, foreign: what other queries leave unsaid
+    meant: tuple[float, ...]  # refused, general: what is only quoted, refused or talked about
+    right: tuple[float, ...]  # the five of the best agent
+
+
+_READ_ALONG = _Cold(
+    near=(5.534, -4.075, -0.353),
+    meant=(0.76, -1.301, 3.363),
+    right=(2.433, 1.842, 0.336, 0.121, 0.001, 3.283),
+)
+# Where no reranker reads along: the mean of those of the plain MiniLM and the multilingual encoder.
+_UNREAD = _Cold(
+    near=(6.06, -4.16, -0.03),
+    meant=(0.0, -1.395, 3.143),
+    right=(4.06, 1.92, 0.59, 0.0, 0.0, 3.53),
+)
 COLD_THRESHOLD = 0.3
 """Least probability to accept an agent of which little is known; benchmarks/fit_cold_gate.py."""
 
@@ -566,17 +577,19 @@ def cold_probabilities(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the probabilities that the best agent is right, and that some agent fits, (n,) each.
 
-    One pair of curves for all catalogs: what a gate fitted to a catalog's own examples starts from.
-    The first is the product of both curves, as the second says that there is a right agent at all.
+    One set of curves for all catalogs: what a gate fitted to a catalog's own examples starts from.
+    That some agent fits is the product of two: that the query is near enough, and that it means
+    what it is near to. Times the third, that the best one is right if any is: the first result.
 
     Args:
         seen: What speaks for the best agents.
         read: Whether a reranker read the queries.
     """
-    some, right = (_SOME_FITS, _IS_RIGHT) if read else (_SOME_FITS_UNREAD, _IS_RIGHT_UNREAD)
-    fits = _logistic([seen.above, seen.foreign, seen.refused, seen.general], some)
+    curves = _READ_ALONG if read else _UNREAD
+    near = _logistic([seen.above, seen.foreign], curves.near)
+    fits = near * _logistic([seen.refused, seen.general], curves.meant)
     best = [seen.cosine_lead, seen.log_share, seen.lead, seen.read_lead, seen.read]
-    return fits * _logistic(best, right), fits
+    return fits * _logistic(best, curves.right), fits
 
 
 def _logistic(columns: Sequence[FloatArray], weights: tuple[float, ...]) -> npt.NDArray[np.float64]:
