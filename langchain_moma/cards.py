@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
@@ -20,6 +16,7 @@ from pydantic import BaseModel
 from moma_core import AgentCard, InvalidInputError, LLMCard
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.errors import DuplicateNameError, InvalidCardError
+from moma_core.llms.prices import price_table
 from moma_core.types import MAX_DESCRIPTION_CHARS, Words, check_names, is_text, joined
 
 __all__ = [
@@ -289,7 +286,6 @@ _PREFIX = (
 )
 
 
-_TABLE = "model_prices_and_context_window_backup.json"
 _MILLION = 1e6
 _ABILITIES = (
     "tool_calling",
@@ -345,7 +341,7 @@ def _llm_cards_card(name: str, llm: BaseChatModel, price: tuple[float, float] | 
 
 
 def _listed_price(name: str, llm: BaseChatModel) -> tuple[float, float]:
-    table = _price_table()
+    table = price_table()
     own = getattr(llm, "model_name", None) or getattr(llm, "model", None)
     for key in (own, name):
         listed = table.get(str(key), {})
@@ -357,18 +353,6 @@ def _listed_price(name: str, llm: BaseChatModel) -> tuple[float, float]:
         f"the price of LLM {name!r} is not known: it was not given and {where}. Give USD per "
         f"million input and output tokens: prices={{{name!r}: (0.15, 0.6)}}; a local LLM costs 0."
     )
-
-
-@cache
-def _price_table() -> Mapping[str, Mapping[str, Any]]:
-    # Read from the package's file: importing litellm takes seconds and asks the network.
-    found = find_spec("litellm")
-    for folder in (found.submodule_search_locations or ()) if found is not None else ():
-        file = Path(folder) / _TABLE
-        if file.exists():
-            table: Mapping[str, Mapping[str, Any]] = json.loads(file.read_bytes())
-            return table
-    return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from langchain_moma import (
     llm_cards_from_chat_models,
     sync_agents,
 )
-from langchain_moma.cards import _price_table
 from langchain_moma.testing import ScriptedChat
 from moma_core import AgentCard, MoMARouter, UnknownNameError
 from moma_core.errors import DuplicateNameError, InvalidCardError
+from moma_core.llms.prices import price_table
 
 SERVER = '''
 import sys
@@ -153,9 +153,9 @@ def test_prices_are_given_or_looked_up(tmp_path: Path, monkeypatch: pytest.Monke
     table = package / "model_prices_and_context_window_backup.json"
     table.write_text(json.dumps(listed), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    _price_table.cache_clear()
+    price_table.cache_clear()
     [card] = llm_cards_from_chat_models({"mine": Named(profile={"max_input_tokens": 9})})
     assert (card.input_price, card.output_price, card.context_window) == (1.0, 2.0, 9)
     with pytest.raises(InvalidCardError, match="has none for it"):
         llm_cards_from_chat_models({"mine": ScriptedChat()})
-    _price_table.cache_clear()
+    price_table.cache_clear()

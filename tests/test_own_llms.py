@@ -256,13 +256,13 @@ def litellm(tmp_path, monkeypatch):
         "unpriced": {"max_input_tokens": 8000},
     }
     (folder / "model_prices_and_context_window_backup.json").write_text(json.dumps(table))
-    from moma_core.llms.prices import _table
+    from moma_core.llms.prices import price_table
 
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "litellm", raising=False)
-    _table.cache_clear()
+    price_table.cache_clear()
     yield
-    _table.cache_clear()
+    price_table.cache_clear()
 
 
 def test_prices_and_windows_come_from_litellms_table(litellm):
@@ -281,10 +281,10 @@ def test_without_the_table_a_name_is_not_enough(monkeypatch):
     from moma_core.llms import prices
 
     monkeypatch.setattr(prices, "find_spec", lambda name: None)
-    prices._table.cache_clear()
+    prices.price_table.cache_clear()
     with pytest.raises(InvalidCardError, match=r"litellm is not installed.*LLMCard\('gpt-5-mini'"):
         MoMARouter.from_cards(llms=["gpt-5-mini"])
-    prices._table.cache_clear()
+    prices.price_table.cache_clear()
 
 
 def test_the_command_line_places_llms(minilm, tmp_path, litellm):

@@ -283,12 +283,11 @@ def rank(
     for i, places in enumerate(np.argsort(-refined, axis=1, kind="stable")):
         listed = rows[best.agents[i, places]]
         there = np.flatnonzero(~away[best.agents[i, places]])
+        absentee = _meant_instead(refined[i, places], there)
         missing = None
-        if there.size < places.size:
-            rival = int(np.delete(np.arange(places.size), there)[0])
-            ahead = refined[i, places[there[0]]] - refined[i, places[rival]]
-            if ahead < _AS_GOOD:
-                missing = snapshot.names[listed[rival]], request.absent[int(listed[rival])]
+        if absentee is not None:
+            row = int(listed[absentee])
+            missing = snapshot.names[row], request.absent[row]
         candidates = tuple(
             Candidate(snapshot.names[listed[j]], float(shares[i, places[j]]))
             for j in there[: request.k]
@@ -298,6 +297,19 @@ def rank(
         outcome = _outcome(probabilities, float(thresholds[i]), candidates, nearest, missing)
         outcomes.append(_careful(outcome, float(thresholds[i]), snapshot))
     return outcomes
+
+
+def _meant_instead(logits: FloatArray, there: npt.NDArray[np.intp]) -> int | None:
+    """Return the place of an absent agent that fits as well as the best of those there.
+
+    Args:
+        logits: Of a shortlist, best first, shape (k,).
+        there: The places of those that are there, at least one.
+    """
+    if there.size == logits.size:
+        return None
+    rival = int(np.delete(np.arange(logits.size), there)[0])
+    return rival if logits[there[0]] - logits[rival] < _AS_GOOD else None
 
 
 def _gated(

@@ -13,7 +13,7 @@ from typing import Any
 from moma_core.errors import InvalidCardError
 from moma_core.types import LLMCard
 
-__all__ = ["listed_card"]
+__all__ = ["listed_card", "price_table"]
 
 _TABLE = "model_prices_and_context_window_backup.json"
 _MILLION = 1e6
@@ -29,7 +29,7 @@ def listed_card(name: str, **known: Any) -> LLMCard:
     Raises:
         InvalidCardError: litellm is not installed, or its table has no price for the name.
     """
-    table = _table()
+    table = price_table()
     entry = table.get(name, {})
     if "input_cost_per_token" not in entry or "output_cost_per_token" not in entry:
         where = "litellm's table has none" if table else "litellm is not installed"
@@ -55,7 +55,8 @@ def _usd(by_token: float) -> float:
 
 
 @cache
-def _table() -> Mapping[str, Mapping[str, Any]]:
+def price_table() -> Mapping[str, Mapping[str, Any]]:
+    """Return litellm's table by the names of LLMs; an empty one where litellm is not installed."""
     # Read from the package's file: importing litellm takes seconds and asks the network.
     found = find_spec("litellm")
     for folder in (found.submodule_search_locations or ()) if found is not None else ():

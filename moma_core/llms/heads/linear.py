@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ class LinearHead:
     @classmethod
     def from_parts(
         cls, llms: tuple[LLMCard, ...], config: Mapping[str, Any], arrays: Mapping[str, Any]
-    ) -> LinearHead:
+    ) -> Self:
         """Rebuild from `config` and `arrays`."""
         del config
         return cls(llms, arrays["weights"], arrays["bias"])

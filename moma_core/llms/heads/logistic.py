@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from moma_core._numerics import sigmoid
+from moma_core.llms.heads.linear import LinearHead
 from moma_core.types import FloatArray, LLMCard
 
 __all__ = [
@@ -35,39 +35,14 @@ class LogisticConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LogisticHead:
-    """Predicts ``sigmoid(inputs @ weights + bias)``.
-
-    Args:
-        llms: Cards of the columns.
-        weights: Shape (d, m).
-        bias: Shape (m,).
-    """
+class LogisticHead(LinearHead):
+    """Predicts ``sigmoid(inputs @ weights + bias)``; saved as a `LinearHead` is."""
 
     kind: ClassVar[str] = "logistic"
-    llms: tuple[LLMCard, ...]
-    weights: npt.NDArray[np.float32]
-    bias: npt.NDArray[np.float32]
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
         return sigmoid(embeddings @ self.weights + self.bias).astype(np.float32)
-
-    def config(self) -> dict[str, Any]:
-        """Return what JSON keeps beside `arrays`."""
-        return {}
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what safetensors keeps."""
-        return {"weights": self.weights, "bias": self.bias}
-
-    @classmethod
-    def from_parts(
-        cls, llms: tuple[LLMCard, ...], config: Mapping[str, Any], arrays: Mapping[str, Any]
-    ) -> LogisticHead:
-        """Rebuild from `config` and `arrays`."""
-        del config
-        return cls(llms, arrays["weights"], arrays["bias"])
 
 
 def fit_logistic(
