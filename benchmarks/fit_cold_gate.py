@@ -13,7 +13,7 @@ both were trained on is no judge of them: there the reranker looks three times a
 
 The first curve tells queries that some agent fits from the others; the second, among queries that
 some agent fits, whether the best one is right. Inputs are what
-`moma_core.agents.router.rank` sees. Weights whose sign sense demands are held to it. Every data
+`moma_core.agents.rank.rank` sees. Weights whose sign sense demands are held to it. Every data
 set, and the twelve engines of benchmarks/llamaindex_corpus.toml, is judged as a whole catalog, on
 val rows (lobe: its weak ones), by curves fitted without it: right first, share of the right ones
 kept, wrong, caught, AUROC of in and out of scope beside the plain largest cosine's, expected
@@ -42,8 +42,8 @@ from moma_core._checks import readable
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.conversation import EncodedTurns, Reading
 from moma_core.agents.gate import Evidence, Negatives
+from moma_core.agents.rank import Fitted, RankRequest, _evidence, _scores
 from moma_core.agents.reranker import Read, Reranker, exemplars, rerank, shortlist
-from moma_core.agents.router import Fitted, RankRequest, _evidence, _scores
 from moma_core.agents.training import train
 from moma_core.encoder import open_encoder
 from moma_core.registry.memory import MemoryRegistry

@@ -28,8 +28,9 @@ from moma_core.agents.categories import Category, Taxonomy
 from moma_core.agents.compound import Ranked, divided
 from moma_core.agents.conversation import EncodedTurns, Reading
 from moma_core.agents.gate import Negatives
+from moma_core.agents.rank import K
 from moma_core.agents.reranker import Reranker
-from moma_core.agents.router import AgentRouter, Choice, K
+from moma_core.agents.router import AgentRouter, Choice
 from moma_core.agents.states import StateMachine
 from moma_core.encoder import encoder_of, open_encoder
 from moma_core.errors import DuplicateNameError, InvalidInputError, InvalidQueryError, NoTargetError

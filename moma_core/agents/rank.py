@@ -1,0 +1,525 @@
+"""One ranking of the eligible agents: logits, a second look, the gate's two probabilities.
+
+`rank` reads n queries against what was `Fitted` to the agents of one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moma_core.agents.acts import generality
+from moma_core.agents.catalog import Snapshot, card_text
+from moma_core.agents.conversation import EncodedTurns, in_context
+from moma_core.agents.gate import (
+    COLD_THRESHOLD,
+    Evidence,
+    Negatives,
+    blended,
+    cold_probabilities,
+)
+from moma_core.agents.hints import effect_of
+from moma_core.agents.ranker import Columns, Features, description_columns, logsumexp
+from moma_core.agents.reranker import (
+    LENGTH,
+    LOUDEST,
+    Read,
+    Reranker,
+    Shortlist,
+    cold_start_features,
+    exemplars,
+    rerank,
+    shortlist,
+)
+from moma_core.agents.training import Trained
+from moma_core.errors import ScoreError
+from moma_core.protocols import AgentRecord, FinalDecider
+from moma_core.types import (
+    AgentOutcome,
+    Candidate,
+    Deferred,
+    FloatArray,
+    Handled,
+    RoutingState,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Fitted", "K", "RankRequest", "apply_decider", "rank"]
+
+_LEAST = 1e-9  # a probability of nothing, whose logarithm is still a number
+
+
+def apply_decider(
+    best: Shortlist,
+    texts: Sequence[str],
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    weight: float,
+    decider: FinalDecider,
+    away: npt.NDArray[np.bool_] | None = None,
+) -> Shortlist:
+    """Return the list of each of n queries with the logits that a final decision gives it.
+
+    Args:
+        best: The ranker's, k agents a query.
+        texts: The queries, length n.
+        rows: Of the snapshot, what the list's agents are columns of.
+        snapshot: All agents.
+        weight: Of the examples one by one, as in `Shortlist.refined`.
+        decider: Gives probabilities.
+        away: Which of the columns it is not to choose; they keep their logits.
+
+    Raises:
+        ScoreError: The probabilities are not finite, or not one for each agent.
+    """
+    logits = best.refined(weight)
+    for i, text in enumerate(texts):
+        places = np.arange(logits.shape[1])
+        if away is not None:
+            places = np.flatnonzero(~away[best.agents[i]])
+        cards = [snapshot.records[rows[agent]].card for agent in best.agents[i, places]]
+        before = logits[i, places]
+        probabilities = np.asarray(decider.decide(text, cards, before))
+        if probabilities.shape != before.shape or not np.isfinite(probabilities).all():
+            raise ScoreError(
+                f"the final decision gave {probabilities!s:.60} for {len(cards)} agents; "
+                "one finite value each was expected. Check the decider, or route with decider=None."
+            )
+        logits[i, places] = np.log(np.maximum(probabilities, _LEAST)) + logsumexp(before)
+    return replace(best, logits=logits - np.float32(weight) * best.closeness)
+
+
+K = 10  # candidates kept in a decision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankRequest:
+    """n turns to rank the agents for.
+
+    Args:
+        turns: What they say, with their vectors.
+        state: Where the conversation stood before them.
+        k: How many candidates to return of each.
+        absent: Rows of agents that a turn may mean and that are not there now, and why. They are
+            ranked with the others: where one fits as well as any, nobody takes its place.
+        min_probability: Least probability to accept an agent; None: the gate's.
+    """
+
+    turns: EncodedTurns
+    state: RoutingState = field(default_factory=RoutingState)
+    k: int = K
+    absent: Mapping[int, str] = field(default_factory=dict)
+    min_probability: float | None = None
+
+
+_ABSENT = 8  # of them, the best, that have a place in a shortlist
+_AS_GOOD = 0.5  # logit by which the best agent must lead each of them
+
+
+def rank(
+    request: RankRequest,
+    rows: npt.NDArray[np.intp],
+    catalog: Fitted,
+    decider: FinalDecider | None = None,
+    reranker: Reranker | None = None,
+) -> list[AgentOutcome]:
+    """Return the outcome of each of n readings.
+
+    Args:
+        request: The readings.
+        rows: Agents that may be chosen, at least one.
+        catalog: All agents, and what was fitted to them.
+        decider: Has the last word on the shortlist's order; None leaves it to the ranker.
+        reranker: Reads query and card together where few examples are known; None: nobody does.
+
+    Raises:
+        ScoreError: The logits are not finite.
+    """
+    absent = np.array(sorted(request.absent), dtype=np.intp)
+    rows = np.union1d(rows, absent) if absent.size else rows
+    away = np.isin(rows, absent) if absent.size else np.zeros(rows.size, dtype=bool)
+    best, read, scope = _listed(request, rows, away, catalog, decider, reranker)
+    gated, some, thresholds = _gated(best, (read, scope), request.turns, rows, catalog)
+    if request.min_probability is not None:
+        thresholds = np.full(len(gated), request.min_probability)
+    names, weight = catalog.snapshot.names, catalog.trained.exemplar_weight
+    refined = best.refined(weight)
+    shares = np.exp(refined - best.total(weight)[:, None])
+    outcomes = []
+    for i, places in enumerate(np.argsort(-refined, axis=1, kind="stable")):
+        listed = rows[best.agents[i, places]]
+        there = np.flatnonzero(~away[best.agents[i, places]])
+        absentee = _meant_instead(refined[i, places], there)
+        missing = None
+        if absentee is not None:
+            row = int(listed[absentee])
+            missing = names[row], request.absent[row]
+        candidates = tuple(
+            Candidate(names[listed[j]], float(shares[i, places[j]])) for j in there[: request.k]
+        )
+        probabilities, threshold = (float(gated[i]), float(some[i])), float(thresholds[i])
+        outcome = _outcome(probabilities, threshold, candidates, names[listed[0]], missing)
+        outcomes.append(_careful(outcome, threshold, catalog.snapshot))
+    return outcomes
+
+
+def _listed(
+    request: RankRequest,
+    rows: npt.NDArray[np.intp],
+    away: npt.NDArray[np.bool_],
+    catalog: Fitted,
+    decider: FinalDecider | None,
+    reranker: Reranker | None,
+) -> tuple[Shortlist, Read | None, FloatArray | None]:
+    """Return the shortlists, what the reranker said of them, and logits of being in scope (n,).
+
+    Args:
+        request: n readings.
+        rows: Of the snapshot, the agents to rank.
+        away: Which of these are not there now.
+        catalog: All agents, and what was fitted to them.
+        decider: Has the last word on the order; None: nobody.
+        reranker: Reads query and card together; None: nobody does.
+    """
+    snapshot, trained = catalog.snapshot, catalog.trained
+    logits, scope = _scores(request, rows, catalog)
+    if not np.isfinite(logits).all():
+        raise ScoreError(
+            "the ranker gave scores that are not finite. Check that the encoder gives finite "
+            "vectors, then fit again with router.fit()."
+        )
+    weight = trained.exemplar_weight
+    own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
+    length = max(request.k, LENGTH) + min(len(request.absent), _ABSENT)
+    best = shortlist(_few_absent(logits, away), request.turns.alone, own, length)
+    texts = [reading.text for reading in request.turns.readings]
+    read = None
+    if reranker is not None:
+        best, read = rerank(best, texts, rows, snapshot, weight, reranker)
+    elif catalog.measured:
+        read = Read.nothing(best, rows, snapshot, weight)
+    if decider is not None:
+        best = apply_decider(best, texts, rows, snapshot, weight, decider, away)
+    if scope is not None and trained.fresh:
+        scope = _known(scope, best, rows, snapshot, trained)
+    return best, read, scope
+
+
+def _meant_instead(logits: FloatArray, there: npt.NDArray[np.intp]) -> int | None:
+    """Return the place of an absent agent that fits as well as the best of those there.
+
+    Args:
+        logits: Of a shortlist, best first, shape (k,).
+        there: The places of those that are there, at least one.
+    """
+    if there.size == logits.size:
+        return None
+    rival = int(np.delete(np.arange(logits.size), there)[0])
+    return rival if logits[there[0]] - logits[rival] < _AS_GOOD else None
+
+
+def _gated(
+    best: Shortlist,
+    said: tuple[Read | None, FloatArray | None],
+    turns: EncodedTurns,
+    rows: npt.NDArray[np.intp],
+    catalog: Fitted,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return what the gate says of n queries: two probabilities and the threshold, (n,) each.
+
+    The probabilities are that the best agent is right and that some agent fits. Where the reranker
+    was asked, they lie between what holds for all catalogs and this catalog's own gate.
+
+    Args:
+        best: The shortlists.
+        said: What the reranker said of them, and the logits of being in scope; None: nothing.
+        turns: The queries, with their unit vectors.
+        rows: Of the snapshot, what the lists' agents are columns of.
+        catalog: All agents, and what was fitted to them.
+    """
+    (read, scope), snapshot, gate = said, catalog.snapshot, catalog.trained.gate
+    vectors = turns.alone
+    weight = catalog.trained.exemplar_weight
+    seen = best.signals(weight, scope)
+    if gate.fits.uses_cold_features:
+        seen = replace(seen, cold=cold_start_features(best, weight, vectors, rows, snapshot))
+    gated, some = gate.probabilities(seen), gate.fits.probabilities(seen)
+    if read is None or gate.max_wrong_agent_rate is not None:
+        return gated, some, np.full(len(gated), gate.threshold)
+    n = int(snapshot.n_examples.sum()) if gate.coverage is not None else 0
+    trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
+    asked = bool(np.isfinite(read.logits).any())
+    seen_cold = _evidence(best, read, turns, rows, catalog)
+    right, fits = cold_probabilities(seen_cold, read=asked)
+    cold = COLD_THRESHOLD + _MORE_ASKED * (1.0 - read.share)
+    thresholds = trust * cold + (1.0 - trust) * gate.threshold
+    return blended(right, gated, trust), blended(fits, some, trust), thresholds
+
+
+def _few_absent(logits: FloatArray, away: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return logits (n, c) in which all but the best few columns that are ``away`` are -inf."""
+    columns = np.flatnonzero(away)
+    if columns.size <= _ABSENT:
+        return logits
+    kept: FloatArray = logits.copy()
+    weak = np.argpartition(-logits[:, columns], _ABSENT - 1, axis=1)[:, _ABSENT:]
+    np.put_along_axis(kept, columns[weak], np.float32(-np.inf), axis=1)
+    return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """All agents at one moment, with what was fitted to them and the queries none should take.
+
+    Args:
+        snapshot: The agents.
+        trained: Ranker and gate.
+        negatives: Queries that no agent should take.
+        measured: Whether the gate's curves for all catalogs were measured with this encoder.
+        many_languages: Whether the encoder reads many.
+    """
+
+    snapshot: Snapshot
+    trained: Trained
+    negatives: Negatives
+    measured: bool = True
+    many_languages: bool = False
+
+    @cached_property
+    def described(self) -> Columns:
+        """The columns that all agents would have by their descriptions alone."""
+        texts = [card_text(record.card) for record in self.snapshot.records]
+        idf = self.trained.ranker.idf
+        return description_columns(Features.of(texts, self.snapshot.descriptions, idf))
+
+    @cached_property
+    def _reached(self) -> tuple[FloatArray, FloatArray]:
+        """The packaged queries that no agent should take, (m, d), and how near each comes, (m,)."""
+        vectors = self.negatives.vectors[self.negatives.n_given :]
+        nearest = np.zeros(len(vectors), dtype=np.float32)
+        if not len(vectors) or not self.snapshot.records:
+            return vectors, nearest
+        nearest = (vectors @ self.snapshot.descriptions.T).max(axis=1)
+        with_any = [r.example_vectors for r in self.snapshot.records if len(r.example_vectors)]
+        if with_any:
+            nearest = np.maximum(nearest, (vectors @ np.concatenate(with_any).T).max(axis=1))
+        return vectors, nearest
+
+    def background(self, vectors: FloatArray) -> FloatArray:
+        """Return how near queries (n, d) come that no agent should take, a cosine, shape (n,).
+
+        The median of all that are packaged; where those are of many languages, the mean of the
+        nearest ones, which are of the query's own: texts of one language are nearer to each other.
+        """
+        known, nearest = self._reached
+        if not nearest.size:
+            return np.zeros(len(vectors), dtype=np.float32)
+        if not self.many_languages:
+            return np.full(len(vectors), np.median(nearest), dtype=np.float32)
+        alike = np.argpartition(-(vectors @ known.T), _ALIKE - 1, axis=1)[:, :_ALIKE]
+        level: FloatArray = nearest[alike].mean(axis=1)
+        return level
+
+
+_ALIKE = 8
+_MORE_ASKED = 0.25  # of the cold probability, among agents that all have many examples
+_MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
+
+
+def _evidence(
+    best: Shortlist,
+    read: Read,
+    turns: EncodedTurns,
+    rows: npt.NDArray[np.intp],
+    catalog: Fitted,
+) -> Evidence:
+    """Return what speaks for the best agent of each query."""
+    vectors = turns.alone
+    snapshot, weight = catalog.snapshot, catalog.trained.exemplar_weight
+    refined = best.refined(weight)
+    places = np.argsort(-refined, axis=1, kind="stable")[:, :LENGTH]
+    n, pick = len(places), (np.arange(len(places)), places[:, 0])
+    ranked = np.take_along_axis(refined, places, axis=1)
+    cosines = np.array(
+        [
+            [_cosine(snapshot.records[rows[agent]], vector) for agent in row[order]]
+            for row, order, vector in zip(best.agents, places, vectors, strict=True)
+        ],
+        dtype=np.float32,
+    )
+    said = np.take_along_axis(read.logits, places, axis=1)
+    said = np.clip(np.where(np.isfinite(said), said, -LOUDEST), -_HEARD, _HEARD)
+    nearest = cosines.max(axis=1)
+    foreign = np.full(n, -1.0, dtype=np.float32)
+    if len(catalog.negatives.vectors):
+        foreign = (vectors @ catalog.negatives.vectors.T).max(axis=1)
+    alone = ranked.shape[1] == 1
+    return Evidence(
+        above=nearest - catalog.background(vectors),
+        foreign=foreign - nearest,
+        cosine_lead=cosines[:, 0] - (_NEAR if alone else cosines[:, 1:].max(axis=1)),
+        log_share=np.maximum(refined[pick] - logsumexp(refined), -5.0),
+        lead=np.minimum(ranked[:, 0] - (_NOBODY if alone else ranked[:, 1]), 3.0),
+        read_lead=said[:, 0] - (-_HEARD if alone else said[:, 1:].max(axis=1)),
+        read=said[:, 0],
+        refused=np.minimum(said.max(axis=1), 0.0),
+        general=_general(turns, snapshot, rows[best.agents[pick[0], places[:, 0]]]),
+    )
+
+
+_TELLING = 8  # examples that tell how general an agent is
+
+
+def _general(turns: EncodedTurns, snapshot: Snapshot, chosen: npt.NDArray[np.intp]) -> FloatArray:
+    """Return `Evidence.general` of n queries with the rows of their best agents, shape (n,)."""
+    asked = generality([reading.text for reading in turns.readings])
+    cards = [snapshot.records[row].card for row in chosen]
+    own = [generality([card.description, *card.examples[:_TELLING]]).max() for card in cards]
+    more: FloatArray = np.clip(np.minimum(asked, asked - np.array(own)), 0.0, _MOST_GENERAL)
+    return more
+
+
+_MOST_GENERAL = 3.0
+
+
+_NEAR = 0.1  # cosine that somebody reaches for any query
+_HEARD = 6.0  # log-odds of the reranker beyond which the gate is no surer
+_NOBODY = 0.5  # logit that somebody reaches for any query
+
+
+def _cosine(record: AgentRecord, vector: FloatArray) -> float:
+    told = float(record.description_vector @ vector)
+    if len(record.example_vectors):
+        told = max(told, float((record.example_vectors @ vector).max()))
+    return told
+
+
+def _scores(
+    request: RankRequest, rows: npt.NDArray[np.intp], catalog: Fitted
+) -> tuple[FloatArray, FloatArray | None]:
+    """Return logits (n, n_rows) and, where fitted, those of being in scope (n,).
+
+    A follow-up goes also by its joined text, and by that alone where scope is concerned.
+    """
+    snapshot, trained = catalog.snapshot, catalog.trained
+    ranker, readings = trained.ranker, request.turns.readings
+    seen = ranker.features([reading.text for reading in readings], request.turns.alone)
+    logits = ranker.scores(seen, rows)
+    scope = trained.scope.logits(seen) if trained.scope else None
+    leaning = [i for i, reading in enumerate(readings) if reading.follows]
+    if not leaning:
+        kept = logits if rows.size == logits.shape[1] else logits[:, rows]
+        return _on_one_scale(kept, seen, rows, catalog), scope
+    whole = [reading.joined for reading in readings if reading.joined is not None]
+    after, after_scope = iter(()), iter(())
+    if whole:
+        joined = ranker.features(whole, request.turns.joined)
+        after = iter(ranker.scores(joined, rows))
+        after_scope = iter(trained.scope.logits(joined)) if trained.scope else after_scope
+    previous = snapshot.position.get(request.state.last_target or "")
+    by_llm = request.state.last_target is not None and previous is None
+    for i in leaning:
+        row = next(after, None) if readings[i].joined is not None else None
+        logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
+        if scope is not None and trained.scope is not None:
+            scope[i] = trained.scope.usual if row is None else next(after_scope)
+    return _on_one_scale(logits[:, rows], seen, rows, catalog), scope
+
+
+_TRUSTED = 0.7  # of what examples add to a description's logit, beside agents without any
+_HANDICAP = 1.5  # logit that an agent of very many examples gives to agents without any
+_HALF_KNOWN = 3.0  # examples at which it gives half of that
+
+
+def _on_one_scale(
+    logits: FloatArray, seen: Features, rows: npt.NDArray[np.intp], catalog: Fitted
+) -> FloatArray:
+    """Return logits (n, n_rows) in which agents with and without examples compete fairly.
+
+    A column fitted to examples speaks louder than a description. Where both kinds are eligible, an
+    agent of m examples scores ``c + 0.7 (f - c) - 1.5 m / (m + 3)``, with f its fitted logit and c
+    what its description alone says; an agent without examples scores c.
+    """
+    known = catalog.snapshot.n_examples[rows]
+    fitted = np.flatnonzero(known)
+    if fitted.size in (0, rows.size):
+        return logits
+    described = catalog.described.rows(rows[fitted]).logits(seen)
+    handicap = (_HANDICAP * known[fitted] / (known[fitted] + _HALF_KNOWN)).astype(np.float32)
+    level: FloatArray = logits.copy()
+    level[:, fitted] = described + _TRUSTED * (logits[:, fitted] - described) - handicap
+    # The gate knows fitted logits: all move so that the best of them stays where it was.
+    level += (logits[:, fitted].max(axis=1) - level[:, fitted].max(axis=1))[:, None]
+    return level
+
+
+def _known(
+    scope: FloatArray,
+    best: Shortlist,
+    rows: npt.NDArray[np.intp],
+    snapshot: Snapshot,
+    trained: Trained,
+) -> FloatArray:
+    """Return the scope's logits (n,), raised to the usual where it does not know the best agent."""
+    chosen = rows[best.best(trained.exemplar_weight)]
+    fresh = np.array([snapshot.names[row] in trained.fresh for row in chosen])
+    usual = np.float32(trained.scope.usual if trained.scope else 0.0)
+    known: FloatArray = np.where(fresh, np.maximum(scope, usual), scope)
+    return known
+
+
+def _outcome(
+    probabilities: tuple[float, float],
+    threshold: float,
+    candidates: tuple[Candidate, ...],
+    nearest: str,
+    missing: tuple[str, str] | None,
+) -> AgentOutcome:
+    """Return what the gate says: its probability that the first is right, and that some fits.
+
+    Args:
+        probabilities: The two of them.
+        threshold: Least probability to accept.
+        candidates: Agents that are there, best first.
+        nearest: Who is best, there or not.
+        missing: Who fits as well as any and is not there, and why; None: nobody.
+    """
+    probability, some_fits = probabilities
+    if probability >= threshold and missing is None:
+        return Handled((candidates[0].name,), probability, candidates, some_fits)
+    if probability >= threshold and missing is not None:
+        reason = f"{missing[0]!r}, which fits as well as any agent, is {missing[1]}"
+    else:
+        reason = (
+            f"no agent fits: the nearest, {nearest!r}, is right with probability "
+            f"{probability:.2f} and {threshold:.2f} is needed"
+        )
+    return Deferred(reason, probability, candidates, some_fits)
+
+
+_UNSURE = 0.5  # logit by which an agent that destroys must lead one that reads
+
+
+def _careful(outcome: AgentOutcome, threshold: float, snapshot: Snapshot) -> AgentOutcome:
+    """Return an outcome in which, unsure between reading and destroying, the agent reads."""
+    if not isinstance(outcome, Handled) or len(outcome.candidates) < 2:
+        return outcome
+    (first, second), rest = outcome.candidates[:2], outcome.candidates[2:]
+    cards = [snapshot.records[snapshot.position[c.name]].card for c in (first, second)]
+    if [effect_of(card) for card in cards] != ["destroys", "reads"]:
+        return outcome
+    if second.score < first.score * np.exp(-_UNSURE):
+        return outcome
+    probability = outcome.probability * second.score / first.score
+    even = (first.score + second.score) / 2
+    candidates = (replace(second, score=even), replace(first, score=even), *rest)
+    if probability >= threshold:
+        return Handled((second.name,), probability, candidates, outcome.some_fits)
+    reason = f"unsure whether {second.name!r} is to read or {first.name!r} to destroy"
+    return Deferred(reason, probability, candidates, outcome.some_fits)
