@@ -183,7 +183,7 @@ class Looker:
         best = shortlist(logits, vectors, own)
         read = Read(np.zeros(best.logits.shape, np.float32), np.ones(len(texts), np.float32))
         if self.reranker is not None:
-            best, said = rerank(best, texts, rows, snapshot, weight, self.reranker)
+            best, said = rerank(best, texts, vectors, rows, (snapshot, weight), self.reranker)
             if said is None:
                 raise SystemExit("the reranker was not asked: too many examples an agent")
             read = said

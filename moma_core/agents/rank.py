@@ -201,7 +201,7 @@ def _listed(
     texts = [reading.text for reading in request.turns.readings]
     read = None
     if reranker is not None:
-        best, read = rerank(best, texts, rows, snapshot, weight, reranker)
+        best, read = rerank(best, texts, request.turns.alone, rows, (snapshot, weight), reranker)
     elif catalog.measured:
         read = Read.nothing(best, rows, snapshot, weight)
     if decider is not None:

@@ -243,9 +243,9 @@ LOUDEST = 9.0
 def rerank(
     best: Shortlist,
     texts: Sequence[str],
+    vectors: FloatArray,
     rows: npt.NDArray[np.intp],
-    snapshot: Snapshot,
-    weight: float,
+    known: tuple[Snapshot, float],
     reranker: Reranker,
 ) -> tuple[Shortlist, Read | None]:
     """Return the lists with the reranker's say, and what it said; it counts less among examples.
@@ -256,11 +256,12 @@ def rerank(
     Args:
         best: The ranker's, k agents a query.
         texts: The queries, length n.
+        vectors: Their unit vectors, shape (n, d): what tells which examples it is shown.
         rows: Of the snapshot, what the list's agents are columns of.
-        snapshot: All agents.
-        weight: Of the examples one by one, as in `Shortlist.refined`.
+        known: All agents, and the weight of examples one by one, as in `Shortlist.refined`.
         reranker: Reads a query and cards.
     """
+    snapshot, weight = known
     refined = best.refined(weight)
     order = np.argsort(-refined, axis=1, kind="stable")
     share = _share(refined, best, rows, snapshot)
@@ -271,8 +272,10 @@ def rerank(
     moved = best.logits.copy()
     for i in asked:
         places = order[i, :_READ]
-        cards = [snapshot.records[rows[agent]].card for agent in best.agents[i, places]]
-        said[i, places] = np.clip(reranker.logits(texts[int(i)], cards), -LOUDEST, LOUDEST)
+        records = [snapshot.records[rows[agent]] for agent in best.agents[i, places]]
+        shown = [_nearest_examples(record, vectors[i]) for record in records]
+        found = reranker.logits(texts[int(i)], [record.card for record in records], shown)
+        said[i, places] = np.clip(found, -LOUDEST, LOUDEST)
         moved[i, places] += _READ_WEIGHT * share[i] * said[i, places]
         after = moved[i, places] + weight * best.closeness[i, places]
         moved[i, places] += logsumexp(refined[i, places]) - logsumexp(after)
@@ -280,8 +283,20 @@ def rerank(
     return replace(best, logits=moved), Read(said, share)
 
 
+_SHOWN = 2  # examples of an agent that the reranker reads
+
+
+def _nearest_examples(record: AgentRecord, vector: FloatArray) -> tuple[str, ...]:
+    """Return an agent's examples that are nearest to a vector (d,), the nearest first."""
+    if not len(record.example_vectors):
+        return ()
+    near = np.argsort(-(record.example_vectors @ vector), kind="stable")[:_SHOWN]
+    return tuple(record.card.examples[i] for i in near)
+
+
 _WEIGHTS = ("reranker.onnx", "1b41899913c0b97a9121222da5c57bd54a2d0671668fea672fffb8f04970e568")
 _QUERY_TOKENS, _CARD_TOKENS = 40, 72
+_SAID_TOKENS = 44  # of a card's, for name and description where examples follow
 _DESCRIPTION_CHARS = 420
 _AT_ONCE = 16
 _KEPT = 20_000  # cards whose tokens are remembered
@@ -322,16 +337,22 @@ class Reranker:
         """Weights; what was fitted with one reranker does not go with another."""
         return f"reranker-{_WEIGHTS[1][:8]}"
 
-    def logits(self, query: str, cards: Sequence[AgentCard]) -> FloatArray:
+    def logits(
+        self, query: str, cards: Sequence[AgentCard], examples: Sequence[Sequence[str]] = ()
+    ) -> FloatArray:
         """Return how well each card fits a query: log-odds, shape (n,).
 
         Args:
             query: The words; the first 40 wordpieces are read.
             cards: n agents. Their names and descriptions are read.
+            examples: What to read of each one's examples, length n, a few each; none by default.
         """
         (asked,) = self._pieces.rows([query])
         asked = _cut(asked, _QUERY_TOKENS)
-        rows = [[*asked, *row[1:]] for row in self._rows_of(cards)]
+        said = self._rows_of([_text(card) for card in cards])
+        such = iter(self._rows_of([f"such as: {'; '.join(each)}" for each in examples if each]))
+        shown = [next(such) if each else [] for each in examples or [()] * len(said)]
+        rows = [[*asked, *_card_row(*both)[1:]] for both in zip(said, shown, strict=True)]
         found = np.empty(len(rows), dtype=np.float32)
         order = np.argsort([len(row) for row in rows], kind="stable")
         for start in range(0, len(rows), _AT_ONCE):
@@ -343,8 +364,7 @@ class Reranker:
             (found[batch],) = self._session.run(None, feed)
         return found
 
-    def _rows_of(self, cards: Sequence[AgentCard]) -> list[list[int]]:
-        texts = [_text(card) for card in cards]
+    def _rows_of(self, texts: Sequence[str]) -> list[list[int]]:
         known = {text: row for text in texts if (row := self._cards.get(text)) is not None}
         fresh = [text for text in dict.fromkeys(texts) if text not in known]
         if fresh:
@@ -360,6 +380,13 @@ def _text(card: AgentCard) -> str:
     """Return a card as the reranker was trained on them: its name in words, and what it does."""
     name, said = readable(card.name).lower(), card.description[:_DESCRIPTION_CHARS].strip()
     return name if said.lower() == name else f"{name}: {said}"
+
+
+def _card_row(said: list[int], such: list[int]) -> list[int]:
+    """Return what is read of a card: what it says, and examples, if any, in its last third."""
+    if not such:
+        return said
+    return [*[*said[:-1][: _SAID_TOKENS - 1], *such[1:-1]][: _CARD_TOKENS - 1], said[-1]]
 
 
 def _cut(row: list[int], most: int) -> list[int]:
