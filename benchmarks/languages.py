@@ -47,7 +47,7 @@ def own(language: str) -> tuple[list[AgentCard], Asked]:
 
 
 def corpus(source: str, language: str, count: int) -> tuple[list[AgentCard], Asked]:
-    """Return the largest catalog of a source in a language, the tools that are asked for, and queries."""
+    """Return the tools asked for in the largest catalog of a source in a language, and queries."""
     rows = pq.read_table(DATA / "routing_pairs.parquet").to_pylist()
     rows = [r for r in rows if r["source"] == source and r["language"] == language]
     names = [row["catalog"] for row in rows]
