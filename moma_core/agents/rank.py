@@ -432,9 +432,9 @@ def _scores(
     return _on_one_scale(logits[:, rows], seen, rows, catalog), scope
 
 
-_TRUSTED = 0.7  # of what examples add to a description's logit, beside agents without any
-_HANDICAP = 1.5  # logit that an agent of very many examples gives to agents without any
-_HALF_KNOWN = 3.0  # examples at which it gives half of that
+_TRUSTED = 0.55  # of what examples add to a description's logit, beside agents without any
+_HANDICAP = 2.0  # logit that an agent of very many examples gives to agents without any
+_HALF_KNOWN = 6.0  # examples at which it gives half of that
 
 
 def _on_one_scale(
@@ -443,7 +443,7 @@ def _on_one_scale(
     """Return logits (n, n_rows) in which agents with and without examples compete fairly.
 
     A column fitted to examples speaks louder than a description. Where both kinds are eligible, an
-    agent of m examples scores ``c + 0.7 (f - c) - 1.5 m / (m + 3)``, with f its fitted logit and c
+    agent of m examples scores ``c + 0.55 (f - c) - 2 m / (m + 6)``, with f its fitted logit and c
     what its description alone says; an agent without examples scores c.
     """
     known = catalog.snapshot.n_examples[rows]

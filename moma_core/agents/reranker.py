@@ -294,7 +294,7 @@ def _nearest_examples(record: AgentRecord, vector: FloatArray) -> tuple[str, ...
     return tuple(record.card.examples[i] for i in near)
 
 
-_WEIGHTS = ("reranker.onnx", "1b41899913c0b97a9121222da5c57bd54a2d0671668fea672fffb8f04970e568")
+_WEIGHTS = ("reranker.onnx", "e9364916cf89ba3ce4d6c2fa9d266c7b1bf8ebdc689aec234122f6d95b13a314")
 _QUERY_TOKENS, _CARD_TOKENS = 40, 72
 _SAID_TOKENS = 44  # of a card's, for name and description where examples follow
 _DESCRIPTION_CHARS = 420
