@@ -184,8 +184,6 @@ class Looker:
         read = Read(np.zeros(best.logits.shape, np.float32), np.ones(len(texts), np.float32))
         if self.reranker is not None:
             best, said = rerank(best, texts, vectors, rows, (snapshot, weight), self.reranker)
-            if said is None:
-                raise SystemExit("the reranker was not asked: too many examples an agent")
             read = said
         seen = _evidence(best, read, turns, rows, catalog)
         columns = np.column_stack([getattr(seen, f.name) for f in fields(Evidence)])

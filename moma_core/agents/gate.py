@@ -30,6 +30,7 @@ __all__ = [
     "CONFIDENCE",
     "DESCRIPTIONS_CURVE",
     "ENOUGH_NEGATIVES",
+    "ColdView",
     "Curve",
     "Evidence",
     "Gate",
@@ -38,12 +39,12 @@ __all__ = [
     "Signals",
     "blended",
     "check_rate",
-    "cold_probabilities",
     "conformal_threshold",
     "cross_fit_scope",
     "fit_gate",
     "fit_scope",
     "signals",
+    "with_cold_view",
 ]
 
 CONFIDENCE = 0.9
@@ -559,8 +560,8 @@ class _Cold:
 
 _READ_ALONG = _Cold(
     near=(5.534, -4.075, -0.353),
-    meant=(0.76, -1.301, 3.363),
-    right=(2.433, 1.842, 0.336, 0.121, 0.001, 3.283),
+    meant=(0.611, -1.26, 3.667),
+    right=(3.074, 1.833, 0.304, 0.091, 0.0, 3.164),
 )
 # Where no reranker reads along: the mean of those of the plain MiniLM and the multilingual encoder.
 _UNREAD = _Cold(
@@ -572,24 +573,79 @@ COLD_THRESHOLD = 0.3
 """Least probability to accept an agent of which little is known; benchmarks/fit_cold_gate.py."""
 
 
-def cold_probabilities(
-    seen: Evidence, *, read: bool = True
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the probabilities that the best agent is right, and that some agent fits, (n,) each.
-
-    One set of curves for all catalogs: what a gate fitted to a catalog's own examples starts from.
-    That some agent fits is the product of two: that the query is near enough, and that it means
-    what it is near to. Times the third, that the best one is right if any is: the first result.
+@dataclass(frozen=True, slots=True, eq=False)
+class ColdView:
+    """What holds for all catalogs, of n queries; each array has shape (n,).
 
     Args:
-        seen: What speaks for the best agents.
-        read: Whether a reranker read the queries.
+        near: Probability that the query is near enough to what some agent does.
+        meant: Probability that it means what it is near to, rather than to quote or refuse it.
+        right: Probability that the best agent is the right one, if any is.
     """
-    curves = _READ_ALONG if read else _UNREAD
-    near = _logistic([seen.above, seen.foreign], curves.near)
-    fits = near * _logistic([seen.refused, seen.general], curves.meant)
-    best = [seen.cosine_lead, seen.log_share, seen.lead, seen.read_lead, seen.read]
-    return fits * _logistic(best, curves.right), fits
+
+    near: npt.NDArray[np.float64]
+    meant: npt.NDArray[np.float64]
+    right: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, seen: Evidence, read: npt.NDArray[np.bool_]) -> ColdView:
+        """Return what one set of curves for all catalogs says.
+
+        Args:
+            seen: What speaks for the best agents.
+            read: Whether a reranker read the query, shape (n,).
+        """
+        best = [seen.cosine_lead, seen.log_share, seen.lead, seen.read_lead, seen.read]
+        near, meant, right = (
+            np.where(read, _logistic(columns, along), _logistic(columns, unread))
+            for columns, along, unread in (
+                ([seen.above, seen.foreign], _READ_ALONG.near, _UNREAD.near),
+                ([seen.refused, seen.general], _READ_ALONG.meant, _UNREAD.meant),
+                (best, _READ_ALONG.right, _UNREAD.right),
+            )
+        )
+        return cls(near, meant, right)
+
+
+_MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
+_UNTOLD = 0.5  # share in nearness of what holds for all, where the user gave no negatives
+_MORE_ASKED = 0.12  # of the cold probability, among agents that all have many examples
+
+
+def with_cold_view(
+    gate: Gate,
+    seen: Signals,
+    cold: ColdView,
+    share: FloatArray,
+    known: tuple[int, int],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return a gate's probabilities beside what holds for all catalogs, and thresholds, (n,) each.
+
+    The gate was fitted to a catalog's own examples and knows best who is right among them; of what
+    is foreign it knows no more than the user's negatives tell. So its say grows with examples for
+    the one, and with negatives as well for the other.
+
+    Args:
+        gate: The catalog's own.
+        seen: What it sees of n queries.
+        cold: What holds for all.
+        share: How few examples are known of the best agents, from 1 (none) to 0, shape (n,).
+        known: Examples held out to fit the gate, and negatives that the user gave.
+
+    Returns:
+        The probability that the best agent is right, that some agent fits, least to accept.
+    """
+    n, n_given = known if gate.coverage is not None else (0, 0)
+    told = n_given / (n_given + ENOUGH_NEGATIVES)
+    trust = np.where(share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
+    near_trust = np.maximum(trust, _UNTOLD * (1.0 - told))
+    own_right = np.ones(len(trust)) if gate.right is None else gate.right.probabilities(seen)
+    near = blended(cold.near, gate.fits.probabilities(seen), near_trust)
+    fits = near * cold.meant ** np.maximum(trust, 1.0 - told)
+    right = blended(cold.right, own_right, trust)
+    least = COLD_THRESHOLD + _MORE_ASKED * (1.0 - share)
+    common = np.maximum(trust, 1.0 - told)
+    return fits * right, fits, common * least + (1.0 - common) * gate.threshold
 
 
 def _logistic(columns: Sequence[FloatArray], weights: tuple[float, ...]) -> npt.NDArray[np.float64]:

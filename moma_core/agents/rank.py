@@ -15,13 +15,7 @@ import numpy as np
 from moma_core.agents.acts import generality
 from moma_core.agents.catalog import Snapshot, card_text
 from moma_core.agents.conversation import EncodedTurns, in_context
-from moma_core.agents.gate import (
-    COLD_THRESHOLD,
-    Evidence,
-    Negatives,
-    blended,
-    cold_probabilities,
-)
+from moma_core.agents.gate import ColdView, Evidence, Negatives, with_cold_view
 from moma_core.agents.hints import effect_of
 from moma_core.agents.ranker import Columns, Features, description_columns, logsumexp
 from moma_core.agents.reranker import (
@@ -249,17 +243,12 @@ def _gated(
     seen = best.signals(weight, scope)
     if gate.fits.uses_cold_features:
         seen = replace(seen, cold=cold_start_features(best, weight, vectors, rows, snapshot))
-    gated, some = gate.probabilities(seen), gate.fits.probabilities(seen)
     if read is None or gate.max_wrong_agent_rate is not None:
-        return gated, some, np.full(len(gated), gate.threshold)
-    n = int(snapshot.n_examples.sum()) if gate.coverage is not None else 0
-    trust = np.where(read.share > 0, 1.0 / (1.0 + n / _MANY_EXAMPLES), 0.0)
-    asked = bool(np.isfinite(read.logits).any())
-    seen_cold = _evidence(best, read, turns, rows, catalog)
-    right, fits = cold_probabilities(seen_cold, read=asked)
-    cold = COLD_THRESHOLD + _MORE_ASKED * (1.0 - read.share)
-    thresholds = trust * cold + (1.0 - trust) * gate.threshold
-    return blended(right, gated, trust), blended(fits, some, trust), thresholds
+        threshold = np.full(len(vectors), gate.threshold)
+        return gate.probabilities(seen), gate.fits.probabilities(seen), threshold
+    cold = ColdView.of(_evidence(best, read, turns, rows, catalog), read.asked)
+    known = int(snapshot.n_examples.sum()), catalog.negatives.n_given
+    return with_cold_view(gate, seen, cold, read.share, known)
 
 
 def _few_absent(logits: FloatArray, away: npt.NDArray[np.bool_]) -> FloatArray:
@@ -328,8 +317,6 @@ class Fitted:
 
 
 _ALIKE = 8
-_MORE_ASKED = 0.25  # of the cold probability, among agents that all have many examples
-_MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 
 
 def _evidence(

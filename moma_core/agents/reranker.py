@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core._checks import readable
+from moma_core.agents.acts import generality
 from moma_core.agents.catalog import Snapshot
 from moma_core.agents.gate import Signals
 from moma_core.agents.ranker import Columns, logsumexp
@@ -212,6 +213,12 @@ class Read:
     logits: FloatArray
     share: FloatArray
 
+    @property
+    def asked(self) -> npt.NDArray[np.bool_]:
+        """Which queries it read, shape (n,)."""
+        read: npt.NDArray[np.bool_] = np.isfinite(self.logits).sum(axis=1) > 0
+        return read
+
     @classmethod
     def nothing(
         cls, best: Shortlist, rows: npt.NDArray[np.intp], snapshot: Snapshot, weight: float
@@ -235,6 +242,7 @@ def _share(
 _READ = 10  # agents that the reranker is asked about
 _READ_WEIGHT = 0.15  # of its logit beside the ranker's, where no examples are known
 _FEW_EXAMPLES = 3.0  # examples an agent at which the reranker counts half
+_SURE = 0.3  # share of the best agent from which it is not asked, where examples are known
 _LEAST_SHARE = 0.25  # below it the reranker is not asked: ten examples an agent tell more
 LOUDEST = 9.0
 """Largest log-odds that the reranker is believed."""
@@ -247,11 +255,12 @@ def rerank(
     rows: npt.NDArray[np.intp],
     known: tuple[Snapshot, float],
     reranker: Reranker,
-) -> tuple[Shortlist, Read | None]:
+) -> tuple[Shortlist, Read]:
     """Return the lists with the reranker's say, and what it said; it counts less among examples.
 
-    With m examples an agent among the best three it counts ``1 / (1 + m / 3)``. The order within a
-    list changes, not how much of the whole probability those asked about hold.
+    With m examples an agent among the best three it counts ``1 / (1 + m / 3)``, and is asked only
+    where the ranker is not sure, or where the words are such as an LLM is asked with. The order
+    within a list changes, not how much of the whole probability those asked about hold.
 
     Args:
         best: The ranker's, k agents a query.
@@ -265,9 +274,9 @@ def rerank(
     refined = best.refined(weight)
     order = np.argsort(-refined, axis=1, kind="stable")
     share = _share(refined, best, rows, snapshot)
-    asked = np.flatnonzero(share >= _LEAST_SHARE)
-    if not asked.size:
-        return best, None
+    sure = np.exp(refined.max(axis=1) - best.total(weight)) >= _SURE
+    spared = (share < 1.0) & sure & (generality(texts) < 0.0)
+    asked = np.flatnonzero((share >= _LEAST_SHARE) & ~spared)
     said = np.full(refined.shape, -np.inf, dtype=np.float32)
     moved = best.logits.copy()
     for i in asked:
