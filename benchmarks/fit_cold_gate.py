@@ -61,7 +61,7 @@ SOURCES = {
 DRAWS, ASKED, MOST, FOREIGN, SEED = 12, 12, 200, 100, 0
 OUT = 0.3  # queries out of scope for each in scope, where calibration is judged
 SHARES = {"own": 1.0, "removed": 0.03, "near": 0.1, "oos": 0.1, "talk": 0.05, "general": 0.06}
-SHARES |= {"other": 0.03, "talked": 0.08}
+SHARES |= {"other": 0.03, "talked": 0.12}
 TALKED = (
     "Translate '{q}' into French",
     "What does the word '{w}' mean?",

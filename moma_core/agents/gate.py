@@ -532,7 +532,8 @@ class Evidence:
         lead: How far its logit, the reranker's say included, leads the next one's; at most 3.
         read_lead: The reranker's logit of the best agent, less the largest of the others'.
         read: The reranker's logit of the best agent.
-        refused: The reranker's largest logit where it refuses every agent, else 0.
+        refused: The reranker's logit of the best agent where it is below 0, times ``above`` where
+            that is above 0: near and refused is quoted or declined, far and refused is only far.
         general: Log-odds that the query asks for what any LLM does, less that of the best agent's
             own description and examples; at least 0.
     """
@@ -560,7 +561,7 @@ class _Cold:
 
 _READ_ALONG = _Cold(
     near=(5.534, -4.075, -0.353),
-    meant=(0.611, -1.26, 3.667),
+    meant=(1.726, -1.344, 3.351),
     right=(3.074, 1.833, 0.304, 0.091, 0.0, 3.164),
 )
 # Where no reranker reads along: the mean of those of the plain MiniLM and the multilingual encoder.
@@ -609,7 +610,7 @@ class ColdView:
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 _UNTOLD = 0.5  # share in nearness of what holds for all, where the user gave no negatives
-_MORE_ASKED = 0.12  # of the cold probability, among agents that all have many examples
+_MORE_ASKED = 0.2  # of the cold probability, among agents that all have many examples
 
 
 def with_cold_view(

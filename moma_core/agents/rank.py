@@ -346,16 +346,17 @@ def _evidence(
     foreign = np.full(n, -1.0, dtype=np.float32)
     if len(catalog.negatives.vectors):
         foreign = (vectors @ catalog.negatives.vectors.T).max(axis=1)
+    above = nearest - catalog.background(vectors)
     alone = ranked.shape[1] == 1
     return Evidence(
-        above=nearest - catalog.background(vectors),
+        above=above,
         foreign=foreign - nearest,
         cosine_lead=cosines[:, 0] - (_NEAR if alone else cosines[:, 1:].max(axis=1)),
         log_share=np.maximum(refined[pick] - logsumexp(refined), -5.0),
         lead=np.minimum(ranked[:, 0] - (_NOBODY if alone else ranked[:, 1]), 3.0),
         read_lead=said[:, 0] - (-_HEARD if alone else said[:, 1:].max(axis=1)),
         read=said[:, 0],
-        refused=np.minimum(said.max(axis=1), 0.0),
+        refused=np.minimum(said[:, 0], 0.0) * np.maximum(above, 0.0),
         general=_general(turns, snapshot, rows[best.agents[pick[0], places[:, 0]]]),
     )
 

@@ -242,7 +242,8 @@ def _share(
 _READ = 10  # agents that the reranker is asked about
 _READ_WEIGHT = 0.15  # of its logit beside the ranker's, where no examples are known
 _FEW_EXAMPLES = 3.0  # examples an agent at which the reranker counts half
-_SURE = 0.3  # share of the best agent from which it is not asked, where examples are known
+_ALWAYS = 0.5  # share of its say from which it is asked whatever the ranker thinks
+_SURE = 0.3  # share of the best agent from which it is not asked otherwise
 _LEAST_SHARE = 0.25  # below it the reranker is not asked: ten examples an agent tell more
 LOUDEST = 9.0
 """Largest log-odds that the reranker is believed."""
@@ -258,9 +259,10 @@ def rerank(
 ) -> tuple[Shortlist, Read]:
     """Return the lists with the reranker's say, and what it said; it counts less among examples.
 
-    With m examples an agent among the best three it counts ``1 / (1 + m / 3)``, and is asked only
-    where the ranker is not sure, or where the words are such as an LLM is asked with. The order
-    within a list changes, not how much of the whole probability those asked about hold.
+    With m examples an agent among the best three it counts ``1 / (1 + m / 3)``. With four to nine
+    it is asked only where the ranker is not sure, or the words are such as an LLM is asked with;
+    with more, not at all. The order within a list changes, not the probability that its agents
+    hold together.
 
     Args:
         best: The ranker's, k agents a query.
@@ -275,7 +277,7 @@ def rerank(
     order = np.argsort(-refined, axis=1, kind="stable")
     share = _share(refined, best, rows, snapshot)
     sure = np.exp(refined.max(axis=1) - best.total(weight)) >= _SURE
-    spared = (share < 1.0) & sure & (generality(texts) < 0.0)
+    spared = (share < _ALWAYS) & sure & (generality(texts) < 0.0)
     asked = np.flatnonzero((share >= _LEAST_SHARE) & ~spared)
     said = np.full(refined.shape, -np.inf, dtype=np.float32)
     moved = best.logits.copy()
