@@ -29,8 +29,10 @@ from moma_core import AgentCard, Query, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Negatives
+from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter
 from moma_core.registry.memory import MemoryRegistry
+from moma_core.types import Handled
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/few_examples.json")
@@ -38,19 +40,19 @@ NAMES = ("clinc150", "metatool", "banking50")
 KINDS = {"open": (12, 40, 3, 6), "closed, 4 examples": (12, 12, 4, 4), "closed": (12, 12, 0, 0)}
 THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 CATALOGS, ASKED, FOREIGN, SEED = 20, 8, 0.1, 0
+READER = Reranker()
 
 
-class Remembered:
+class Remembered(RoutingEncoder):
     """The packaged encoder; each text is encoded once."""
 
     def __init__(self) -> None:
-        self.inner = RoutingEncoder()
-        self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
+        super().__init__()
         self.seen: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:  # noqa: D102 - the protocol says it
         new = [text for text in dict.fromkeys(texts) if text not in self.seen]
-        self.seen |= dict(zip(new, self.inner.encode(new), strict=True))
+        self.seen |= dict(zip(new, super().encode(new), strict=True))
         rows = np.array([self.seen[text] for text in texts], dtype=np.float32)
         return rows.reshape(len(texts), self.dimension)
 
@@ -65,18 +67,24 @@ class Source:
 
 @dataclass(frozen=True)
 class Asked:
-    """Chances of a catalog's own queries, whether right, those of foreign ones by origin."""
+    """Chances of a catalog's own queries and whether the gate took them, shape (n, 2) each.
+
+    Whether the best agent was right, (n,); the same of foreign queries, by origin.
+    """
 
     own: np.ndarray
     right: np.ndarray
     foreign: list[np.ndarray]
-    threshold: float
 
-    def at(self, least: float) -> np.ndarray:
-        """Return right, wrong, abstained, caught and the cost, shape (5,)."""
-        taken = self.own >= least
+    def at(self, least: float | None) -> np.ndarray:
+        """Return right, wrong, abstained, caught and the cost, (5,); None: as the gate did."""
+
+        def took(asked: np.ndarray) -> np.ndarray:
+            return asked[:, 1] > 0 if least is None else asked[:, 0] >= least
+
+        taken = took(self.own)
         right, wrong = (taken & self.right).mean(), (taken & ~self.right).mean()
-        away, caught = (~taken).mean(), np.mean([(f < least).mean() for f in self.foreign])
+        away, caught = (~taken).mean(), np.mean([(~took(f)).mean() for f in self.foreign])
         cost = (1 - FOREIGN) * (2 * wrong + away) + FOREIGN * 2 * (1 - caught)
         return np.array([right, wrong, away, caught, cost])
 
@@ -111,7 +119,7 @@ def ask(name: str, sources: dict[str, Source], kind: str, encoder: Remembered, r
             for agent in chosen
         )
     )
-    router = AgentRouter(catalog, negatives=Negatives.of((), encoder))
+    router = AgentRouter(catalog, negatives=Negatives.of((), encoder), reranker=READER)
     own = [(text, agent) for agent in chosen for text in drawn[agent][shots:]]
     pools = (
         [text for agent in others for text in source.queries[agent]],
@@ -124,13 +132,12 @@ def ask(name: str, sources: dict[str, Source], kind: str, encoder: Remembered, r
         queries = [Query(text) for text in texts]
         return router.route_batch(queries, router.states.encode(queries, encoder))
 
+    def chances(found) -> np.ndarray:
+        return np.array([(each.probability, isinstance(each, Handled)) for each in found])
+
     found = outcomes([text for text, _ in own])
-    return Asked(
-        np.array([outcome.probability for outcome in found]),
-        np.array([o.candidates[0].name == w for o, (_, w) in zip(found, own, strict=True)]),
-        [np.array([outcome.probability for outcome in outcomes(texts)]) for texts in foreign],
-        router.trained.gate.threshold,
-    )
+    first = [o.candidates[0].name == w for o, (_, w) in zip(found, own, strict=True)]
+    return Asked(chances(found), np.array(first), [chances(outcomes(texts)) for texts in foreign])
 
 
 def table(asked: dict[str, list[Asked]]) -> dict[str, object]:
@@ -138,7 +145,7 @@ def table(asked: dict[str, list[Asked]]) -> dict[str, object]:
     labels = ("right", "wrong", "abstained", "caught", "cost")
     by_data = {
         name: {str(c): np.mean([a.at(c) for a in parts], axis=0) for c in THRESHOLDS}
-        | {"the gate's": np.mean([a.at(a.threshold) for a in parts], axis=0)}
+        | {"the gate's": np.mean([a.at(None) for a in parts], axis=0)}
         for name, parts in asked.items()
     }
     means = {c: np.mean([rows[c] for rows in by_data.values()], axis=0) for c in by_data[NAMES[0]]}

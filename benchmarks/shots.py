@@ -40,18 +40,16 @@ SHOTS = (0, 1, 2, 3, 5, 8, 10)
 FOREIGN, SEED, EVERY = 150, 0, 8
 
 
-class Remembered:
+class Remembered(RoutingEncoder):
     """The packaged encoder; each text is encoded once."""
 
     def __init__(self) -> None:
-        self.inner = RoutingEncoder(threads=1)
-        self.fingerprint, self.dimension = self.inner.fingerprint, self.inner.dimension
-        self.reads = self.inner.reads
+        super().__init__(threads=1)
         self.seen: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:  # noqa: D102 - the protocol says it
         new = [text for text in dict.fromkeys(texts) if text not in self.seen]
-        self.seen |= dict(zip(new, self.inner.encode(new), strict=True))
+        self.seen |= dict(zip(new, super().encode(new), strict=True))
         rows = np.array([self.seen[text] for text in texts], dtype=np.float32)
         return rows.reshape(len(texts), self.dimension)
 

@@ -536,6 +536,8 @@ class Evidence:
             that is above 0: near and refused is quoted or declined, far and refused is only far.
         general: Log-odds that the query asks for what any LLM does, less that of the best agent's
             own description and examples; at least 0.
+        negative: How much the query is one that no agent should take: 0 at a cosine of .85 to 1 at
+            .95, where no card or example is nearer.
     """
 
     above: FloatArray
@@ -547,6 +549,7 @@ class Evidence:
     read: FloatArray
     refused: FloatArray
     general: FloatArray
+    negative: FloatArray
 
 
 # Logistic regressions over sub-catalogs of 2 to 199 agents of MetaTool, CLINC150, banking50 (train
@@ -579,7 +582,8 @@ class ColdView:
     """What holds for all catalogs, of n queries; each array has shape (n,).
 
     Args:
-        near: Probability that the query is near enough to what some agent does.
+        near: Probability that the query is near enough to what some agent does; 0 for what no agent
+            should take.
         meant: Probability that it means what it is near to, rather than to quote or refuse it.
         right: Probability that the best agent is the right one, if any is.
     """
@@ -605,12 +609,12 @@ class ColdView:
                 (best, _READ_ALONG.right, _UNREAD.right),
             )
         )
-        return cls(near, meant, right)
+        return cls(near * (1.0 - seen.negative), meant, right)
 
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 _UNTOLD = 0.5  # share in nearness of what holds for all, where the user gave no negatives
-_MORE_ASKED = 0.2  # of the cold probability, among agents that all have many examples
+_MORE_ASKED = 0.3  # of the cold probability, among agents that all have many examples
 
 
 def with_cold_view(

@@ -348,6 +348,7 @@ def _evidence(
         foreign = (vectors @ catalog.negatives.vectors.T).max(axis=1)
     above = nearest - catalog.background(vectors)
     alone = ranked.shape[1] == 1
+    same = np.where(foreign > nearest, (foreign - _LIKE) / (_SAME - _LIKE), 0.0)
     return Evidence(
         above=above,
         foreign=foreign - nearest,
@@ -358,6 +359,7 @@ def _evidence(
         read=said[:, 0],
         refused=np.minimum(said[:, 0], 0.0) * np.maximum(above, 0.0),
         general=_general(turns, snapshot, rows[best.agents[pick[0], places[:, 0]]]),
+        negative=np.clip(same, 0.0, 1.0).astype(np.float32),
     )
 
 
@@ -376,6 +378,7 @@ def _general(turns: EncodedTurns, snapshot: Snapshot, chosen: npt.NDArray[np.int
 _MOST_GENERAL = 3.0
 
 
+_LIKE, _SAME = 0.85, 0.95  # cosines between which a query becomes one that no agent should take
 _NEAR = 0.1  # cosine that somebody reaches for any query
 _HEARD = 6.0  # log-odds of the reranker beyond which the gate is no surer
 _NOBODY = 0.5  # logit that somebody reaches for any query
