@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -620,15 +620,17 @@ def collect(
     replies: dict[tuple[int, int], Mapping[str, Any]] = {}
     verdicts = np.full((0 if pairs is None else len(pairs), 2), -1, np.intp)
     answered, judged = CallsDone(), CallsDone()
+    places = _places(range(len(questions)), len(names), pairs)
+    told = _Told(tell, {"answers": len(places), "verdicts": 2 * len(verdicts)})
     with Journal(Path(out) / JOURNAL_FILE) as journal:
         for rows in _rounds(len(questions), judge, config):
             asks = _answer_calls(questions, llms, cards, pairs, rows, config)
-            _make(asks.values(), journal, config, "answers", tell, answered)
+            _make(asks.values(), journal, config, told.of("answers"), answered)
             held = journal.answered
             replies |= {at: held[call.key] for at, call in asks.items() if call.key in held}
             if judge is not None and pairs is not None:
                 calls = _verdict_calls(questions, replies, pairs, rows, judge, verdicts)
-                _make(calls.values(), journal, config, "verdicts", tell, judged)
+                _make(calls.values(), journal, config, told.of("verdicts"), judged)
                 _keep_verdicts(calls, journal, verdicts)
         spent = journal.spent
     return write_tables(
@@ -687,20 +689,40 @@ def _rounds(queries: int, judge: Judge | None, config: CollectConfig) -> Iterato
         yield range(start, min(start + size, queries))
 
 
+class _Told:
+    """Tells of rounds of calls as of one long step, so that the time left is that of all."""
+
+    def __init__(self, tell: Progress, totals: Mapping[str, int]) -> None:
+        self._tell, self._totals = tell, totals
+        self._before = dict.fromkeys(totals, 0)
+
+    def of(self, what: str) -> Callable[[int, int], None]:
+        """Return what a round calls with its calls done and its calls in all."""
+        before = self._before[what]
+
+        def told(done: int, in_round: int) -> None:
+            self._before[what] = before + in_round
+            self._tell(what, before + done, self._totals[what])
+
+        return told
+
+
 def _make(
     calls: Iterable[Call],
     journal: Journal,
     config: CollectConfig,
-    what: str,
-    tell: Progress,
+    told: Callable[[int, int], None],
     done: CallsDone,
 ) -> None:
     """Make calls and add what became of them to ``done``."""
-
-    def told(now: int, total: int) -> None:
-        tell(what, now, total)
-
     done.add(run_calls(calls, journal, config.rules, config.budget, told, tuple(done.given_up)))
+
+
+def _places(rows: range, llms: int, pairs: npt.NDArray[np.intp] | None) -> set[tuple[int, int]]:
+    """Return which queries go to which LLMs, as row and column."""
+    if pairs is None:
+        return {(row, column) for row in rows for column in range(llms)}
+    return {(row, llm) for row, *both in pairs.tolist() if row in rows for llm in both}
 
 
 def _answer_calls(
@@ -713,12 +735,8 @@ def _answer_calls(
 ) -> dict[tuple[int, int], Call]:
     """Return the calls for answers, by row of the query and column of the LLM."""
     names = tuple(llms)
-    if pairs is None:
-        places = {(row, column) for row in rows for column in range(len(names))}
-    else:
-        places = {(row, llm) for row, *both in pairs.tolist() if row in rows for llm in both}
     calls = {}
-    for row, column in sorted(places):
+    for row, column in sorted(_places(rows, len(names), pairs)):
         name, prompt = names[column], config.prompt.replace("{query}", questions.texts[row])
         key = call_key("answer", name, prompt)
         calls[row, column] = Call(key, name, llms[name], cards[name], prompt, _kept)
