@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 import warnings
@@ -25,6 +24,7 @@ from moma_core.cli.terminal import (
     open_router,
     progress_bar,
     router_exists,
+    router_given,
     table,
 )
 from moma_core.errors import (
@@ -72,7 +72,7 @@ def show_states(
     """Print the states as a Mermaid diagram: what leads into each and what ends it."""
     from moma_core.agents.states import check_states, mermaid
 
-    if file is not None and router != HERE and not os.environ.get("MOMA_ROUTER"):
+    if file is not None and router_given(router):
         raise typer.BadParameter("give either FILE or --router, not both.")
     path = file or router / _FILE
     if not path.exists():

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from moma_core._checks import printable
-from moma_core.cli import agents, collect, evaluate, llms, teams
+from moma_core.cli import advice, agents, collect, evaluate, llms, teams
 from moma_core.cli.terminal import (
     HERE,
     JsonOption,
@@ -55,6 +55,9 @@ app.add_typer(evaluate.plot_app, name="plot")
 app.add_typer(agents.states_app, name="states")
 app.add_typer(teams.app, name="teams")
 app.add_typer(llms.train_app, name="train")
+app.command(epilog="Example: moma report queries.jsonl -o report.html")(advice.report)
+agents.app.command(epilog="Example: moma agents lint --from agents.csv")(advice.lint)
+agents.app.command(epilog="Example: moma agents tune labelled.csv --picture tune.png")(advice.tune)
 evaluate.app.command(
     "teams", epilog="Example: moma eval teams --router out --data test.parquet --out report.json"
 )(teams.evaluate)

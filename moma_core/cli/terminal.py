@@ -33,19 +33,21 @@ __all__ = [
     "PreferenceOption",
     "RouterOption",
     "answer",
+    "console",
     "llm_folder",
     "new_folder",
     "open_agents",
     "open_router",
     "progress_bar",
     "router_exists",
+    "router_given",
     "table",
     "write_json",
 ]
 
 _WIDE = 10_000  # columns where nobody looks: a program that reads names wants them whole
 _narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-_console = Console() if _narrow else Console(width=_WIDE)
+console = Console() if _narrow else Console(width=_WIDE)
 _errors = Console(stderr=True)
 
 HERE = Path(".moma")
@@ -94,12 +96,17 @@ def answer(as_json: bool, plain: Mapping[str, Any], *shown: Table | str) -> None
         return
     for each in shown:
         text = each if isinstance(each, Table) else "\n".join(map(printable, each.split("\n")))
-        _console.print(text, markup=False, highlight=False, soft_wrap=isinstance(each, str))
+        console.print(text, markup=False, highlight=False, soft_wrap=isinstance(each, str))
 
 
 def router_exists(directory: Path) -> bool:
     """Say whether a router was saved in ``directory``."""
     return (directory / "router.json").exists()
+
+
+def router_given(router: Path) -> bool:
+    """Say whether --router was typed, rather than left out or taken from the environment."""
+    return router != HERE and str(router) != os.environ.get("MOMA_ROUTER")
 
 
 def llm_folder(directory: Path) -> Path:
