@@ -119,7 +119,9 @@ def test_on_the_command_line(monkeypatch, capsys, tmp_path):
     (tmp_path / "q.jsonl").write_text('{"query": "will it rain?"}\n{"query": "prove it"}\n')
     words = ["moma", "report", "q.jsonl", "-o", "r.html", "--from", "agents.csv", "--json"]
     monkeypatch.setattr(sys, "argv", words)
-    main()
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
     assert json.loads(capsys.readouterr().out)["queries"] == 2
     html = (tmp_path / "r.html").read_text()
     assert "will it rain?" in html

@@ -165,8 +165,8 @@ def _empty(cards: Sequence[AgentCard], told: Sequence[Ranking]) -> Iterator[Find
 
 
 def _unread(router: MoMARouter, cards: Sequence[AgentCard]) -> Iterator[Finding]:
-    reads = getattr(router.encoder, "reads", None)
-    for card in cards if reads is not None else ():
+    reads = getattr(router.encoder, "reads", lambda _: True)
+    for card in cards:
         unread = [text for text in (card.description, *card.examples) if not reads(text)]
         if unread:
             yield Finding(
