@@ -172,7 +172,7 @@ def test_failed_commands_clean_up(moma, tmp_path):
         ("llms", "add", "x", "--input", "1"),
         ("llms", "add", "x", "--input", "1", "--output", "1", "--data", "here.csv", "--like", "y"),
         ("eval", "llms", "--router", ".", "--data", "pairs.csv", "--out", "r.json",
-         "--strategy", "single"),
+         "--strategy", "cascade"),
     ],
 )  # fmt: skip
 def test_an_option_that_would_be_ignored_is_an_error(moma, tmp_path, words):

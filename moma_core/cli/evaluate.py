@@ -113,8 +113,8 @@ def llms(
     from moma_core.training.judgements import holds_pairs
 
     if holds_pairs(data):
-        if strategy is not None or train is not None:
-            raise typer.BadParameter("judged pairs are measured without --strategy and --train.")
+        if strategy is Strategy.CASCADE or train is not None:
+            raise typer.BadParameter("judged pairs measure no cascade and no baselines of --train.")
         _evaluate_on_pairs(router, data, out, as_json)
         return
     folder = llm_folder(router)
