@@ -33,7 +33,6 @@ from langchain_moma.calls import (
 from langchain_moma.decision import (
     PREFERENCE,
     check_wish,
-    did_you_mean,
     excluded_in,
     preference_in,
 )
@@ -43,6 +42,7 @@ from langchain_moma.telemetry import Telemetry
 from moma_core import MoMARouter, Preference, UnknownNameError
 from moma_core.fallback import FallbackOn
 from moma_core.health import Health
+from moma_core.types import did_you_mean
 
 __all__ = [
     "ChatMoMA",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, NotRequired
@@ -24,6 +23,7 @@ from moma_core import (
     UnknownNameError,
 )
 from moma_core.llms.selection import check_latency, parse_preference
+from moma_core.types import did_you_mean
 
 __all__ = [
     "DECISION_KEY",
@@ -37,7 +37,6 @@ __all__ = [
     "check_router",
     "check_wish",
     "decision_in",
-    "did_you_mean",
     "dispatch",
     "excluded_in",
     "llm_names",
@@ -314,17 +313,6 @@ def check_registered(
             f"{what} is called {name!r}, so it would never be chosen. "
             f"{''.join(_remedies(name, known, agents=agents))}"
         )
-
-
-def did_you_mean(name: object, known: Collection[str]) -> str:
-    """Ask whether the nearest known name was meant; empty where none is near.
-
-    Example:
-        >>> did_you_mean("gpt-4o-mni", ["gpt-4o-mini", "o3"])
-        "Did you mean 'gpt-4o-mini'? "
-    """
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def _remedies(name: str, known: Collection[str], *, agents: bool) -> Iterator[str]:

@@ -23,7 +23,6 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.utils import get_tokenizer
 
-from llamaindex_moma.cards import nearest
 from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, send
 from moma_core import (
     InvalidInputError,
@@ -35,7 +34,7 @@ from moma_core import (
 )
 from moma_core.fallback import Attempt, Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
-from moma_core.types import is_text
+from moma_core.types import is_text, nearest
 
 __all__ = [
     "DECISION",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +23,6 @@ __all__ = [
     "agent_cards_from_workflow",
     "check_by_name",
     "examples_in",
-    "nearest",
     "register_cards",
     "router_of",
     "tools_in",
@@ -228,13 +226,6 @@ def check_by_name(label: str, words: object) -> None:
             f"{label} are lists by name, got {type(words).__name__}. Write "
             f"{label}={{'papers': ['...']}}."
         )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return words that say which known name was perhaps meant."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"There are {names!r:.300}."
 
 
 def _cards(

@@ -25,7 +25,6 @@ from llamaindex_moma.cards import (
     agent_cards_from_query_engine_tools,
     check_by_name,
     examples_in,
-    nearest,
     register_cards,
     router_of,
     tools_in,
@@ -44,7 +43,7 @@ from moma_core import (
 from moma_core.errors import DuplicateNameError
 from moma_core.health import Health
 from moma_core.locks import Lock
-from moma_core.types import MAX_DESCRIPTION_CHARS, Ranking, is_text, is_visible, joined
+from moma_core.types import MAX_DESCRIPTION_CHARS, Ranking, is_text, is_visible, joined, nearest
 
 __all__ = [
     "MoMASelector",

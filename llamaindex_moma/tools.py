@@ -19,7 +19,6 @@ from llama_index.core.tools import BaseTool
 from llamaindex_moma.cards import (
     add_example,
     agent_cards_from_function_tools,
-    nearest,
     register_cards,
     router_of,
     tools_in,
@@ -28,6 +27,7 @@ from llamaindex_moma.events import MoMARouteEvent, send
 from llamaindex_moma.threshold import check_min_probability, judged
 from moma_core import Candidate, Encoder, InvalidInputError, MoMARouter, UnknownNameError
 from moma_core.places import rank_requests, shared
+from moma_core.types import nearest
 
 __all__ = ["MoMAToolRetriever"]
 

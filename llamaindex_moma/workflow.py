@@ -18,13 +18,13 @@ from workflows.handler import WorkflowHandler
 from llamaindex_moma.cards import (
     add_example,
     agent_cards_from_workflow,
-    nearest,
     register_cards,
     router_of,
 )
 from llamaindex_moma.events import MoMARouteEvent, send
 from llamaindex_moma.threshold import CLOSED_LIST, check_min_probability, judged
 from moma_core import Encoder, InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
+from moma_core.types import nearest
 
 __all__ = [
     "HANDOFF_TOOL",

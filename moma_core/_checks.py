@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import numbers
 import re
@@ -24,6 +25,7 @@ __all__ = [
     "Words",
     "check_name",
     "check_names",
+    "did_you_mean",
     "half_character",
     "is_finite",
     "is_json_object",
@@ -31,8 +33,11 @@ __all__ = [
     "is_text",
     "is_visible",
     "joined",
+    "nearest",
+    "printable",
     "readable",
     "rebuilding",
+    "slip_of",
 ]
 
 MAX_NAME_CHARS = 128
@@ -204,6 +209,65 @@ def joined(label: str, name: str, *parts: Sequence[str]) -> tuple[str, ...]:
                 f"[{part[:40]!r}]."
             )
     return tuple(dict.fromkeys(text for part in parts for text in part))
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Ask whether the nearest known name was meant, upper case or not; empty where none is near.
+
+    Example:
+        >>> did_you_mean("GPT-4o-mni", ["gpt-4o-mini", "o3"])
+        "Did you mean 'gpt-4o-mini'? "
+    """
+    folded = {other.casefold(): other for other in known}
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=1)
+    return f"Did you mean {folded[close[0]]!r}? " if close else ""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Say which known name was perhaps meant or, where none is near, which there are.
+
+    Example:
+        >>> nearest("wether", ["weather"]), nearest("dice", ["weather"])
+        ("Did you mean 'weather'?", "There are ['weather'].")
+    """
+    names = list(known)
+    some = f"{names[:8]!r:.300}"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return did_you_mean(name, names).strip() or (f"There are {some}{more}." if names else "")
+
+
+def slip_of(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is meant almost surely; None where it may be another on purpose.
+
+    Example:
+        >>> slip_of("wether", ["weather"]), slip_of("sales_2023", ["sales_2024"])
+        ('weather', None)
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=_SLIP)
+    # Names that differ in a number, as sales_2023 and sales_2024, are two on purpose.
+    same = close and re.findall(r"\d+", name) == re.findall(r"\d+", close[0])
+    return close[0] if same else None
+
+
+_SLIP = 0.87  # "calender" for "calendar", and not "agent_a" for "agent_b"
+
+
+def printable(text: object) -> str:
+    r"""Return a text on whose characters no terminal or page acts: no control, no change of side.
+
+    Example:
+        >>> print(printable("a" + chr(27) + "[2J" + chr(0x202E) + "b"))
+        a\x1b[2J\u202eb
+    """
+    return "".join(ascii(c)[1:-1] if _acts(c) else c for c in str(text))
+
+
+def _acts(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in _JOINERS)
+
+
+_JOINERS = "\u200c\u200d"  # letters of Persian and Hindi, families of emoji
 
 
 def readable(name: str) -> str:

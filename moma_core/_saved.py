@@ -42,6 +42,7 @@ __all__ = [
     "open_registry",
     "open_reranker",
     "read_parts",
+    "saved_agents",
     "saved_encoder",
     "write_parts",
 ]
@@ -226,6 +227,20 @@ def saved_encoder(folder: Path) -> Encoder:
     return encoder_of(_document(folder)["encoder"]) or RoutingEncoder()
 
 
+def saved_agents(folder: Path) -> AgentCatalog:
+    """Open the agents of a saved router without what encodes and ranks; none can be added.
+
+    Raises:
+        ArtifactError: The directory holds no router that can be opened.
+        RegistryError: The agents cannot be read.
+    """
+    finish(folder)
+    document = _document(folder)
+    saved = _Saved(document["encoder"], document["dimension"])
+    place = document["server"] or _with_agents(folder)
+    return AgentCatalog(saved, open_registry(place, saved), refresh_every=None)
+
+
 def read_parts(
     folder: Path,
     encoder: Encoder,
@@ -266,18 +281,11 @@ def _read(
     refresh_every: float | None,
 ) -> Parts:
     document = _document(folder)
-    server = server or document["server"]
-    if server is None and not _has_agents(folder):
-        raise ArtifactError(
-            f"{folder} has lost its agents: nothing is in {_REGISTRY}/. Restore it from a backup, "
-            "or register them in a new directory."
-        )
+    place = server or document["server"] or _with_agents(folder)
     if document["encoder"] == encoder.fingerprint:
-        registry = open_registry(server or folder, encoder)
+        registry = open_registry(place, encoder)
     else:
-        registry = _encoded_anew(
-            server or folder, _Saved(document["encoder"], document["dimension"]), encoder
-        )
+        registry = _encoded_anew(place, _Saved(document["encoder"], document["dimension"]), encoder)
     catalog = AgentCatalog(encoder, registry, refresh_every)
     trained, negatives = _trained(folder, document["encoder"], encoder)
     states = StateMachine.from_toml(_states(folder, document["states"]), encoder)
@@ -347,9 +355,14 @@ def _learning(folder: Path) -> Learning | None:
         ) from error
 
 
-def _has_agents(folder: Path) -> bool:
+def _with_agents(folder: Path) -> Path:
     here = folder / _REGISTRY
-    return (here / _CHROMA).exists() or FileRegistry.is_at(here)
+    if not (here / _CHROMA).exists() and not FileRegistry.is_at(here):
+        raise ArtifactError(
+            f"{folder} has lost its agents: nothing is in {_REGISTRY}/. Restore it from a backup, "
+            "or register them in a new directory."
+        )
+    return folder
 
 
 def _is_url(location: object) -> bool:

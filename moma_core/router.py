@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from moma_core._checks import is_finite
+from moma_core._checks import is_finite, slip_of
+from moma_core._html import html_table
 from moma_core._saved import (
     check_parts,
     checked,
@@ -62,6 +64,8 @@ from moma_core.types import (
 
 __all__ = ["MoMARouter"]
 
+_REMEMBERED = 1_000  # unknown names that were looked at already
+
 
 class MoMARouter:
     """Decides for each query which agent takes it or, when none fits, which LLM.
@@ -88,11 +92,16 @@ class MoMARouter:
 
     def __init__(
         self,
-        encoder: Encoder,
-        agents: AgentRouter,
-        llms: LLMRouter | None,
+        encoder: Encoder | None = None,
+        agents: AgentRouter | None = None,
+        llms: LLMRouter | None = None,
         teams: TeamRouter | None = None,
     ) -> None:
+        if encoder is None or not isinstance(agents, AgentRouter):
+            raise InvalidInputError(
+                "a router is made of cards or opened: MoMARouter.from_cards([AgentCard('weather', "
+                "'Weather forecast for a place')]), or MoMARouter.load('DIR')."
+            )
         check_parts(llms, teams)
         if llms is not None:
             agents.catalog.reserve(llms.names)
@@ -101,6 +110,7 @@ class MoMARouter:
         self._agent_router = agents
         self._llms, self._teams = llms, teams
         self._learning: Learning | None = None
+        self._unknown: frozenset[str] = frozenset()
 
     @classmethod
     def from_cards(
@@ -177,6 +187,16 @@ class MoMARouter:
         router = cls(encoder, agent_router, open_pool(pool_of(llms)), teams)
         catalog.put(*cards)  # last: what fails above leaves nothing registered
         return router
+
+    def __repr__(self) -> str:
+        llms = 0 if self._llms is None else len(self._llms.names)
+        return f"<MoMARouter of {len(self.agents)} agents and {llms} LLMs>"
+
+    def _repr_html_(self) -> str:
+        cards = () if self._llms is None else self._llms.cards
+        rows = [(card.name, f"{card.input_price:g}", f"{card.output_price:g}") for card in cards]
+        head = ["LLM", "USD per million in", "out"]
+        return self.agents._repr_html_() + html_table(f"{len(rows)} LLMs", head, rows)
 
     @property
     def agents(self) -> AgentCatalog:
@@ -266,7 +286,7 @@ class MoMARouter:
             NoTargetError: No agent fits and no LLM may be chosen.
         """
         query, state, trace = Query.of(query), RoutingState.of(state), Trace()
-        wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
+        wish = Wish(parse_preference(preference), self._names(exclude, "exclude"), max_latency)
         with trace.timed("encode"):
             turns = self.states.encode([query], self._encoder, state)
         [reading] = turns.readings
@@ -339,7 +359,7 @@ class MoMARouter:
             NoTargetError: For some query no agent fits and no LLM may be chosen.
         """
         asked, turns = self._encode(queries, "route_batch")
-        wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
+        wish = Wish(parse_preference(preference), self._names(exclude, "exclude"), max_latency)
         outcomes = self._agent_router.route_batch(
             asked, turns, Choice(wish.exclude, min_probability=_probability(min_probability))
         )
@@ -419,8 +439,8 @@ class MoMARouter:
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise InvalidInputError(f"k is how many agents to return, 1 or more, got {k!r:.40}.")
-        only = None if among is None else names_of(among, "among")
-        choice = Choice(names_of(exclude, "exclude"), only, k, substitutes=True)
+        only = None if among is None else self._names(among, "among")
+        choice = Choice(self._names(exclude, "exclude"), only, k, substitutes=True)
         if isinstance(query, str | Query):
             asked, before = Query.of(query), RoutingState.of(state)
             turns = self.states.encode([asked], self._encoder, before)
@@ -466,7 +486,7 @@ class MoMARouter:
             >>> router.choose_llm("Prove it.", preference="performance").kind
             'llm'
         """
-        wish = Wish(parse_preference(preference), names_of(exclude, "exclude"), max_latency)
+        wish = Wish(parse_preference(preference), self._names(exclude, "exclude"), max_latency)
         if isinstance(query, str | Query):
             turns = self.states.encode([Query.of(query)], self._encoder)
             text, read = turns.readings[0].whole, [Sent.of(Query.of(query))]
@@ -477,7 +497,7 @@ class MoMARouter:
         table = score_deferred(self._llms, [text], vector[None], [outcome], read)[0]
         if among is not None:
             wish = replace(
-                wish, exclude=wish.exclude.union(set(table.names) - names_of(among, "among"))
+                wish, exclude=wish.exclude.union(set(table.names) - self._names(among, "among"))
             )
         wish = wish if read is None else wish.with_room(self._llms, read[0])
         return self._learnt(to_llm(self._llms, table, wish, outcome), vector, wish.preference)
@@ -573,6 +593,24 @@ class MoMARouter:
         router = cls(encoder, agents, llms, teams)
         router._learning = learning
         return router
+
+    def _names(self, names: object, parameter: str) -> frozenset[str]:
+        """Return names; what nobody bears, and is nearly a name, is warned of once."""
+        given = names_of(names, parameter)
+        llms = () if self._llms is None else self._llms.names
+        unknown = {n for n in given - self._unknown if n not in self.agents and n not in llms}
+        if not unknown:
+            return given
+        self._unknown = frozenset([*self._unknown, *unknown][-_REMEMBERED:])
+        for name in sorted(unknown):
+            meant = slip_of(name, (*self.agents.names, *llms))
+            if meant is not None:
+                warnings.warn(
+                    f"{parameter} names {name!r}, which nobody is called. Did you mean {meant!r}?",
+                    UserWarning,
+                    stacklevel=3,
+                )
+        return given
 
     def _encode(
         self, queries: Sequence[str | Query], verb: str

@@ -21,6 +21,7 @@ from moma_core._checks import (
     Words,
     check_name,
     check_names,
+    did_you_mean,
     half_character,
     is_finite,
     is_json_object,
@@ -28,8 +29,11 @@ from moma_core._checks import (
     is_text,
     is_visible,
     joined,
+    nearest,
+    printable,
     rebuilding,
 )
+from moma_core._html import html_table
 from moma_core.errors import (
     InvalidCardError,
     InvalidInputError,
@@ -67,10 +71,13 @@ __all__ = [
     "Trial",
     "Words",
     "check_names",
+    "did_you_mean",
     "is_number",
     "is_text",
     "is_visible",
     "joined",
+    "nearest",
+    "printable",
 ]
 
 
@@ -313,6 +320,14 @@ class TeamPlan:
                 f"a team plan needs a member and a round, got {len(self.members)} members and "
                 f"{self.rounds} rounds. Write TeamPlan('io', (TeamMember('solver', 'my-llm'),))."
             )
+
+    def __repr__(self) -> str:
+        seats = ", ".join(f"{member.role}: {member.llm}" for member in self.members)
+        return f"<TeamPlan {self.mode} x {self.rounds}, {seats}, ${self.cost:.6f}>"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.mode}, {self.rounds} rounds, quality {self.quality:.2f}, ${self.cost:.6f}"
+        return html_table(title, ["role", "LLM"], [(m.role, m.llm) for m in self.members])
 
     @property
     def llms(self) -> tuple[str, ...]:
@@ -612,6 +627,17 @@ class ScoreTable:
                 bad = self.names[int(np.flatnonzero(~np.isfinite(values))[0])]
                 raise ScoreError(f"the {label} of LLM {bad!r} is not finite. Train the head anew.")
 
+    def _rows(self) -> list[tuple[str, str, str]]:
+        order = np.argsort(-self.scores, kind="stable").tolist()
+        return [(self.names[i], f"{self.scores[i]:.3f}", f"{self.costs[i]:.6f}") for i in order]
+
+    def __repr__(self) -> str:
+        shown = [f"{name} {score} at ${usd}" for name, score, usd in self._rows()]
+        return f"<ScoreTable {', '.join(shown[:3])}{' ...' if len(shown) > 3 else ''}>"
+
+    def _repr_html_(self) -> str:
+        return html_table("Predicted for one query", ["LLM", "score", "USD"], self._rows())
+
 
 @dataclass(frozen=True, slots=True)
 class Handled:
@@ -794,6 +820,23 @@ class RoutingDecision:
         """The first, and mostly only, name to invoke."""
         return self.targets[0]
 
+    def _headline(self) -> str:
+        price = f", about ${self.cost:.6f}" if self.cost is not None else ""
+        return f"{self.kind} {' then '.join(self.targets)} ({self.probability:.2f}{price})"
+
+    def __repr__(self) -> str:
+        return f"<RoutingDecision {self._headline()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"part: {part.text}", part.target or part.kind, "") for part in self.parts]
+        for what, shown in (("considered", self.candidates), ("nearest agent", self.nearest)):
+            for each in shown:
+                usd = "" if each.cost is None else f", ${each.cost:.6f}"
+                rows.append((what, each.name, f"{each.score:.3f}{usd}"))
+        rows += [(f"step {step.name}", step.detail, f"{step.ms:.2f} ms") for step in self.trace]
+        because = f" because {self.reason}" if self.reason else ""
+        return html_table(self._headline() + because, ["", "what", "figure"], rows)
+
     def explain(self) -> str:
         """Return the decision as text: what was chosen and why, the candidates, the steps.
 
@@ -802,8 +845,7 @@ class RoutingDecision:
             agent weather (0.97)
             because it fits
         """
-        price = f", about ${self.cost:.6f}" if self.cost is not None else ""
-        lines = [f"{self.kind} {' then '.join(self.targets)} ({self.probability:.2f}{price})"]
+        lines = [self._headline()]
         lines += [f"because {self.reason}"] if self.reason else []
         lines += ["parts:"] if self.parts else []
         lines += [f"  {part.target or part.kind}: {part.text}" for part in self.parts]

@@ -90,9 +90,8 @@ def test_unreadable_files(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"query": [3], "agents": [["a"]]}, "row 0"),
-        ({"query": ["ok"], "agents": ["a"]}, "row 0"),
-        ({"query": ["ok"], "agents": [3]}, "row 0"),
+        ({"query": [3], "agents": [["a"]]}, "row 1"),
+        ({"query": ["ok"], "agents": [3]}, "row 1"),
     ],
 )
 def test_unfit_rows(tmp_path, columns, says):

@@ -175,7 +175,8 @@ def test_exclude_is_one_name_where_it_is_a_text() -> None:
     assert selector.choose(metadata, ASK, exclude=["recipes", "baking"]).ind == 2
     # Part of a name leaves nobody out.
     assert selector.choose(metadata, ASK, exclude="recipes and more").ind == 0
-    assert selector.choose(metadata, ASK, exclude="recipe").ind == 0
+    with pytest.warns(UserWarning, match="Did you mean 'recipes'"):
+        assert selector.choose(metadata, ASK, exclude="recipe").ind == 0
 
 
 def test_from_defaults_shows_slips_at_once() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from langchain_moma.teams.transcript import (
 from moma_core import InvalidInputError, LLMCard, TeamPlan, UnknownNameError
 from moma_core.llms.answers import normalise_answer
 from moma_core.teams.router import Signal
-from moma_core.types import TeamMember
+from moma_core.types import TeamMember, did_you_mean
 
 __all__ = [
     "APPROVED",
@@ -243,10 +242,9 @@ def stages_of(
     """
     known = {**MODES, **(modes or {})}
     if plan.mode not in known:
-        close = difflib.get_close_matches(plan.mode, known, n=1)
         raise UnknownNameError(
             f"no mode {plan.mode!r}; there are {sorted(known)!r}. "
-            + (f"Did you mean {close[0]!r}? " if close else "")
+            + did_you_mean(plan.mode, known)
             + f"Give your own: modes={{{plan.mode!r}: lambda plan: [Stage((0,)), ...]}}."
         )
     capped = plan if rounds is None else replace(plan, rounds=min(plan.rounds, rounds))

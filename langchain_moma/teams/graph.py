@@ -21,7 +21,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Overwrite
 
 from langchain_moma.calls import check_chat_models, marked, window_of
-from langchain_moma.decision import FALLBACK_EVENT, adispatch, did_you_mean, dispatch, names_of
+from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch, names_of
 from langchain_moma.messages import (
     LLM_KEY,
     some_query_of,
@@ -61,6 +61,7 @@ from moma_core.errors import InvalidQueryError
 from moma_core.fallback import Fallback, FallbackOn, check_fallback_on
 from moma_core.health import Health
 from moma_core.teams.router import Signal
+from moma_core.types import did_you_mean
 
 __all__ = [
     "ANSWER",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core._checks import is_finite, readable
+from moma_core._checks import did_you_mean, is_finite, readable
+from moma_core._html import html_table
 from moma_core.agents.watch import Watch
 from moma_core.errors import (
     ConflictError,
@@ -172,6 +173,7 @@ def _same(one: AgentRecord, other: AgentRecord) -> bool:
 logger = logging.getLogger(__name__)
 
 _TRIES = 8
+_SHOWN = 100  # agents in a notebook's table
 
 
 class AgentCatalog:
@@ -192,8 +194,8 @@ class AgentCatalog:
         >>> from moma_core.registry.memory import MemoryRegistry
         >>> catalog = AgentCatalog(HashEncoder(), MemoryRegistry())
         >>> catalog.add(AgentCard("weather", "Forecast for a place"))
-        >>> catalog.names
-        ('weather',)
+        >>> catalog.names, "weather" in catalog, catalog["weather"].description
+        (('weather',), True, 'Forecast for a place')
     """
 
     def __init__(
@@ -328,8 +330,23 @@ class AgentCatalog:
     def __contains__(self, name: object) -> bool:
         return name in self._snapshot.position
 
+    def __getitem__(self, name: str) -> AgentCard:
+        return self._record(name).card
+
+    def __repr__(self) -> str:
+        return f"<AgentCatalog of {len(self)} agents: {_some(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (card.name, "yes" if card.enabled else "no", len(card.examples), card.description[:200])
+            for card in list(self)[:_SHOWN]
+        ]
+        left = f", the first {_SHOWN}" if len(self) > _SHOWN else ""
+        head = ["agent", "enabled", "examples", "description"]
+        return html_table(f"{len(self)} agents{left}", head, rows)
+
     def get(self, name: str) -> AgentCard:
-        """Return the card of ``name``.
+        """Return the card of ``name``, as ``agents[name]`` does.
 
         Raises:
             InvalidInputError: The name is no text.
@@ -442,7 +459,7 @@ class AgentCatalog:
         if position is None:
             raise UnknownNameError(
                 f"no agent is named {name!r}; registered are {_some(self.names)}. "
-                "Add it with agents.add(AgentCard(...))."
+                f"{did_you_mean(name, self.names)}Add it with agents.add(AgentCard(...))."
             )
         return self._snapshot.records[position]
 

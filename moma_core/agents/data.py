@@ -1,8 +1,8 @@
-"""Reads agents and their labelled queries from parquet (schemas in docs/data.md)."""
+"""Reads agents and their labelled queries from tables (schemas in docs/data.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from moma_core._checks import is_text, readable
-from moma_core.errors import InvalidDataError, needs_extra
+from moma_core._tables import Table, names_in, read_table, write_table
+from moma_core.errors import InvalidCardError, InvalidDataError
 from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, AgentCard
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "read_agents",
     "read_queries",
     "with_examples",
+    "write_agents",
 ]
 
 
@@ -42,28 +44,59 @@ class LabelledQueries:
 
 
 def read_agents(path: str | Path) -> list[AgentCard]:
-    """Read cards from columns name, description and, when there, category.
+    """Read cards from columns name, description and, when there, category and examples.
 
     An empty description is replaced by the name in words; a long one is cut.
 
+    Args:
+        path: CSV, TSV, JSON lines or parquet, by its ending. ``examples`` is a list of queries, in
+            CSV and TSV one query or a JSON list of them.
+
     Raises:
-        InvalidDataError: The file is no parquet or lacks a column.
-        InvalidCardError: A name cannot be used.
+        InvalidDataError: The file cannot be read or lacks a column.
+        InvalidCardError: A name or example cannot be used.
     """
-    table = _columns(path, ("name", "description"), ("category",))
-    cards = []
-    for i, name in enumerate(table["name"]):
-        text = str(table["description"][i] or "").strip()
-        text = text if is_text(text) else readable(str(name))
-        category = str(table.get("category", {i: ""})[i] or "").strip()
-        cards.append(
-            AgentCard(
-                name=name,
-                description=text[:MAX_DESCRIPTION_CHARS],
-                categories=(category,) if category else (),
-            )
+    table = read_table(path, ("name", "description"), {"category", "examples"}.__contains__)
+    return [_card(table, row) for row in range(len(table))]
+
+
+def _card(table: Table, row: int) -> AgentCard:
+    name = table.column("name")[row]
+    text = str(table.column("description")[row] or "").strip()
+    text = text if is_text(text) else readable(str(name))
+    category = str(table.column("category")[row] or "").strip()
+    examples = names_in(table.column("examples")[row])
+    if examples is None:
+        raise InvalidDataError(
+            f"{table.where(row)}: examples are a list of texts, got "
+            f"{table.column('examples')[row]!r:.40}."
         )
-    return cards
+    try:
+        return AgentCard(
+            name=name,
+            description=text[:MAX_DESCRIPTION_CHARS],
+            categories=(category,) if category else (),
+            examples=tuple(examples),
+        )
+    except InvalidCardError as error:
+        raise InvalidCardError(f"{table.where(row)}: {error}") from error
+
+
+def write_agents(cards: Iterable[AgentCard], path: str | Path) -> None:
+    """Write what `read_agents` reads.
+
+    Raises:
+        InvalidDataError: The name's ending is none of a table's.
+        ArtifactError: The file cannot be written.
+    """
+    known = list(cards)
+    columns: dict[str, list[Any]] = {
+        "name": [card.name for card in known],
+        "description": [card.description for card in known],
+        "category": [next(iter(card.categories), None) for card in known],
+        "examples": [list(card.examples) for card in known],
+    }
+    write_table(path, columns)
 
 
 def read_queries(path: str | Path) -> LabelledQueries:
@@ -71,19 +104,25 @@ def read_queries(path: str | Path) -> LabelledQueries:
 
     Rows without a visible character in their query are passed over: nobody could route them.
 
+    Args:
+        path: CSV, TSV, JSON lines or parquet; a cell of CSV or TSV is one name or a JSON list.
+
     Raises:
-        InvalidDataError: The file is no parquet or lacks a column, or a row has no list of names.
+        InvalidDataError: The file cannot be read, lacks a column, or a row has no names.
     """
-    table = _columns(path, ("query", "agents"))
+    table = read_table(path, ("query", "agents"), lambda _: False)
     texts, agents = [], []
-    for i, (text, wanted) in enumerate(zip(table["query"], table["agents"], strict=True)):
-        if wanted is not None and not isinstance(wanted, list):
-            raise InvalidDataError(f"{path}: row {i} needs a list of names, got {wanted!r:.40}.")
+    for row, (text, given) in enumerate(
+        zip(table.column("query"), table.column("agents"), strict=True)
+    ):
+        wanted = names_in(given)
+        if wanted is None:
+            raise InvalidDataError(f"{table.where(row)} needs a list of names, got {given!r:.40}.")
         if text is not None and not isinstance(text, str):
-            raise InvalidDataError(f"{path}: row {i} has {text!r:.40} for a query; give texts.")
+            raise InvalidDataError(f"{table.where(row)} has {text!r:.40} for a query; give texts.")
         if is_text(text):
             texts.append(text)
-            agents.append(tuple(dict.fromkeys(wanted or ())))
+            agents.append(tuple(dict.fromkeys(wanted)))
     return LabelledQueries(tuple(texts), tuple(agents))
 
 
@@ -117,26 +156,3 @@ def with_examples(
             for name, texts in own.items()
         }
     return [replace(card, examples=tuple(own[card.name])) for card in cards]
-
-
-def _columns(
-    path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, Any]:
-    with needs_extra("train"):
-        import pyarrow.parquet as pq
-        from pyarrow.lib import ArrowException
-
-    try:
-        names = pq.read_schema(path).names
-        missing = [name for name in needed if name not in names]
-        if missing:
-            raise InvalidDataError(
-                f"{path} has columns {names}, but {missing} are missing; needed are {list(needed)}."
-            )
-        wanted = [*needed, *(name for name in optional if name in names)]
-        columns: dict[str, Any] = pq.read_table(path, columns=wanted).to_pydict()
-    except (OSError, ArrowException) as error:
-        raise InvalidDataError(
-            f"{path} cannot be read as parquet ({error}). Check the path and the file."
-        ) from error
-    return columns

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
+from moma_core._checks import did_you_mean
+from moma_core.cli.terminal import (
+    HERE,
+    JsonOption,
+    RouterOption,
+    answer,
+    new_folder,
+    open_agents,
+    open_router,
+    progress_bar,
+    router_exists,
+    router_given,
+    table,
+)
 from moma_core.errors import (
     DuplicateNameError,
     InvalidDataError,
     InvalidStatesError,
+    MoMAError,
     UnknownNameError,
 )
-from moma_core.types import AgentCard
 
 if TYPE_CHECKING:
+    from moma_core.agents.catalog import AgentCatalog
     from moma_core.router import MoMARouter
+    from moma_core.types import AgentCard
 
 __all__ = [
     "app",
@@ -53,11 +66,14 @@ def show_states(
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether the states hold together.")
     ] = False,
-    router: RouterOption = Path(".moma"),
+    router: RouterOption = HERE,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the states as a Mermaid diagram: what leads into each and what ends it."""
     from moma_core.agents.states import check_states, mermaid
 
+    if file is not None and router_given(router):
+        raise typer.BadParameter("give either FILE or --router, not both.")
     path = file or router / _FILE
     if not path.exists():
         raise InvalidStatesError(
@@ -65,55 +81,61 @@ def show_states(
             "that was saved with states: --router DIR."
         )
     states = check_states(path)
-    if check:
-        composite = sum(bool(state.all_of) for state in states)
-        console.print(
-            f"{escape(str(path))}: {len(states)} states, {composite} of them composite; "
-            "they hold together.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    if not check and not as_json:
+        sys.stdout.write(mermaid(states) + "\n")
         return
-    sys.stdout.write(mermaid(states) + "\n")
+    composite = sum(bool(state.all_of) for state in states)
+    plain = {"states": len(states), "composite": composite, "mermaid": mermaid(states)}
+    said = f"{path}: {len(states)} states, {composite} of them composite; they hold together."
+    answer(as_json, plain, said)
 
 
 app = typer.Typer(no_args_is_help=True, help="List, add, change, remove and switch agents.")
-_HERE = Path(".moma")
 
 
 def _known_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete agent names on the tab key."""
-    directory = Path(ctx.params.get("router") or _HERE)
-    if not router_exists(directory):
+    try:
+        known = open_agents(Path(ctx.params.get("router") or HERE)).names
+    except MoMAError:
         return []
-    return [name for name in open_router(directory).agents.names if name.startswith(incomplete)]
+    return [name for name in known if name.startswith(incomplete)]
 
 
 Name = Annotated[str, typer.Argument(help="The agent's name.", autocompletion=_known_names)]
+_SHOWN = 80  # characters of a description on a terminal
 
 
 @app.command("list", epilog="Example: moma agents list --router .moma")
-def list_agents(router: RouterOption = _HERE) -> None:
+def list_agents(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write them there too, as moma agents add --from reads them."),
+    ] = None,
+    router: RouterOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
     """List the registered agents."""
-    table = Table("agent", "enabled", "categories", "examples", "description")
-    for card in open_router(router).agents:
-        table.add_row(
-            escape(card.name),
-            "yes" if card.enabled else "no",
-            escape(", ".join(card.categories)),
-            str(len(card.examples)),
-            escape(card.description[:80]),
-        )
-    console.print(table)
+    cards = list(open_agents(router))
+    if out is not None:
+        from moma_core.agents.data import write_agents
+
+        write_agents(cards, out)
+    cut = _SHOWN if sys.stdout.isatty() else None
+    rows = (
+        (card.name, "yes" if card.enabled else "no", ", ".join(card.categories),
+         len(card.examples), card.description[:cut])
+        for card in cards
+    )  # fmt: skip
+    head = ("agent", "enabled", "categories", "examples", "description")
+    answer(as_json, {"agents": [dataclasses.asdict(card) for card in cards]}, table(head, rows))
 
 
 @app.command(epilog="Example: moma agents show weather")
-def show(name: Name, router: RouterOption = _HERE) -> None:
-    """Show all that is known of one agent, as JSON."""
-    card = _open_with(router, name).agents.get(name)
-    console.print_json(
-        json.dumps({field: getattr(card, field) for field in AgentCard.__dataclass_fields__})
-    )
+def show(name: Name, router: RouterOption = HERE, as_json: JsonOption = False) -> None:
+    """Show all that is known of one agent, as JSON; with --json on one line."""
+    plain = dataclasses.asdict(_agents_with(router, name)[name])
+    answer(as_json, plain, json.dumps(plain, indent=1))
 
 
 @app.command(
@@ -130,46 +152,55 @@ def add(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(
-            "--from", help="Add all agents of a parquet file (name, description).", exists=True
-        ),
+        typer.Option("--from", help="Add all agents of a table (name, description).", exists=True),
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option(help="With --from: a parquet file of examples (query, agents).", exists=True),
+        typer.Option(help="With --from: a table of examples (query, agents).", exists=True),
     ] = None,
-    router: RouterOption = _HERE,
+    router: RouterOption = HERE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Register one agent, or all agents of a file; the next route knows them."""
-    if source is not None and (name or description):
-        raise typer.BadParameter("give either NAME and DESCRIPTION or --from FILE, not both.")
+    """Register one agent, or all agents of a table; the next route knows them."""
+    from moma_core.types import AgentCard
+
+    if source is not None and (name or description or example or category):
+        raise typer.BadParameter("--from FILE holds the agents: leave NAME, DESCRIPTION, -e, -c.")
+    if source is None and not (name and description):
+        raise typer.BadParameter("give NAME and DESCRIPTION, or --from FILE.")
+    if source is None and queries is not None:
+        raise typer.BadParameter("--queries goes with --from FILE; give examples with -e.")
+    negatives: tuple[str, ...] = ()
     if source is not None:
         cards, negatives = _from_files(source, queries)
-    elif name and description:
-        words, about = tuple(example or ()), tuple(category or ())
-        cards, negatives = [AgentCard(name, description, examples=words, categories=about)], ()
     else:
-        raise typer.BadParameter("give NAME and DESCRIPTION, or --from FILE.")
-    with progress_bar() as tell:
-        tell("registering", 0, len(cards))
+        words, about = tuple(example or ()), tuple(category or ())
+        cards = [AgentCard(str(name), str(description), examples=words, categories=about)]
+    with new_folder(router), progress_bar(router) as tell:
+        tell(f"encoding {len(cards)} agents", 0, 0)
         opened = _register(cards, negatives, router)
-        tell("fitting", len(cards), len(cards))
+        if 2 * len(cards) > len(opened.agents):  # else single columns are fitted
+            opened.fit(tell)
         opened.save(router)
-    console.print(
-        f"Added {len(cards)} to {escape(str(router))}: {len(opened.agents)} agents now.",
-        highlight=False,
-    )
+    plain = {"added": [card.name for card in cards], "agents": len(opened.agents)}
+    said = f"Added {len(cards)} to {router}: {len(opened.agents)} agents now."
+    answer(as_json, {**plain, "router": str(router)}, said)
 
 
 def _from_files(source: Path, queries: Path | None) -> tuple[list[AgentCard], tuple[str, ...]]:
-    """Return the cards of a parquet file, and the queries that no agent should take."""
+    """Return the cards of a table, and the queries that no agent should take."""
     from moma_core.agents.data import read_agents, read_queries, with_examples
 
     cards = read_agents(source)
     if queries is None:
         return cards, ()
     known = read_queries(queries)
-    return with_examples(cards, known), known.negatives()
+    more = with_examples(cards, known)
+    joined = [
+        dataclasses.replace(card, examples=(*card.examples, *each.examples))
+        for card, each in zip(cards, more, strict=True)
+    ]
+    return joined, known.negatives()
 
 
 def _register(cards: list[AgentCard], negatives: tuple[str, ...], directory: Path) -> MoMARouter:
@@ -196,30 +227,33 @@ def _register(cards: list[AgentCard], negatives: tuple[str, ...], directory: Pat
     return MoMARouter.from_cards(cards, path=directory, llms=pool, negatives=negatives)
 
 
-def _open_with(directory: Path, name: str) -> MoMARouter:
-    """Open the router in a directory that knows this agent."""
-    opened = open_router(directory)
-    if name not in opened.agents:
-        close = difflib.get_close_matches(name, opened.agents.names, 3)
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+def _agents_with(directory: Path, name: str) -> AgentCatalog:
+    """Open the agents of the router in a directory that knows this one."""
+    agents = open_agents(directory)
+    _check_known(name, agents.names, directory)
+    return agents
+
+
+def _check_known(name: str, known: Sequence[str], directory: Path) -> None:
+    if name not in known:
         raise UnknownNameError(
-            f"no agent is named {name!r} in {directory}.{hint} All names: moma agents list "
-            f"--router {shlex.quote(str(directory))}"
+            f"no agent is named {name!r} in {directory}. {did_you_mean(name, known)}All names: "
+            f"moma agents list --router {shlex.quote(str(directory))}"
         )
-    return opened
 
 
 @app.command(epilog="Example: moma agents categories --router .moma")
-def categories(router: RouterOption = _HERE) -> None:
+def categories(router: RouterOption = HERE, as_json: JsonOption = False) -> None:
     """List the categories: what cards and the user name, and groups found in large catalogs."""
     opened = open_router(router)
     known, names = opened.agent_router.categories, opened.agents.names
-    table = Table("category", "agents", "among them")
-    for category in known.names:
-        rows = known.members(category)
-        some = ", ".join(names[row] for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-        table.add_row(escape(category), str(len(rows)), escape(some))
-    console.print(table)
+    members = {name: [names[row] for row in known.members(name)] for name in known.names}
+    rows = (
+        (name, len(own), ", ".join(own[:5]) + (", ..." if len(own) > 5 else ""))
+        for name, own in members.items()
+    )
+    shown = table(("category", "agents", "among them"), rows)
+    answer(as_json, {"categories": members}, shown)
 
 
 @app.command(epilog="Example: moma agents update weather -e 'will it rain?' -e 'how warm is it?'")
@@ -236,7 +270,8 @@ def update(
         Path | None,
         typer.Option(help="JSON schema of its arguments, a file.", exists=True, dir_okay=False),
     ] = None,
-    router: RouterOption = _HERE,
+    router: RouterOption = HERE,
+    as_json: JsonOption = False,
 ) -> None:
     """Change what is given of an agent; the rest stays, and no other agent is encoded again."""
     given: dict[str, Any] = {
@@ -248,10 +283,14 @@ def update(
     changed = {field: value for field, value in given.items() if value is not None}
     if not changed:
         raise typer.BadParameter("give --description, -e, -c or --schema.")
-    opened = _open_with(router, name)
-    opened.agents.update(dataclasses.replace(opened.agents.get(name), **changed))
-    opened.save(router)
-    console.print(f"Updated {', '.join(changed)} of {escape(repr(name))}.", highlight=False)
+    with progress_bar(router) as tell:
+        tell("opening and fitting", 0, 0)
+        opened = open_router(router)
+        _check_known(name, opened.agents.names, router)
+        opened.agents.update(dataclasses.replace(opened.agents[name], **changed))
+        opened.save(router)
+    said = f"Updated {', '.join(changed)} of {name!r}."
+    answer(as_json, {"updated": name, "fields": list(changed)}, said)
 
 
 def _read_schema(path: Path) -> Any:
@@ -262,41 +301,41 @@ def _read_schema(path: Path) -> Any:
 
 
 @app.command(epilog="Example: moma agents remove weather")
-def remove(name: Name, router: RouterOption = _HERE) -> None:
+def remove(name: Name, router: RouterOption = HERE, as_json: JsonOption = False) -> None:
     """Forget an agent."""
-    opened = _open_with(router, name)
-    opened.agents.remove(name)
-    opened.save(router)
-    console.print(
-        f"Removed {escape(repr(name))}: {len(opened.agents)} agents left.", highlight=False
-    )
+    with progress_bar(router) as tell:
+        tell("opening and fitting", 0, 0)
+        opened = open_router(router)
+        _check_known(name, opened.agents.names, router)
+        opened.agents.remove(name)
+        opened.save(router)
+    count = len(opened.agents)
+    answer(as_json, {"removed": name, "agents": count}, f"Removed {name!r}: {count} agents left.")
 
 
 @app.command(epilog="Example: moma agents enable weather")
-def enable(name: Name, router: RouterOption = _HERE) -> None:
+def enable(name: Name, router: RouterOption = HERE, as_json: JsonOption = False) -> None:
     """Let an agent be chosen again."""
-    _open_with(router, name).agents.enable(name)
-    console.print(f"{escape(repr(name))} is enabled.", highlight=False)
+    _agents_with(router, name).enable(name)
+    answer(as_json, {"agent": name, "enabled": True}, f"{name!r} is enabled.")
 
 
 @app.command(epilog="Example: moma agents disable weather")
-def disable(name: Name, router: RouterOption = _HERE) -> None:
+def disable(name: Name, router: RouterOption = HERE, as_json: JsonOption = False) -> None:
     """Keep an agent registered, but never choose it."""
-    _open_with(router, name).agents.disable(name)
-    console.print(
-        f"{escape(repr(name))} is disabled: no query goes to it until it is enabled.",
-        highlight=False,
-    )
+    _agents_with(router, name).disable(name)
+    said = f"{name!r} is disabled: no query goes to it until it is enabled."
+    answer(as_json, {"agent": name, "enabled": False}, said)
 
 
 @app.command(epilog="Example: moma agents repair --router .moma")
-def repair(router: RouterOption = _HERE) -> None:
+def repair(router: RouterOption = HERE, as_json: JsonOption = False) -> None:
     """Forget agents whose records are damaged, and make Chroma's index anew."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # names what is set aside: so does this
         opened = open_router(router)
         mend = getattr(opened.agents.registry, "repair", None)
-        gone = [] if mend is None else mend()
-    for key in gone:
-        console.print(f"Forgot {key}", markup=False, highlight=False)
-    console.print(f"{len(gone)} damaged, {len(opened.agents)} agents are whole.", highlight=False)
+        gone = [] if mend is None else [str(key) for key in mend()]
+    plain = {"forgotten": gone, "agents": len(opened.agents)}
+    said = f"{len(gone)} damaged, {len(opened.agents)} agents are whole."
+    answer(as_json, plain, *(f"Forgot {key}" for key in gone), said)

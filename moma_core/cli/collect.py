@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Mapping
@@ -11,11 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from moma_core.cli.llms import PricesOption, read_prices
-from moma_core.cli.terminal import console, progress_bar
+from moma_core.cli.terminal import JsonOption, answer, new_folder, progress_bar, table
 from moma_core.errors import (
     DuplicateNameError,
     InvalidCardError,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from moma_core.types import LLMCard
 
 __all__ = [
+    "Ending",
     "Sampling",
     "collect",
     "open_llm",
@@ -43,11 +43,20 @@ class Sampling(StrEnum):
     K_CENTRE = "k-centre"
 
 
+class Ending(StrEnum):
+    """How the tables are written."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+
+
 def collect(
     queries: Annotated[
         Path,
         typer.Argument(
-            help="Text with a query a line, or .jsonl or .parquet with query, task, reference.",
+            help="Text with a query a line, or a table with query, task, reference.",
             exists=True,
             dir_okay=False,
         ),
@@ -71,26 +80,39 @@ def collect(
     sample: Annotated[
         int | None, typer.Option(min=1, help="So many representative queries only.")
     ] = None,
-    method: Annotated[Sampling, typer.Option(help="How --sample chooses them.")] = Sampling.K_MEANS,
+    method: Annotated[
+        Sampling | None, typer.Option(help="How --sample chooses them; default k-means.")
+    ] = None,
     pairs: Annotated[
         int | None, typer.Option(min=1, help="Judged pairs a query; default one an LLM.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls at the same time.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one call.")] = 120.0,
     max_output_tokens: Annotated[
-        int, typer.Option(min=1, help="What the budget holds back for a running call.")
-    ] = 1024,
+        int | None,
+        typer.Option(min=1, help="What --budget holds back for a running call; default 1024."),
+    ] = None,
     prompt: Annotated[
         str, typer.Option(help="What an LLM is sent; {query} stands for the query.")
     ] = "{query}",
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    ending: Annotated[
+        Ending, typer.Option("--format", help="Of the tables that are written.")
+    ] = Ending.PARQUET,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask LLMs, judge or score their answers; run it again to go on after a crash."""
     from moma_core.encoder import RoutingEncoder
     from moma_core.training.calls import CallRules
-    from moma_core.training.collect import CollectConfig, Questions
+    from moma_core.training.collect import JOURNAL_FILE, CollectConfig, Questions
     from moma_core.training.collect import collect as run
 
+    if sample is None and method is not None:
+        raise typer.BadParameter("--method goes with --sample.")
+    if judge is None and pairs is not None:
+        raise typer.BadParameter("--pairs goes with --judge.")
+    if budget is None and max_output_tokens is not None:
+        raise typer.BadParameter("--max-output-tokens goes with --budget; set it in your LLMs.")
     listed = read_prices(prices) or {}
     asked = dict(_named(each) for each in llm)
     if len(asked) < len(llm):
@@ -99,16 +121,20 @@ def collect(
     priced = {name: _card(name, spec, listed) for name, spec in asked.items()}
     config = CollectConfig(
         sample=sample,
-        method=method.value,
+        method=(method or Sampling.K_MEANS).value,
         pairs=pairs,
         budget=budget,
         prompt=prompt,
         rules=CallRules(
-            concurrency=concurrency, timeout=timeout, max_output_tokens=max_output_tokens
+            concurrency=concurrency, timeout=timeout, max_output_tokens=max_output_tokens or 1024
         ),
         seed=seed,
+        ending=f".{ending.value}",
     )
-    with progress_bar() as tell:
+    journal = out / JOURNAL_FILE
+    kept = f"Every answer is kept in {journal}: the same command asks only what is missing."
+    with new_folder(out, lambda _: has_content(journal)), progress_bar(out, kept) as tell:
+        tell("reading and choosing queries", 0, 0)
         done = run(
             Questions.read(queries),
             {name: open_llm(spec) for name, spec in asked.items()},
@@ -120,7 +146,12 @@ def collect(
             config=config,
             progress=tell,
         )
-    _tell(done, out)
+    _tell(done, out, as_json)
+
+
+def has_content(path: Path) -> bool:
+    """Say whether a file is there and not empty."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def open_llm(spec: str) -> Any:
@@ -194,28 +225,31 @@ def _scorer(spec: str) -> Any:
     return _function(spec)
 
 
-def _tell(done: Collected, out: Path) -> None:
+def _tell(done: Collected, out: Path, as_json: bool) -> None:
     ratings = {rating.name: rating for rating in done.ratings}
-    table = Table("LLM", "mean score", "Elo (95 %)", "failed calls", title=f"In {escape(str(out))}")
     names = [*done.mean_scores, *(name for name in done.failed if name not in done.mean_scores)]
+    rows = []
     for name in names:
         score, rated = done.mean_scores.get(name), ratings.get(name)
         shown = "" if rated is None else f"{rated.elo:.0f} ({rated.low:.0f} to {rated.high:.0f})"
         mean = "" if score is None else f"{score:.3f}"
-        table.add_row(escape(name), mean, shown, str(done.failed.get(name, "")))
-    console.print(table)
+        rows.append((name, mean, shown, done.failed.get(name, "")))
+    head = ("LLM", "mean score", "Elo (95 %)", "failed calls")
+    plain = dataclasses.asdict(done)
+    paths = {"scored": str(done.scored), "pairs": None if done.pairs is None else str(done.pairs)}
+    answer(as_json, {**plain, **paths}, table(head, rows, f"In {out}"), *_notes(done))
+
+
+def _notes(done: Collected) -> list[str]:
     said = f"{done.queries} queries, {done.answers} answers, ${done.spent:.4f} spent"
     if done.consistent is not None:
         said += f", {done.judged} judged pairs, {done.consistent:.0%} the same in both orders"
-    console.print(said, highlight=False)
+    notes = [said]
     if done.over_budget:
-        console.print(f"{done.over_budget} calls did not fit the budget: raise --budget and rerun.")
+        notes.append(f"{done.over_budget} calls did not fit the budget: raise --budget and rerun.")
     if done.given_up:
-        given_up = escape(", ".join(done.given_up))
-        console.print(f"Given up after failures in a row: {given_up}. See the warnings.")
+        given_up = ", ".join(done.given_up)
+        notes.append(f"Given up after failures in a row: {given_up}. See the warnings.")
     if done.failed:
-        console.print("Some calls failed: the same command asks them again, and only them.")
-    console.print(
-        f"Train on it: moma train llms --data {escape(str(done.scored))} --out pool",
-        highlight=False,
-    )
+        notes.append("Some calls failed: the same command asks them again, and only them.")
+    return [*notes, f"Train on it: moma train llms --data {done.scored} --out pool"]

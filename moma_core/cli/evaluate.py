@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from moma_core.cli.llms import Strategy
-from moma_core.cli.terminal import console, llm_folder, progress_bar, write_json
+from moma_core.cli.terminal import (
+    JsonOption,
+    answer,
+    llm_folder,
+    new_folder,
+    progress_bar,
+    table,
+    write_json,
+)
 from moma_core.errors import InvalidDataError
+
+if TYPE_CHECKING:
+    from moma_core.llms.data import LLMDataset
+    from moma_core.llms.router import LLMRouter
 
 __all__ = [
     "app",
@@ -23,7 +33,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure agent or LLM routing on la
 _Out = Annotated[Path, typer.Option(help="Where the JSON report goes.", dir_okay=False)]
 
 
-def _parquet(what: str) -> Any:
+def _table(what: str) -> Any:
     return typer.Option(help=what, exists=True, dir_okay=False)
 
 
@@ -32,11 +42,9 @@ def _parquet(what: str) -> Any:
     "--test test.parquet --out report.json"
 )
 def agents(
-    agents: Annotated[Path, _parquet("Agents: name, description, category.")],
-    train: Annotated[
-        Path, _parquet("Examples: query, agents; no agents = none fits; may be empty.")
-    ],
-    test: Annotated[Path, _parquet("Queries to route: query, agents.")],
+    agents: Annotated[Path, _table("Agents: name, description, category.")],
+    train: Annotated[Path, _table("Examples: query, agents; no agents = none fits; may be empty.")],
+    test: Annotated[Path, _table("Queries to route: query, agents.")],
     out: _Out,
     shots: Annotated[
         int | None, typer.Option(min=1, help="Examples an agent; default all.")
@@ -48,13 +56,14 @@ def agents(
     max_wrong_agent_rate: Annotated[
         float | None, typer.Option(help="Promise, say 0.05: more queries go to LLMs instead.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit on --train alone, route --test, and write accuracy, abstention and times."""
     from moma_core.agents.data import read_agents, read_queries
     from moma_core.training.evaluate_agents import evaluate_agents
 
     cards, known, asked = read_agents(agents), read_queries(train), read_queries(test)
-    with progress_bar() as tell:
+    with new_folder(out.parent, _never), progress_bar(out) as tell:
         report = evaluate_agents(
             cards,
             known,
@@ -65,8 +74,12 @@ def agents(
             diagram=diagram,
             max_wrong_agent_rate=max_wrong_agent_rate,
         )
-    write_json(out, report)
-    _show(report, out)
+        write_json(out, report)
+    _show(report, report, out, as_json)
+
+
+def _never(_: Path) -> bool:
+    return False
 
 
 @app.command(epilog="Example: moma eval llms --router pool --data test.parquet --out report.json")
@@ -74,7 +87,7 @@ def llms(
     router: Annotated[
         Path, typer.Option(help="What moma train llms wrote.", exists=True, file_okay=False)
     ],
-    data: Annotated[Path, _parquet("Scored queries (query, score|LLM, cost|LLM) or judged pairs.")],
+    data: Annotated[Path, _table("Scored queries (query, score|LLM, cost|LLM) or judged pairs.")],
     out: _Out,
     strategy: Annotated[
         Strategy | None,
@@ -88,6 +101,7 @@ def llms(
             dir_okay=False,
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Route scored queries to LLMs and write score and cost at each preference."""
     from moma_core.encoder import RoutingEncoder
@@ -99,21 +113,37 @@ def llms(
     from moma_core.training.judgements import holds_pairs
 
     if holds_pairs(data):
-        _evaluate_on_pairs(router, data, out)
+        if strategy is Strategy.CASCADE or train is not None:
+            raise typer.BadParameter("judged pairs measure no cascade and no baselines of --train.")
+        _evaluate_on_pairs(router, data, out, as_json)
         return
     folder = llm_folder(router)
     strategy = strategy or _trained_strategy(folder)
-    with progress_bar() as tell:
-        tell("reading", 0, 1)
+    if strategy is Strategy.CASCADE and train is not None:
+        raise typer.BadParameter("a cascade has no plain baselines: leave out --train.")
+    with new_folder(out.parent, _never), progress_bar(out) as tell:
+        tell("reading", 0, 0)
         scored, encoder = LLMDataset.read(data), ToldEncoder(RoutingEncoder(), tell)
         if strategy is Strategy.CASCADE:
             report = evaluate_cascade(CascadeRouter.load(folder), scored, encoder)
+            unscored: list[str] = []
         else:
             known = None if train is None else LLMDataset.read(train)
-            pool = LLMRouter.load(folder)
+            pool, unscored = _scored_in(LLMRouter.load(folder), scored)
             report = evaluate_llms(pool, scored, encoder, trained_on=known)
-    write_json(out, report)
-    _show(_in_words(report, strategy), out)
+        write_json(out, report)
+    note = f"Left out, as {data} has no scores of them: {', '.join(unscored)}."
+    _show(report, _in_words(report, strategy), out, as_json, *([note] if unscored else []))
+
+
+def _scored_in(pool: LLMRouter, data: LLMDataset) -> tuple[LLMRouter, list[str]]:
+    """Return the pool of the LLMs that a table scores, and the others, as llms add leaves them."""
+    unscored = [name for name in pool.names if name not in data.llms]
+    if len(unscored) == len(pool.names):
+        return pool, []  # another table: the error says so
+    for name in unscored:
+        pool = pool.remove(name)
+    return pool, unscored
 
 
 def _in_words(report: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
@@ -144,30 +174,33 @@ def _trained_strategy(folder: Path) -> Strategy:
     return Strategy.CASCADE if (folder / CASCADE_FILES[0]).exists() else Strategy.SINGLE
 
 
-def _evaluate_on_pairs(router: Path, data: Path, out: Path) -> None:
+def _evaluate_on_pairs(router: Path, data: Path, out: Path, as_json: bool) -> None:
     from moma_core.encoder import RoutingEncoder
     from moma_core.llms.router import LLMRouter
     from moma_core.training.evaluate_agents import ToldEncoder
     from moma_core.training.evaluate_llms import evaluate_pairs
 
-    with progress_bar() as tell:
-        tell("reading", 0, 1)
+    with new_folder(out.parent, _never), progress_bar(out) as tell:
+        tell("reading", 0, 0)
         encoder = ToldEncoder(RoutingEncoder(), tell)
         report = evaluate_pairs(LLMRouter.load(llm_folder(router)), data, encoder)
-    write_json(out, report)
+        write_json(out, report)
     shown = {key: value for key, value in report.items() if not isinstance(value, dict)}
     chosen = {**report["preferences"], "best single": report["best_single"]}
     for name, found in chosen.items():
         points = "-" if found["points"] is None else f"{found['points']:.4f}"
         shown[f"points of {name}"] = f"{points} in {found['judged']} pairs"
-    _show(shown, out)
+    _show(report, shown, out, as_json)
 
 
-def _show(figures: dict[str, Any], out: Path) -> None:
-    table = Table("figure", "value", title=f"Report in {escape(str(out))}")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
-    console.print(table)
+def _show(
+    report: dict[str, Any], figures: dict[str, Any], out: Path, as_json: bool, *notes: str
+) -> None:
+    rows = (
+        (name, f"{value:.4f}" if isinstance(value, float) else value)
+        for name, value in figures.items()
+    )
+    answer(as_json, report, table(("figure", "value"), rows, f"Report in {out}"), *notes)
 
 
 plot_app = typer.Typer(no_args_is_help=True, help="Draw LLM routing as PNG or SVG.")
@@ -183,22 +216,23 @@ def front(
     report: _Report,
     out: _Picture,
     data: Annotated[Path | None, _Data] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw score over cost: router, preferences, single LLMs (with --data), oracle."""
     from moma_core.llms.data import LLMDataset
     from moma_core.training.plots import draw_front
 
     draw_front(_read(report), None if data is None else LLMDataset.read(data), out)
-    console.print(f"Drew {out}.", highlight=False, markup=False)
+    _drew(out, as_json)
 
 
 @plot_app.command(epilog="Example: moma plot usage --report report.json --out usage.png")
-def usage(report: _Report, out: _Picture) -> None:
+def usage(report: _Report, out: _Picture, as_json: JsonOption = False) -> None:
     """Draw which LLMs each preference asks."""
     from moma_core.training.plots import draw_usage
 
     draw_usage(_read(report), out)
-    console.print(f"Drew {out}.", highlight=False, markup=False)
+    _drew(out, as_json)
 
 
 @plot_app.command(epilog="Example: moma plot capability --data scored.parquet --out heat.png")
@@ -208,13 +242,18 @@ def capability(
     difficulty: Annotated[
         bool, typer.Option(help="A panel each for easy, middling and hard queries.")
     ] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw each LLM's mean score by task and difficulty."""
     from moma_core.llms.data import LLMDataset
     from moma_core.training.plots import draw_capability
 
     draw_capability(LLMDataset.read(data), out, difficulty)
-    console.print(f"Drew {out}.", highlight=False, markup=False)
+    _drew(out, as_json)
+
+
+def _drew(out: Path, as_json: bool) -> None:
+    answer(as_json, {"picture": str(out)}, f"Drew {out}.")
 
 
 def _read(path: Path) -> dict[str, object]:

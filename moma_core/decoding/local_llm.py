@@ -24,6 +24,7 @@ from typing import Any
 from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError, UnknownNameError
 from moma_core.protocols import Progress
+from moma_core.types import did_you_mean
 
 __all__ = [
     "PACKAGED",
@@ -271,7 +272,8 @@ def sha256(path: Path) -> str:
 def _known(name: str) -> PackagedLLM:
     if name not in PACKAGED:
         raise UnknownNameError(
-            f"no package holds an LLM named {name!r}, only {', '.join(map(repr, PACKAGED))}. Any "
+            f"no package holds an LLM named {name!r}, only {', '.join(map(repr, PACKAGED))}. "
+            f"{did_you_mean(name, PACKAGED)}Any "
             "other is loaded from its folder or hub id: LocalLLM.load('folder')."
         )
     return PACKAGED[name]

@@ -23,7 +23,7 @@ from moma_core._numerics import sigmoid
 from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, InvalidCardError
 from moma_core.llms.features import FEATURES, QueryFeatures
-from moma_core.types import FloatArray, LLMCard
+from moma_core.types import FloatArray, LLMCard, did_you_mean
 
 __all__ = [
     "Ability",
@@ -265,7 +265,8 @@ class AbilityScale:
         if like is None:
             known = sorted({*others, *self.population.names})
             raise InvalidCardError(
-                f"LLM {card.name!r} is like {card.like!r}, which is unknown. Name one of "
+                f"LLM {card.name!r} is like {card.like!r}, which is unknown. "
+                f"{did_you_mean(card.like, known)}Name one of "
                 f"{', '.join(known)}, or give quality=... instead."
             )
         return Ability(like.mean, like.covariance + _UNLIKE * self.population.covariance)

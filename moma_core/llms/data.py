@@ -1,4 +1,4 @@
-"""Per-query scores and costs of a pool of LLMs, read from parquet (4.1.1).
+"""Per-query scores and costs of a pool of LLMs, read from a table (4.1.1).
 
 Refuses what does not fit the schema.
 """
@@ -6,19 +6,17 @@ Refuses what does not fit the schema.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moma_core.errors import InvalidDataError, needs_extra
+from moma_core._tables import Table, read_table
+from moma_core.errors import InvalidDataError
 from moma_core.llms.answers import Normaliser, answer_ids, normalise_answer
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = [
     "SCHEMA",
@@ -82,12 +80,10 @@ class LLMDataset:
             raise InvalidDataError(f"expected answers of shape {(n, m)}, got {self.answers.shape}.")
         if len(set(self.llms)) != m:
             raise InvalidDataError(f"an LLM is named twice among {list(self.llms)}.")
-        for row, query in enumerate(self.queries):
-            if not isinstance(query, str) or not query.strip():
-                raise InvalidDataError(f"row {row} has no query text, got {query!r:.40}: {SCHEMA}.")
+        _check_queries(self.queries, _row)
         for column, name in enumerate(self.llms):
-            _check_column(f"score|{name}", self.scores[:, column], highest=1.0)
-            _check_column(f"cost|{name}", self.costs[:, column], highest=np.inf)
+            _check_column(f"score|{name}", self.scores[:, column], _row)
+            _check_column(f"cost|{name}", self.costs[:, column], _row)
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -99,40 +95,38 @@ class LLMDataset:
         normalise: Normaliser = normalise_answer,
         llm: str | None = None,
     ) -> LLMDataset:
-        """Read a parquet file; ``normalise`` says when two answers are the same.
+        """Read a CSV, TSV, JSON lines or parquet file.
 
-        With ``llm``, only its cost is asked for: of the others the scores are enough, as
-        `LLMRouter.add` takes them.
+        Args:
+            path: The file; its ending says what it is.
+            normalise: Says when two answers are the same.
+            llm: The only LLM whose cost is asked for: of the others the scores are enough, as
+                `LLMRouter.add` takes them.
 
         Raises:
             InvalidDataError: The file cannot be read, lacks a column, or holds a bad value.
         """
-        with needs_extra("train"):
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InvalidDataError(
-                f"cannot read {str(path)!r} as parquet ({error}): {SCHEMA}."
-            ) from error
-        return cls.from_table(table, str(path), normalise, llm)
+        return cls._of(read_table(path, wanted=_is_ours), normalise, llm)
 
     @classmethod
     def from_table(
         cls,
-        table: pa.Table,
+        table: Any,
         source: str = "the table",
         normalise: Normaliser = normalise_answer,
         llm: str | None = None,
     ) -> LLMDataset:
-        """Read an Arrow table; ``source`` names it in errors, ``llm`` as in `read`.
+        """Take an Arrow table; ``source`` names it in errors, the others are as in `read`.
 
         Raises:
             InvalidDataError: It lacks a column, or holds a bad value.
         """
-        columns = table.column_names
+        rows = range(1, table.num_rows + 1)
+        return cls._of(Table(Path(source), table.to_pydict(), rows, "row"), normalise, llm)
+
+    @classmethod
+    def _of(cls, table: Table, normalise: Normaliser, llm: str | None) -> LLMDataset:
+        columns, source = table.columns, table.path
         llms = tuple(name[6:] for name in columns if name.startswith("score|"))
         priced = llms if llm is None else (llm,)
         asked = [f"{kind}|{name}" for name in priced for kind in ("score", "cost")]
@@ -141,15 +135,20 @@ class LLMDataset:
             missing.append("score|<llm>")
         if missing:
             raise InvalidDataError(f"{source} lacks the column {missing[0]!r}: {SCHEMA}.")
-        if not table.num_rows:
+        if not len(table):
             raise InvalidDataError(f"{source} has no row. Give one a scored query: {SCHEMA}.")
+        _check_queries(columns["query"], table.where)
+        values = {
+            kind: np.stack([_numbers(table, f"{kind}|{name}") for name in llms], axis=1)
+            for kind in _HIGHEST
+        }
         data = cls(
-            queries=tuple(table["query"].to_pylist()),
+            queries=tuple(columns["query"]),
             llms=llms,
-            scores=np.stack([_numbers(table, f"score|{name}") for name in llms], axis=1),
-            costs=np.stack([_numbers(table, f"cost|{name}") for name in llms], axis=1),
-            tasks=_texts(table, "task"),
-            splits=_texts(table, "split"),
+            scores=values["score"],
+            costs=values["cost"],
+            tasks=tuple(map(str, columns.get("task", ()))),
+            splits=tuple(map(str, columns.get("split", ()))),
             answers=_answers(table, llms, normalise),
         )
         data.pool(priced).check_measured()
@@ -239,39 +238,43 @@ class LLMDataset:
         return digest.hexdigest()
 
 
-def _check_column(name: str, values: _Array, highest: float) -> None:
+_HIGHEST = {"score": 1.0, "cost": np.inf}
+
+
+def _is_ours(column: str) -> bool:
+    """Say whether a column is read; whole replies, say, are not."""
+    return column in ("query", "task", "split") or column.startswith(("score|", "cost|", "answer|"))
+
+
+def _check_queries(queries: Sequence[Any], where: Callable[[int], str]) -> None:
+    for row, query in enumerate(queries):
+        if not isinstance(query, str) or not query.strip():
+            raise InvalidDataError(f"{where(row)} has no query text, got {query!r:.40}: {SCHEMA}.")
+
+
+def _check_column(name: str, values: _Array, where: Callable[[int], str]) -> None:
+    highest = _HIGHEST[name.partition("|")[0]]
     bad = np.flatnonzero((values < 0) | (values > highest) | np.isinf(values))
     if len(bad):
         raise InvalidDataError(
-            f"the column {name!r} has {float(values[bad[0]])!r} in row {bad[0]}: {SCHEMA}."
+            f"{where(int(bad[0]))} has {float(values[bad[0]])!r} in the column {name!r}: {SCHEMA}."
         )
 
 
-def _numbers(table: pa.Table, name: str) -> _Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def _row(row: int) -> str:
+    return f"row {row + 1}"
 
-    if name not in table.column_names:
-        return np.full(table.num_rows, np.nan)
-    try:
-        values: Any = pc.cast(table[name], pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InvalidDataError(
-            f"the column {name!r} must hold numbers ({error}): {SCHEMA}."
-        ) from error
-    return np.asarray(values.to_numpy(), np.float64)
+
+def _numbers(table: Table, name: str) -> _Array:
+    values = table.numbers(name)
+    _check_column(name, values, table.where)
+    return values
 
 
 def _answers(
-    table: pa.Table, llms: Sequence[str], normalise: Normaliser
+    table: Table, llms: Sequence[str], normalise: Normaliser
 ) -> npt.NDArray[np.int32] | None:
     names = [f"answer|{llm}" for llm in llms]
-    if not any(name in table.column_names for name in names):
+    if not any(name in table.columns for name in names):
         return None
-    blank: list[Any] = [None] * table.num_rows
-    columns = [table[n].to_pylist() if n in table.column_names else blank for n in names]
-    return answer_ids(list(zip(*columns, strict=True)), normalise)
-
-
-def _texts(table: pa.Table, name: str) -> tuple[str, ...]:
-    return tuple(map(str, table[name].to_pylist())) if name in table.column_names else ()
+    return answer_ids(list(zip(*map(table.column, names), strict=True)), normalise)

@@ -53,7 +53,16 @@ from moma_core.llms.selection import (
 )
 from moma_core.llms.usage import Usage
 from moma_core.protocols import Encoder
-from moma_core.types import Auto, Candidate, Cost, FloatArray, LLMCard, Preference, ScoreTable
+from moma_core.types import (
+    Auto,
+    Candidate,
+    Cost,
+    FloatArray,
+    LLMCard,
+    Preference,
+    ScoreTable,
+    nearest,
+)
 
 __all__ = [
     "MIN_SCORED",
@@ -350,7 +359,7 @@ class LLMRouter:
         for card in self.cards:
             if card.name == name:
                 return card
-        raise UnknownNameError(f"no LLM {name!r} in the pool; there are {list(self.names)}.")
+        raise UnknownNameError(f"no LLM {name!r} is in the pool. {nearest(name, self.names)}")
 
     def add(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core.errors import InvalidPreferenceError, NoTargetError
-from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable, Topsis
+from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable, Topsis, did_you_mean
 
 __all__ = [
     "DEFAULT_BUDGET_SHARE",
@@ -211,7 +211,8 @@ def parse_preference(preference: str | Preference | None) -> Preference:
             )
         case "topsis", _:
             return Topsis(_weight(amount, preference) if separator else 0.5)
-    raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
+    meant = did_you_mean(name, ("performance", "auto", "cost", "topsis"))
+    raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {meant}{_CHOICES}")
 
 
 def _number(text: str, preference: str) -> float:

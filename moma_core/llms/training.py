@@ -26,7 +26,7 @@ from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import POINTS, choose, choose_at_rate
 from moma_core.protocols import Encoder, Progress
-from moma_core.types import Auto, FloatArray, LLMCard, Performance
+from moma_core.types import Auto, FloatArray, LLMCard, Performance, did_you_mean
 
 __all__ = [
     "FOLDS",
@@ -388,7 +388,8 @@ def _facts(dataset: LLMDataset, seed: int) -> dict[str, Any]:
 def _check(dataset: LLMDataset, head: str, vectors: FloatArray | None, dimension: int) -> None:
     if head not in head_choices():
         raise InvalidInputError(
-            f"unknown head {head!r}. Choose one of {', '.join(head_choices())}."
+            f"unknown head {head!r}. {did_you_mean(head, head_choices())}"
+            f"Choose one of {', '.join(head_choices())}."
         )
     dataset.check_measured()
     if len(dataset) < MIN_QUERIES:

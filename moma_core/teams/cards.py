@@ -20,7 +20,7 @@ from moma_core.errors import (
     UnknownNameError,
 )
 from moma_core.protocols import Encoder
-from moma_core.types import FloatArray
+from moma_core.types import FloatArray, did_you_mean
 
 __all__ = [
     "DUTIES",
@@ -170,8 +170,10 @@ def mode_card(name: str) -> ModeCard:
     for card in MODES:
         if card.name == name:
             return card
+    known = [card.name for card in MODES]
     raise UnknownNameError(
-        f"no mode {name!r}; there are {[card.name for card in MODES]}. Pass a ModeCard of your own."
+        f"no mode {name!r}; there are {known}. {did_you_mean(name, known)}Pass a ModeCard of your "
+        "own."
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._numerics import find_centres, squared_distances
-from moma_core._store import write_whole
+from moma_core._tables import ENDINGS, read_table, write_table
 from moma_core.errors import (
     InvalidCardError,
     InvalidDataError,
     InvalidInputError,
     NoTargetError,
-    needs_extra,
 )
 from moma_core.protocols import Encoder, Progress
 from moma_core.training.calls import (
@@ -36,6 +34,7 @@ from moma_core.training.judge import (
     Judge,
     Scorer,
     combine_verdicts,
+    exact_match,
     final_answer,
     read_verdict,
     scores_of_pairs,
@@ -142,8 +141,8 @@ def _nearest_to_centres(points: _Array, count: int, rng: np.random.Generator) ->
 
 
 QUESTIONS = (
-    "queries are a text file with one query a line, or .jsonl or .parquet with a text 'query' and, "
-    "where there is one, a 'task' and a 'reference' answer"
+    "queries are a .txt file with one query a line, or .csv, .tsv, .jsonl or .parquet with a text "
+    "'query' and, where there is one, a 'task' and a 'reference' answer"
 )
 
 
@@ -190,12 +189,16 @@ class Questions:
         Raises:
             InvalidDataError: A row has no query, or there is none.
         """
+        return cls._of((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+    @classmethod
+    def _of(cls, rows: Iterable[tuple[str, str | Mapping[str, Any]]]) -> Questions:
         kept: dict[str, tuple[str, str | None]] = {}
-        for number, row in enumerate(rows, 1):
+        for where, row in rows:
             plain = {"query": row} if isinstance(row, str) else row
             query = plain.get("query") if isinstance(plain, Mapping) else None
             if not isinstance(query, str) or not query.strip():
-                raise InvalidDataError(f"row {number} has no query text, got {row!r:.60}.")
+                raise InvalidDataError(f"{where} has no query text, got {row!r:.60}.")
             reference = plain.get("reference")
             task = str(plain.get("task") or "")
             kept.setdefault(query, (task, None if reference is None else str(reference)))
@@ -203,21 +206,22 @@ class Questions:
 
     @classmethod
     def read(cls, path: str | Path) -> Questions:
-        """Read a file: ``.parquet``, ``.jsonl``, or text with one query a line.
+        """Read a table (CSV, TSV, JSON lines, parquet), or else text with one query a line.
 
         Raises:
             InvalidDataError: It cannot be read, or holds no query.
         """
         path = Path(path)
+        if path.suffix.lower() in ENDINGS:
+            table = read_table(path, ("query",), ("task", "reference").__contains__)
+            rows = range(len(table))
+            return cls._of(
+                (table.where(i), {name: table.columns[name][i] for name in table.columns})
+                for i in rows
+            )
         try:
-            if path.suffix == ".parquet":
-                return cls.of(_parquet_rows(path))
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-            filled = [line for line in lines if line.strip()]
-            return cls.of(map(json.loads, filled) if path.suffix == ".jsonl" else filled)
-        except (OSError, ValueError) as error:
-            if isinstance(error, InvalidDataError):
-                raise
+            return cls.of(line for line in path.read_text("utf-8-sig").split("\n") if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
             raise InvalidDataError(f"cannot read {path} ({error}): {QUESTIONS}.") from error
 
     def take(self, rows: Iterable[int]) -> Questions:
@@ -251,18 +255,6 @@ class Questions:
             )
         vectors = encoder.encode(self.texts)
         return self.take(representatives(vectors, self.tasks, total, method, seed).tolist())
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    with needs_extra("train"):
-        import pyarrow.parquet as pq
-
-    columns = set(pq.read_schema(path).names)
-    wanted = [name for name in ("query", "task", "reference") if name in columns]
-    if "query" not in wanted:
-        raise InvalidDataError(f"{path} lacks the column 'query': {QUESTIONS}.")
-    rows: list[dict[str, Any]] = pq.read_table(path, columns=wanted).to_pylist()
-    return rows
 
 
 def balanced_pairs(
@@ -304,6 +296,7 @@ def balanced_pairs(
 
 
 SCORED_FILE = "scored.parquet"
+"""The table of scores, or with another ending."""
 PAIRS_FILE = "pairs.parquet"
 
 logger = logging.getLogger(__name__)
@@ -360,6 +353,7 @@ def write_tables(
     scorer: Scorer | None,
     calls: tuple[CallsDone, CallsDone],
     spent: float,
+    ending: str = ".parquet",
 ) -> Collected:
     """Derive scores, write the tables, and say what there is.
 
@@ -374,6 +368,7 @@ def write_tables(
         scorer: Scores one answer.
         calls: What became of the calls for answers and for verdicts.
         spent: USD so far.
+        ending: Of the tables' names.
 
     Raises:
         NoTargetError: There is nothing to score.
@@ -397,13 +392,14 @@ def write_tables(
             f"{over_budget} calls over the budget, {failed.total()} failed. Look at the warnings, "
             "raise the budget, and run again with the same --out."
         )
-    _write(out / SCORED_FILE, _scored_columns(questions, names, replies, scores, costs))
+    scored, paired = ((out / name).with_suffix(ending) for name in (SCORED_FILE, PAIRS_FILE))
+    write_table(scored, _scored_columns(questions, names, replies, scores, costs))
     if pairs is not None:
         rows = np.stack([judged, first, second], axis=1)
-        _write(out / PAIRS_FILE, _pair_columns(questions, names, rows, codes, costs))
+        write_table(paired, _pair_columns(questions, names, rows, codes, costs))
     return Collected(
-        scored=out / SCORED_FILE,
-        pairs=None if pairs is None else out / PAIRS_FILE,
+        scored=scored,
+        pairs=None if pairs is None else paired,
         queries=int((~np.isnan(scores)).any(axis=1).sum()),
         answers=len(replies),
         judged=len(judged),
@@ -485,7 +481,7 @@ def _scored_columns(
     for column, name in enumerate(names):
         known = ~np.isnan(scores[:, column])
         if not known.any():
-            logger.warning("LLM %r has no score and is left out of %s", name, SCORED_FILE)
+            logger.warning("LLM %r has no score and is left out of the scores", name)
             continue
         texts = [replies.get((row, column), {}).get("text") for row in kept]
         columns[f"score|{name}"] = [_plain(scores[row, column]) for row in kept]
@@ -518,22 +514,6 @@ def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _write(path: Path, columns: Mapping[str, list[Any]]) -> None:
-    with needs_extra("train"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-    texts = ("query", "task", "reference", "llm_a", "llm_b")
-    fields = []
-    for name in columns:
-        text = name in texts or name.startswith(("answer|", "reply|"))
-        kind = pa.int8() if name == "outcome" else pa.string() if text else pa.float64()
-        fields.append((name, kind))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(dict(columns), schema=pa.schema(fields)), buffer)
-    write_whole(path, buffer.getvalue().to_pybytes())
-
-
 JOURNAL_FILE = "journal.jsonl"
 
 
@@ -550,9 +530,11 @@ class CollectConfig:
         prompt: What an LLM is sent, with ``{query}``.
         rules: Concurrency, attempts, deadlines.
         seed: Of every random choice.
+        ending: Of the tables' names: ``".parquet"``, ``".csv"``, ``".tsv"`` or ``".jsonl"``.
 
     Raises:
-        InvalidInputError: The budget is negative, or the prompt lacks ``{query}``.
+        InvalidInputError: The budget is negative, the prompt lacks ``{query}``, or there is no such
+            ending.
     """
 
     sample: int | None = None
@@ -562,8 +544,11 @@ class CollectConfig:
     prompt: str = "{query}"
     rules: CallRules = field(default_factory=CallRules)
     seed: int = 0
+    ending: str = ".parquet"
 
     def __post_init__(self) -> None:
+        if self.ending not in ENDINGS:
+            raise InvalidInputError(f"ending is one of {', '.join(ENDINGS)}, got {self.ending!r}.")
         if self.budget is not None and not self.budget >= 0:
             raise InvalidInputError(f"a budget is USD, zero or more, got {self.budget!r}.")
         if "{query}" not in self.prompt:
@@ -627,21 +612,25 @@ def collect(
         if encoder is None:
             raise InvalidInputError("a sample of the queries needs an encoder: encoder=...")
         questions = questions.representative(config.sample, encoder, config.method, config.seed)
+    if scorer is exact_match and None in questions.references:  # before a call is paid for
+        exact_match(questions.texts[questions.references.index(None)], "", None)
     tell = progress or (lambda *_: None)
     names = tuple(llms)
     pairs = None if judge is None else _pairs(len(questions), len(names), config)
     replies: dict[tuple[int, int], Mapping[str, Any]] = {}
     verdicts = np.full((0 if pairs is None else len(pairs), 2), -1, np.intp)
     answered, judged = CallsDone(), CallsDone()
+    places = _places(range(len(questions)), len(names), pairs)
+    told = _Told(tell, {"answers": len(places), "verdicts": 2 * len(verdicts)})
     with Journal(Path(out) / JOURNAL_FILE) as journal:
         for rows in _rounds(len(questions), judge, config):
             asks = _answer_calls(questions, llms, cards, pairs, rows, config)
-            _make(asks.values(), journal, config, "answers", tell, answered)
+            _make(asks.values(), journal, config, told.of("answers"), answered)
             held = journal.answered
             replies |= {at: held[call.key] for at, call in asks.items() if call.key in held}
             if judge is not None and pairs is not None:
                 calls = _verdict_calls(questions, replies, pairs, rows, judge, verdicts)
-                _make(calls.values(), journal, config, "verdicts", tell, judged)
+                _make(calls.values(), journal, config, told.of("verdicts"), judged)
                 _keep_verdicts(calls, journal, verdicts)
         spent = journal.spent
     return write_tables(
@@ -654,6 +643,7 @@ def collect(
         scorer=scorer,
         calls=(answered, judged),
         spent=spent,
+        ending=config.ending,
     )
 
 
@@ -699,20 +689,40 @@ def _rounds(queries: int, judge: Judge | None, config: CollectConfig) -> Iterato
         yield range(start, min(start + size, queries))
 
 
+class _Told:
+    """Tells of rounds of calls as of one long step, so that the time left is that of all."""
+
+    def __init__(self, tell: Progress, totals: Mapping[str, int]) -> None:
+        self._tell, self._totals = tell, totals
+        self._before = dict.fromkeys(totals, 0)
+
+    def of(self, what: str) -> Callable[[int, int], None]:
+        """Return what a round calls with its calls done and its calls in all."""
+        before = self._before[what]
+
+        def told(done: int, in_round: int) -> None:
+            self._before[what] = before + in_round
+            self._tell(what, before + done, self._totals[what])
+
+        return told
+
+
 def _make(
     calls: Iterable[Call],
     journal: Journal,
     config: CollectConfig,
-    what: str,
-    tell: Progress,
+    told: Callable[[int, int], None],
     done: CallsDone,
 ) -> None:
     """Make calls and add what became of them to ``done``."""
-
-    def told(now: int, total: int) -> None:
-        tell(what, now, total)
-
     done.add(run_calls(calls, journal, config.rules, config.budget, told, tuple(done.given_up)))
+
+
+def _places(rows: range, llms: int, pairs: npt.NDArray[np.intp] | None) -> set[tuple[int, int]]:
+    """Return which queries go to which LLMs, as row and column."""
+    if pairs is None:
+        return {(row, column) for row in rows for column in range(llms)}
+    return {(row, llm) for row, *both in pairs.tolist() if row in rows for llm in both}
 
 
 def _answer_calls(
@@ -725,12 +735,8 @@ def _answer_calls(
 ) -> dict[tuple[int, int], Call]:
     """Return the calls for answers, by row of the query and column of the LLM."""
     names = tuple(llms)
-    if pairs is None:
-        places = {(row, column) for row in rows for column in range(len(names))}
-    else:
-        places = {(row, llm) for row, *both in pairs.tolist() if row in rows for llm in both}
     calls = {}
-    for row, column in sorted(places):
+    for row, column in sorted(_places(rows, len(names), pairs)):
         name, prompt = names[column], config.prompt.replace("{query}", questions.texts[row])
         key = call_key("answer", name, prompt)
         calls[row, column] = Call(key, name, llms[name], cards[name], prompt, _kept)

@@ -26,6 +26,7 @@ __all__ = [
     "calibration_error",
     "draw_reliability",
     "evaluate_agents",
+    "ranked",
     "reliability",
 ]
 
@@ -165,7 +166,7 @@ def evaluate_agents(
         max_wrong_agent_rate=max_wrong_agent_rate,
     )
     router.fit(tell)
-    rankings = _ranked(router, test.texts, tell)
+    rankings = ranked(router, test.texts, tell)
     with_examples(cards, test)  # an unknown agent in the test file is an error, not a miss
     if diagram is not None:
         _draw(test, rankings, router.agent_router.trained.gate.threshold, diagram)
@@ -173,11 +174,14 @@ def evaluate_agents(
     return {**report, **_quality(test, rankings), **_times(router, encoder, test.texts, tell)}
 
 
-def _ranked(router: MoMARouter, texts: Sequence[str], tell: Progress) -> list[Ranking]:
+def ranked(
+    router: MoMARouter, texts: Sequence[str], tell: Progress, label: str = "routing"
+) -> list[Ranking]:
+    """Return what `MoMARouter.rank` says of many queries; ``tell`` hears how far it is."""
     rankings: list[Ranking] = []
     for start in range(0, len(texts), AT_ONCE):
         rankings += router.rank(texts[start : start + AT_ONCE])
-        tell("routing", len(rankings), len(texts))
+        tell(label, len(rankings), len(texts))
     return rankings
 
 

@@ -193,8 +193,8 @@ def exact_match(query: str, answer: str, reference: str | None) -> float:
     """
     if reference is None:
         raise InvalidDataError(
-            f"the query {query[:60]!r} has no reference answer. Add a column 'reference', or let a "
-            "judge compare the answers."
+            f"the query {query[:60]!r} has no reference answer. Give a table (.csv, .tsv, .jsonl "
+            "or .parquet) with a column 'reference', or let a judge compare the answers."
         )
     final = normalise_answer(final_answer(answer))
     return float(final is not None and final == normalise_answer(reference))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._numerics import sigmoid
+from moma_core._tables import column_names, is_parquet, rows_in
 from moma_core.errors import InvalidDataError, needs_extra
 
 __all__ = [
@@ -165,9 +165,9 @@ def _bradley_terry(wins: _Array) -> _Array:
 
 
 PAIRS = (
-    "a table of judged pairs (.parquet or .jsonl) has the columns 'query', 'llm_a', 'llm_b' and "
-    "'outcome': 0 equal, 1 a better, 2 b better, 3 a much better, 4 b much better; optional: "
-    "'cost_a' and 'cost_b', USD of the two answers"
+    "a table of judged pairs (.csv, .tsv, .jsonl or .parquet) has the columns 'query', 'llm_a', "
+    "'llm_b' and 'outcome': 0 equal, 1 a better, 2 b better, 3 a much better, 4 b much better; "
+    "optional: 'cost_a' and 'cost_b', USD of the two answers"
 )
 _REQUIRED, _COSTS = ("query", "llm_a", "llm_b", "outcome"), ("cost_a", "cost_b")
 _Codes = npt.NDArray[np.intp]
@@ -303,29 +303,20 @@ def _usd(table: Any, name: str) -> _Array:
 
 def holds_pairs(path: str | Path) -> bool:
     """Say whether a file holds judged pairs rather than scored queries, by its columns."""
-    if Path(path).suffix == ".jsonl":
-        return True
-    with needs_extra("train"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-    try:
-        return "llm_a" in pq.read_schema(path).names
-    except (OSError, pa.ArrowInvalid):
-        return False
+    return "llm_a" in column_names(path)
 
 
 def read_judgements(path: str | Path, rows: int = 32_768) -> Iterator[Judgements]:
     """Yield a file's pairs, at most ``rows`` at a time.
 
     Args:
-        path: ``.parquet`` (read by row groups) or ``.jsonl``.
+        path: ``.parquet`` (read by row groups), ``.csv``, ``.tsv`` or ``.jsonl``.
         rows: Most rows in memory.
 
     Raises:
         InvalidDataError: It cannot be read, is empty, lacks a column, or holds a bad value.
     """
-    parts = _read_lines(path, rows) if Path(path).suffix == ".jsonl" else _read_parquet(path, rows)
+    parts = _read_parquet(path, rows) if is_parquet(path) else _read_lines(path, rows)
     empty = True
     for part in parts:
         empty = False
@@ -353,15 +344,30 @@ def _read_parquet(path: str | Path, rows: int) -> Iterator[Judgements]:
 
 
 def _read_lines(path: str | Path, rows: int) -> Iterator[Judgements]:
+    lines = rows_in(path)
+    while part := list(itertools.islice(lines, rows)):
+        known = [_typed(row, f"{path}, line {line}") for line, row in part]
+        try:
+            yield Judgements.of(known)
+        except InvalidDataError as error:
+            raise InvalidDataError(f"{path}, {_bad_line(part, known)}: {error}") from error
+
+
+def _typed(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a row with the numbers that CSV and TSV have as texts."""
     try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            filled = (line for line in file if line.strip())
-            while lines := list(itertools.islice(filled, rows)):
-                parsed = [json.loads(line) for line in lines]
-                if not all(isinstance(row, dict) for row in parsed):
-                    raise InvalidDataError(f"a line of {path} is no JSON object: {PAIRS}.")
-                yield Judgements.of(parsed)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InvalidDataError):
-            raise
-        raise InvalidDataError(f"cannot read {path} as JSON lines ({error}): {PAIRS}.") from error
+        codes = {name: int(row[name]) for name in ("outcome",) if isinstance(row.get(name), str)}
+        usd = {name: float(row[name]) for name in _COSTS if isinstance(row.get(name), str)}
+    except ValueError as error:
+        raise InvalidDataError(f"{where}: {error}; {PAIRS}.") from error
+    return {**row, **codes, **usd}
+
+
+def _bad_line(part: Sequence[tuple[int, Any]], known: Sequence[Mapping[str, Any]]) -> str:
+    """Return the first line that does not fit by itself."""
+    for (line, _), row in zip(part, known, strict=True):
+        try:
+            Judgements.of([row])
+        except (InvalidDataError, KeyError):
+            return f"line {line}"
+    return f"lines {part[0][0]} to {part[-1][0]}"

@@ -32,7 +32,7 @@ from moma_core.llms.heads.logistic import LogisticConfig, LogisticHead, fit_logi
 from moma_core.llms.heads.moe import MoEConfig, MoEHead, fit_moe
 from moma_core.llms.heads.neighbours import NeighboursConfig, NeighboursHead, fit_neighbours
 from moma_core.llms.heads.stack import StackedHead, StackWeights, fit_weights
-from moma_core.types import FloatArray, LLMCard
+from moma_core.types import FloatArray, LLMCard, did_you_mean
 
 __all__ = [
     "HEADS",
@@ -129,7 +129,8 @@ def fit_head(
     """
     if kind not in HEADS:
         raise InvalidInputError(
-            f"unknown head {kind!r}. Choose one of {', '.join(head_choices())}."
+            f"unknown head {kind!r}. {did_you_mean(kind, head_choices())}"
+            f"Choose one of {', '.join(head_choices())}."
         )
     if np.isnan(scores).any():
         raise InvalidInputError("scores are missing. Fill them with completion.fill_scores first.")
