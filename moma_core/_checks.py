@@ -25,6 +25,7 @@ __all__ = [
     "check_name",
     "check_names",
     "half_character",
+    "harmless",
     "is_finite",
     "is_json_object",
     "is_number",
@@ -37,7 +38,12 @@ __all__ = [
 
 MAX_NAME_CHARS = 128
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, no half ones
+_STEERING = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""What moves a terminal's cursor, ends a line or turns the direction of writing."""
+
+# No control characters, no half ones, none that show another name than there is.
+_NAME = re.compile(rf"[^\x00-\x1f{_STEERING}\ud800-\udfff]+")
+_HARMFUL = re.compile(rf"[\x00-\x08\x0b-\x1f{_STEERING}]")
 # Unicode counts these as letters or symbols, and draws nothing.
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
@@ -56,6 +62,18 @@ def check_name(name: object, what: str) -> None:
             f"invisible characters at either end, got {str(name)[:40]!r}. Give a short name "
             "such as 'weather_forecast'."
         )
+
+
+def harmless(text: str) -> str:
+    r"""Return a text with what steers terminals and the direction of writing made visible.
+
+    Line feeds and tabs stay.
+
+    Example:
+        >>> print(harmless("rain " + chr(27) + "[31m" + chr(0x202E) + "now"))
+        rain \x1b[31m\u202enow
+    """
+    return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def is_text(value: object) -> TypeGuard[str]:

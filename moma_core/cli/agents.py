@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.terminal import RouterOption, console, open_router, progress_bar, router_exists
+from moma_core.cli.terminal import (
+    RouterOption,
+    console,
+    escape,
+    open_router,
+    progress_bar,
+    router_exists,
+)
 from moma_core.errors import (
     DuplicateNameError,
     InvalidDataError,

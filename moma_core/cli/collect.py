@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.llms import PricesOption, read_prices
-from moma_core.cli.terminal import console, progress_bar
+from moma_core.cli.terminal import console, escape, progress_bar
 from moma_core.errors import (
     DuplicateNameError,
     InvalidCardError,

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from moma_core.cli.llms import Strategy
-from moma_core.cli.terminal import console, llm_folder, progress_bar, write_json
+from moma_core.cli.terminal import console, escape, llm_folder, progress_bar, write_json
 from moma_core.errors import InvalidDataError
 
 __all__ = [

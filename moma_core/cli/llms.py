@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.terminal import RouterOption, console, llm_folder, output_folder, progress_bar
+from moma_core.cli.terminal import (
+    RouterOption,
+    console,
+    escape,
+    llm_folder,
+    output_folder,
+    progress_bar,
+)
 from moma_core.errors import InvalidCardError, InvalidDataError
 
 if TYPE_CHECKING:

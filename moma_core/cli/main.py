@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli import agents, collect, evaluate, llms, teams
-from moma_core.cli.terminal import RouterOption, console, open_router, router_exists
+from moma_core.cli import agents, collect, doctor, evaluate, llms, teams
+from moma_core.cli.batch import route_file
+from moma_core.cli.terminal import RouterOption, console, escape, open_router, router_exists
 from moma_core.errors import MissingExtraError, MoMAError
 from moma_core.types import RoutingDecision
 
@@ -34,6 +35,7 @@ app.command(
     epilog="Example: moma collect queries.txt --llm small=openai:gpt-4o-mini --llm "
     "big=openai:gpt-4o --judge judge=openai:gpt-4.1 --prices prices.json --budget 5 --out collected"
 )(collect.collect)
+app.command(epilog="Example: moma doctor --router .moma")(doctor.doctor)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(llms.feedback_app, name="feedback")
 app.add_typer(llms.local_llm_app, name="local-llm")
@@ -89,10 +91,11 @@ def demo(
 
 
 @app.command(
-    epilog="Example: moma route 'how many feet are 12 metres?' --explain",
+    epilog="Example: moma route 'how many feet are 12 metres?' --explain, or "
+    "moma route --batch queries.parquet --out decided.parquet",
 )
 def route(
-    query: Annotated[str, typer.Argument(help="The words to route.")],
+    query: Annotated[str | None, typer.Argument(help="The words to route.")] = None,
     preference: Annotated[
         str,
         typer.Option(help="performance, auto, auto:POINTS, cost, cost:USD, or topsis:SCORE,COST."),
@@ -100,12 +103,27 @@ def route(
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
     explain: Annotated[bool, typer.Option(help="Show candidates and every step's time.")] = False,
     router: RouterOption = Path(".moma"),
+    batch: Annotated[
+        Path | None, typer.Option(help="Route a parquet file with a column query.", dir_okay=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where --batch writes.", dir_okay=False)] = None,
+    workers: Annotated[int, typer.Option(help="Processes of --batch; 0: all cores.", min=0)] = 0,
 ) -> None:
-    """Decide where one query goes; nothing is invoked."""
+    """Decide where one query goes, or every query of a file; nothing is invoked."""
+    if (batch is None) == (query is None) or (batch is None) != (out is None):
+        raise typer.BadParameter(
+            "write moma route 'words', or --batch in.parquet --out out.parquet"
+        )
+    if batch is not None and out is not None:
+        rows = route_file(batch, out, router, preference, workers or os.cpu_count() or 1)
+        console.print(f"{rows:,} queries routed to {escape(str(out))}", highlight=False)
+        return
     from moma_core.router import MoMARouter
 
     known = router != Path(".moma") or router_exists(router)
-    decision = (open_router(router) if known else MoMARouter.from_cards()).route(query, preference)
+    decision = (open_router(router) if known else MoMARouter.from_cards()).route(
+        str(query), preference
+    )
     if as_json:
         sys.stdout.write(json.dumps(decision.to_dict()) + "\n")
         return

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from moma_core.cli.terminal import console, llm_folder, output_folder, progress_bar, write_json
+from moma_core.cli.terminal import (
+    console,
+    escape,
+    llm_folder,
+    output_folder,
+    progress_bar,
+    write_json,
+)
 from moma_core.errors import InvalidDataError
 from moma_core.protocols import Encoder
 from moma_core.teams.router import TeamRouter

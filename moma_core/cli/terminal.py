@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import markup
 from rich.console import Console
 
+from moma_core._checks import harmless
 from moma_core._store import write_whole
 from moma_core.errors import ArtifactError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RouterOption",
     "console",
+    "escape",
     "llm_folder",
     "open_router",
     "output_folder",
@@ -42,6 +45,16 @@ RouterOption = Annotated[
         file_okay=False,
     ),
 ]
+
+
+def escape(text: str) -> str:
+    r"""Return what shows a text as it is: neither markup nor escapes do anything to the terminal.
+
+    Example:
+        >>> print(escape("[red]rain" + chr(27)))
+        \[red]rain\x1b
+    """
+    return markup.escape(harmless(text))
 
 
 def router_exists(directory: Path) -> bool:
