@@ -349,7 +349,8 @@ def _learning(folder: Path) -> Learning | None:
 
 def _has_agents(folder: Path) -> bool:
     here = folder / _REGISTRY
-    return (here / _CHROMA).exists() or FileRegistry.is_at(here)
+    chroma = here / _CHROMA  # of 0 bytes, Chroma would begin anew as if nothing had been there
+    return (chroma.exists() and chroma.stat().st_size > 0) or FileRegistry.is_at(here)
 
 
 def _is_url(location: object) -> bool:
