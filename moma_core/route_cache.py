@@ -288,7 +288,7 @@ class RouteCache:
                 flight = self._flying[flown] = _Flight()
         if not leads and flight.thread != threading.get_ident():  # else a decider asks its router
             flight.done.wait()
-            if flight.decision is not None and flight.decision.trial is None:
+            if flight.decision is not None and asked.others[1] is None:
                 self.counts["waited"] += 1
                 return replace(flight.decision, trace=(_step(start, "just made"),))
         try:
@@ -349,8 +349,9 @@ class RouteCache:
         return replace(decision, trace=(step,))
 
     def _keep(self, key: _Key, asked: Asked, reading: Reading, decision: RoutingDecision) -> None:
-        if decision.trial is not None:
-            return  # what is tried is tried once
+        learns = asked.others[1] is not None  # then LLMs are tried, and chosen otherwise tomorrow
+        if learns and any(decision.kind_of(name) != "agent" for name in decision.targets):
+            return
         topic = decision.state.topic
         own = bool(topic) and topic == reading.words[:_HEAD]
         plain, text = replace(decision, trace=()), asked.query.text

@@ -115,7 +115,7 @@ if __name__ == "__main__":
 
 
 def test_two_processes_killed_in_the_midst_lose_nothing(router, tmp_path, monkeypatch):
-    texts = [f"will it rain in place {i}?" for i in range(640)]
+    texts = [f"will it rain in place {i}?" for i in range(320)]
     source, out = table(tmp_path, texts), tmp_path / "out.parquet"
     (tmp_path / "run.py").write_text(RUN)
     running = subprocess.Popen(  # noqa: S603

@@ -262,7 +262,8 @@ class AgentRouter:
         ]
         fitted = (trained.gate.to_dict(), trained.changes, trained.exemplar_weight)
         settings = (self.states.to_toml(), self.taxonomy.to_dict(), self.substitutes)
-        others = (self.negatives.texts, self.reranker is None, self.catalog.encoder.fingerprint)
+        reads = "" if self.reranker is None else self.reranker.fingerprint
+        others = (self.negatives.texts, reads, self.catalog.encoder.fingerprint)
         decider = "" if self.decider is None else uuid.uuid4().hex
         everything = repr((cards, fitted, settings, others, decider))
         return hashlib.blake2b(everything.encode(), digest_size=16).hexdigest()
