@@ -17,6 +17,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
 
 from moma_core import AgentCard, InvalidInputError, Query
+from moma_core.types import printable
 
 __all__ = [
     "ChatDecider",
@@ -162,7 +163,8 @@ def _listed(cards: Sequence[AgentCard]) -> str:
         about = {"id": f"a{i + 1}", "name": card.name, "does": card.description[:_MOST_CHARS]}
         properties = card.input_schema.get("properties")
         inputs = {"inputs": list(properties)} if isinstance(properties, Mapping) else {}
-        lines.append(json.dumps({**about, **inputs}, ensure_ascii=False))
+        # One line each: what JSON leaves as it is may still end a line for a reader.
+        lines.append(printable(json.dumps({**about, **inputs}, ensure_ascii=False)))
     return "\n".join(lines)
 
 

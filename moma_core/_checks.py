@@ -42,7 +42,11 @@ __all__ = [
 
 MAX_NAME_CHARS = 128
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, no half ones
+_STEERING = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""What moves a terminal's cursor, ends a line or turns the direction of writing."""
+
+# No control characters, no half ones, none that show another name than there is.
+_NAME = re.compile(rf"[^\x00-\x1f{_STEERING}\ud800-\udfff]+")
 # Unicode counts these as letters or symbols, and draws nothing.
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 

@@ -357,7 +357,9 @@ def _learning(folder: Path) -> Learning | None:
 
 def _with_agents(folder: Path) -> Path:
     here = folder / _REGISTRY
-    if not (here / _CHROMA).exists() and not FileRegistry.is_at(here):
+    chroma = here / _CHROMA  # of 0 bytes, Chroma would begin anew as if nothing had been there
+    kept = chroma.exists() and chroma.stat().st_size > 0
+    if not kept and not FileRegistry.is_at(here):
         raise ArtifactError(
             f"{folder} has lost its agents: nothing is in {_REGISTRY}/. Restore it from a backup, "
             "or register them in a new directory."

@@ -8,8 +8,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -62,6 +63,9 @@ from moma_core.types import (
     Trace,
 )
 
+if TYPE_CHECKING:
+    from moma_core.route_cache import RouteCache
+
 __all__ = ["MoMARouter"]
 
 _REMEMBERED = 1_000  # unknown names that were looked at already
@@ -111,6 +115,7 @@ class MoMARouter:
         self._llms, self._teams = llms, teams
         self._learning: Learning | None = None
         self._unknown: frozenset[str] = frozenset()
+        self._cache: RouteCache | None = None
 
     @classmethod
     def from_cards(
@@ -129,6 +134,7 @@ class MoMARouter:
         reranker: Reranker | Literal["packaged"] | None = "packaged",
         substitutes: bool = False,
         refresh_every: float | None = 1.0,
+        cache: RouteCache | bool | int | str = False,
     ) -> MoMARouter:
         """Build a router from agent cards.
 
@@ -158,6 +164,8 @@ class MoMARouter:
                 unhealthy or excluded; by default such a query is deferred, and the reason says so.
             refresh_every: Mean seconds between looks for what other processes changed at ``path``;
                 what one of them disabled is chosen no longer after twice that. None: never.
+            cache: Decide equal queries, and those that mean the same, once (docs/caching.md): True,
+                how many decisions to keep, a Redis URL to share them, or a `RouteCache`.
 
         Agents that ``path`` holds already stay; the texts of those of the same names are brought up
         to date, and whether they are enabled stays as `disable` and `enable` left it.
@@ -185,6 +193,7 @@ class MoMARouter:
             substitutes=substitutes,
         )
         router = cls(encoder, agent_router, open_pool(pool_of(llms)), teams)
+        router.cache = cache
         catalog.put(*cards)  # last: what fails above leaves nothing registered
         return router
 
@@ -244,6 +253,26 @@ class MoMARouter:
         self._llms, self._llm_encoder = llms, encoder
 
     @property
+    def cache(self) -> RouteCache | None:
+        """What keeps decisions of `route`; None while every query is decided anew."""
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: RouteCache | bool | int | str | None) -> None:
+        """Keep decisions from now on, as ``cache`` of `from_cards` says, or stop with False.
+
+        Raises:
+            InvalidInputError: It is nothing of that.
+            MissingExtraError: Redis is wanted and its client is not installed.
+        """
+        if cache is None or cache is False:
+            self._cache = None
+            return
+        from moma_core.route_cache import open_cache
+
+        self._cache = open_cache(cache)
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder that every part shares."""
         return self._encoder
@@ -285,12 +314,21 @@ class MoMARouter:
                 probability.
             NoTargetError: No agent fits and no LLM may be chosen.
         """
-        query, state, trace = Query.of(query), RoutingState.of(state), Trace()
         wish = Wish(parse_preference(preference), self._names(exclude, "exclude"), max_latency)
-        with trace.timed("encode"):
-            turns = self.states.encode([query], self._encoder, state)
-        [reading] = turns.readings
         choice = Choice(wish.exclude, min_probability=_probability(min_probability))
+        asked = _Asked(Query.of(query), RoutingState.of(state), wish, choice, several)
+        if self._cache is None:
+            trace = Trace()
+            return self._decided(asked, self._read(asked, trace), trace)
+        return self._through_cache(self._cache, asked)
+
+    def _read(self, asked: _Asked, trace: Trace) -> EncodedTurns:
+        with trace.timed("encode"):
+            return self.states.encode([asked.query], self._encoder, asked.state)
+
+    def _decided(self, asked: _Asked, turns: EncodedTurns, trace: Trace) -> RoutingDecision:
+        query, state, wish, choice, several = asked
+        [reading] = turns.readings
         outcome, following = self._agent_router.route(query, turns, state, choice, trace)
         parts = self._divided(reading.text, outcome, choice, trace) if several else ()
         match outcome:
@@ -303,10 +341,20 @@ class MoMARouter:
                     read = [Sent.of(query, state.last_target)]
                     whole = self._for_llms([reading.whole], turns.whole)
                     table = score_deferred(self._llms, [reading.whole], whole, [outcome], read)[0]
-                asked, wish = (reading.whole, whole[0]), wish.with_room(self._llms, read[0])
-                decision = self._to_llm(table, asked, wish, outcome, trace)
+                text, wish = (reading.whole, whole[0]), wish.with_room(self._llms, read[0])
+                decision = self._to_llm(table, text, wish, outcome, trace)
         following = _left_by(reading, decision.target, outcome, state, following)
         return replace(decision, state=following, trace=trace.done())
+
+    def _through_cache(self, cache: RouteCache, asked: _Asked) -> RoutingDecision:
+        from moma_core.route_cache import Asked
+
+        query, state, wish, choice, several = asked
+        excluded = tuple(sorted(wish.exclude))
+        said = wish.preference, excluded, wish.max_latency, choice.min_probability
+        parts = self._agent_router, self._llms, (self._teams, self._learning)
+        decide = partial(self._decided, asked)
+        return cache.decide(Asked(query, state, said, several, *parts, decide))
 
     def _divided(
         self, text: str, whole: AgentOutcome, choice: Choice, trace: Trace
@@ -572,6 +620,7 @@ class MoMARouter:
         encoder: Encoder | Literal["routing", "minilm", "multilingual"] | None = None,
         server: str | ChromaServer | None = None,
         refresh_every: float | None = 1.0,
+        cache: RouteCache | bool | int | str = False,
     ) -> MoMARouter:
         """Open what `save` wrote; changes to the agents are kept in ``directory`` from then on.
 
@@ -582,6 +631,7 @@ class MoMARouter:
             server: The Chroma server, where its agents are on one: with the credentials, which
                 were not saved. By default the URL that was saved.
             refresh_every: As in `from_cards`.
+            cache: As in `from_cards`; it is not saved.
 
         Raises:
             ArtifactError: A file is missing, truncated or changed.
@@ -592,6 +642,7 @@ class MoMARouter:
         agents, llms, teams, learning = read_parts(folder, encoder, server, refresh_every)
         router = cls(encoder, agents, llms, teams)
         router._learning = learning
+        router.cache = cache
         return router
 
     def _names(self, names: object, parameter: str) -> frozenset[str]:
@@ -654,6 +705,16 @@ class MoMARouter:
             return decision
         wanted = self._llms.resolved(preference)
         return self._learning.instead(decision, vector, wanted, self._llms.best_single)
+
+
+class _Asked(NamedTuple):
+    """One call of `route`, checked."""
+
+    query: Query
+    state: RoutingState
+    wish: Wish
+    choice: Choice
+    several: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from moma_core._generation import finish, replacing
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()
+CARDS = [AgentCard("weather", "rain"), AgentCard("bank", "money")]
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 
@@ -165,3 +166,11 @@ def test_a_router_that_stopped_learning_forgets_what_was_learnt(tmp_path, pool):
     router.learn(None)
     router.save(tmp_path)
     assert MoMARouter.load(tmp_path, encoder=ENCODER).learning is None
+
+
+def test_a_database_of_no_bytes_is_not_taken_for_an_empty_one(tmp_path, pool):
+    with MoMARouter.from_cards(CARDS, encoder=ENCODER, llms=pool, path=tmp_path) as router:
+        router.save(tmp_path)
+    (tmp_path / "registry" / "chroma.sqlite3").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="lost its agents"):
+        MoMARouter.load(tmp_path, encoder=ENCODER)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -241,6 +243,30 @@ class AgentRouter:
     def trained(self) -> Trained:
         """The ranker and gate in use, brought up to date with the catalog."""
         return self._up_to_date()[1]
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """All that outcomes depend on but health; each is another object once it changed."""
+        current, own = self._up_to_date(), (self.decider, self.reranker, self.taxonomy)
+        return current, self.states, self.negatives, self.substitutes, *own
+
+    def fingerprint(self) -> str:
+        """Return a digest of `parts`, equal in processes with equal agents and settings.
+
+        What a decider would say nobody can tell: with one, no two digests are equal.
+        """
+        snapshot, trained, _ = self._up_to_date()
+        cards = [
+            (trained.sources.get(r.card.name), r.card.name, r.card.enabled, r.card.categories)
+            for r in snapshot.records
+        ]
+        fitted = (trained.gate.to_dict(), trained.changes, trained.exemplar_weight)
+        settings = (self.states.to_toml(), self.taxonomy.to_dict(), self.substitutes)
+        reads = "" if self.reranker is None else self.reranker.fingerprint
+        others = (self.negatives.texts, reads, self.catalog.encoder.fingerprint)
+        decider = "" if self.decider is None else uuid.uuid4().hex
+        everything = repr((cards, fitted, settings, others, decider))
+        return hashlib.blake2b(everything.encode(), digest_size=16).hexdigest()
 
     def route(
         self,

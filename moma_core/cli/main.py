@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from moma_core._checks import printable
-from moma_core.cli import advice, agents, collect, evaluate, llms, teams
+from moma_core.cli import advice, agents, collect, doctor, evaluate, llms, teams
 from moma_core.cli.terminal import (
     HERE,
     JsonOption,
@@ -47,6 +48,7 @@ app.command(
     epilog="Example: moma collect queries.txt --llm small=openai:gpt-4o-mini --llm "
     "big=openai:gpt-4o --judge judge=openai:gpt-4.1 --prices prices.json --budget 5 --out collected"
 )(collect.collect)
+app.command(epilog="Example: moma doctor --router .moma")(doctor.doctor)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(llms.feedback_app, name="feedback")
 app.add_typer(llms.local_llm_app, name="local-llm")
@@ -111,20 +113,38 @@ def demo(
 
 
 @app.command(
-    epilog="Example: moma route 'how many feet are 12 metres?' --explain",
+    epilog="Example: moma route 'how many feet are 12 metres?' --explain, or "
+    "moma route --batch queries.parquet --out decided.parquet",
 )
 def route(
-    query: Annotated[str, typer.Argument(help="The words to route.")],
+    query: Annotated[str | None, typer.Argument(help="The words to route.")] = None,
     preference: PreferenceOption = "auto",
     as_json: JsonOption = False,
     explain: Annotated[bool, typer.Option(help="Show candidates and every step's time.")] = False,
     router: RouterOption = HERE,
+    batch: Annotated[
+        Path | None, typer.Option(help="Route a parquet file with a column query.", dir_okay=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where --batch writes.", dir_okay=False)] = None,
+    workers: Annotated[int, typer.Option(help="Processes of --batch; 0: all cores.", min=0)] = 0,
 ) -> None:
-    """Decide where one query goes; nothing is invoked."""
+    """Decide where one query goes, or every query of a file; nothing is invoked."""
+    if (batch is None) == (query is None) or (batch is None) != (out is None):
+        raise typer.BadParameter(
+            "write moma route 'words', or --batch in.parquet --out out.parquet"
+        )
+    if batch is not None and out is not None:
+        from moma_core.cli.batch import route_file
+
+        rows = route_file(batch, out, router, preference, workers or os.cpu_count() or 1)
+        answer(as_json, {"rows": rows, "out": str(out)}, f"{rows:,} queries routed to {out}")
+        return
     from moma_core.router import MoMARouter
 
     known = router != HERE or router_exists(router)
-    decision = (open_router(router) if known else MoMARouter.from_cards()).route(query, preference)
+    decision = (open_router(router) if known else MoMARouter.from_cards()).route(
+        str(query), preference
+    )
     price = f", about ${decision.cost:.6f}" if decision.cost is not None else ""
     shown: list[Table | str] = [
         f"{decision.kind} {decision.target} ({decision.probability:.2f}{price})",

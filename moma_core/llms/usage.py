@@ -39,6 +39,7 @@ class Usage:
     def __init__(self, seen: Mapping[str, Sequence[float]] | None = None) -> None:
         self._seen = {name: (float(n), float(mean)) for name, (n, mean) in (seen or {}).items()}
         self._lock = Lock()
+        self.observed = 0  # times that the factors changed
 
     def observe(self, name: str, expected: float, real: float) -> None:
         """Learn what one call cost.
@@ -63,6 +64,7 @@ class Usage:
             ratio = min(max(ratio, -_BEYOND), _BEYOND) + self._drawn(name)
             weight = min(weight + 1.0, _MEMORY)
             self._seen[name] = (weight, mean + (ratio - mean) / weight)
+            self.observed += 1
 
     def expect(
         self, name: str, expected: npt.NDArray[np.float64], real: npt.NDArray[np.float64]
@@ -72,6 +74,7 @@ class Usage:
             with self._lock:
                 weight = min(float(len(real)), _MEMORY)
                 self._seen[name] = (weight, math.log(real.sum() / expected.sum()))
+                self.observed += 1
 
     def _drawn(self, name: str) -> float:
         weight, mean = self._seen.get(name, (0.0, 0.0))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._checks import printable
 from moma_core.errors import ArtifactError, InvalidDataError, needs_extra
 from moma_core.llms.data import LLMDataset
 from moma_core.training.evaluate_llms import upper_hull
@@ -54,9 +55,10 @@ def draw_front(report: Mapping[str, Any], dataset: LLMDataset | None, path: str 
         for name, mark in _MARKS.items():
             point = report["preferences"][name]
             axes.plot(point["cost"], point["score"], mark, color="black", ms=8, label=name)
+        best_label = f"best single: {_drawn(report['best_single'])}"
         best = (report["best_single_cost"], report["best_single_score"])
         axes.axhline(report["oracle_score"], color="0.5", ls=":", label="oracle")
-        axes.axhline(best[1], color="0.7", ls="--", label=f"best single: {report['best_single']}")
+        axes.axhline(best[1], color="0.7", ls="--", label=best_label)
     except KeyError as error:
         raise InvalidDataError(
             f"the report lacks {error}. Write one with moma eval llms."
@@ -74,7 +76,7 @@ def _draw_singles(axes: Axes, dataset: LLMDataset) -> None:
     middle = np.exp(np.log(np.maximum(costs, 1e-9)).mean())
     for name, cost, score in zip(dataset.llms, costs, scores, strict=True):
         side, shift = ("right", -4) if cost > middle else ("left", 4)
-        axes.annotate(name, (cost, score), fontsize=6, ha=side, xytext=(shift, -6),
+        axes.annotate(_drawn(name), (cost, score), fontsize=6, ha=side, xytext=(shift, -6),
                       textcoords="offset points")  # fmt: skip
 
 
@@ -100,7 +102,7 @@ def draw_usage(report: Mapping[str, Any], path: str | Path) -> None:
         grey = str(0.95 - 0.6 * (place % 4) / 3)
         hatch = _HATCHES[place % len(_HATCHES)]
         axes.barh(list(usage), shares, left=left, color=grey, edgecolor="black", hatch=hatch,
-                  label=name)  # fmt: skip
+                  label=_drawn(name))  # fmt: skip
         left += shares
     axes.set(xlabel="calls a query")
     axes.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
@@ -132,9 +134,9 @@ def draw_capability(dataset: LLMDataset, path: str | Path, by_difficulty: bool =
     for panel, (name, cells) in zip(axes, panels.items(), strict=True):
         scores = np.where(cells, dataset.scores, np.nan)
         _draw_cells(panel, _means(scores, np.array(dataset.tasks), tasks)[:, order], tasks)
-        panel.set_title(name, fontsize=8, loc="left")
+        panel.set_title(_drawn(name), fontsize=8, loc="left")
         panel.set_xticks(range(len(order)))
-    axes[-1].set_xticklabels([dataset.llms[i] for i in order], rotation=60, ha="right")
+    axes[-1].set_xticklabels([_drawn(dataset.llms[i]) for i in order], rotation=60, ha="right")
     for panel in axes[:-1]:
         panel.set_xticklabels([])
     write_picture(figure, path)
@@ -160,12 +162,17 @@ def _means(scores: _Array, rows: npt.NDArray[np.str_], tasks: list[str]) -> _Arr
 
 def _draw_cells(axes: Axes, cells: _Array, tasks: list[str]) -> None:
     axes.imshow(cells, cmap="Greys", vmin=0.0, vmax=1.0, aspect="auto")
-    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_yticks(range(len(tasks)), [_drawn(task) for task in tasks])
     axes.tick_params(labelsize=7)
     for (row, column), value in np.ndenumerate(cells):
         shade = "white" if value > _DARK else "black"
         text = "-" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
         axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=6)
+
+
+def _drawn(name: str) -> str:
+    """Return a name from outside as matplotlib draws it literally: no formula, no control."""
+    return printable(name).replace("$", r"\$")
 
 
 def canvas(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
@@ -222,10 +229,10 @@ def draw_teams(report: Mapping[str, Any], path: str | Path) -> None:
         ordered = sorted(map(tuple, curve))
         style = ("-", "--", ":", "-.")[number % 4]
         width = 2.0 if number == 0 else 1.0
-        axes.plot(*zip(*ordered, strict=True), style, color="black", lw=width, label=name)
+        axes.plot(*zip(*ordered, strict=True), style, color="black", lw=width, label=_drawn(name))
     for number, (name, each) in enumerate(points.items()):
         mark = _MODE_MARKS[number % len(_MODE_MARKS)]
-        axes.plot(each["cost"], each["quality"], mark, mfc="white", mec="black", label=name)
+        axes.plot(each["cost"], each["quality"], mark, mfc="white", mec="black", label=_drawn(name))
     axes.set(xlabel="USD a query (simulated)", ylabel="quality (simulated)", xscale="log",
              title="Simulated outcomes: no team was run")  # fmt: skip
     axes.legend(fontsize=7, loc="lower right")
