@@ -193,7 +193,11 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
         "collect", "queries.txt", "--llm", "x=python:slow:ask", "--scorer", "python:slow:half",
         "--out", "out", "--concurrency", "1", "--format", "csv",
     ]  # fmt: skip
-    run = [sys.executable, "-m", "moma_core.cli", *words]
+    code = (  # a test run in the background hands its children an ignored SIGINT
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from moma_core.cli import main\nmain()"
+    )
+    run = [sys.executable, "-c", code, *words]
     child = subprocess.Popen(run, cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True)  # noqa: S603
     journal = tmp_path / "out" / "journal.jsonl"
     until = time.monotonic() + 30
