@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Token
 from typing import Annotated, Any, NotRequired
@@ -26,6 +26,7 @@ from langchain.agents.middleware.types import (
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import (
     ensure_config,
@@ -37,7 +38,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from langchain_moma.calls import ChatCalls, ChatRequest, Needs, marked
+from langchain_moma.calls import ChatCalls, ChatRequest, Needs, router_over
 from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
 from langchain_moma.decision import (
     adispatch,
@@ -49,11 +50,14 @@ from langchain_moma.decision import (
     names_of,
     preference_in,
 )
+from langchain_moma.messages import marked
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
 from langchain_moma.shortlist import Bind, Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
+from langchain_moma.usage import usage_in
 from moma_core import (
     InvalidInputError,
+    LLMCard,
     MoMARouter,
     Preference,
 )
@@ -111,6 +115,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             ``"all"``: every tool that is enabled.
         max_bound: With ``"stable"``: most tools of the router that are bound in a conversation.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
+        cards: As in `ChatMoMA`, where the router has agents alone.
         preference: As in `ChatMoMA`.
         max_latency: As in `ChatMoMA`.
         always: Names of tools that are bound in every turn; a text is one name.
@@ -152,6 +157,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         bind: Bind = "stable",
         max_bound: int = 64,
         llms: Mapping[str, BaseChatModel] | None = None,
+        cards: Iterable[LLMCard] = (),
         preference: str | Preference | None = None,
         max_latency: float | None = None,
         always: Collection[str] | str = (),
@@ -160,9 +166,9 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         fallback_on: FallbackOn | None = None,
     ) -> None:
         super().__init__()
-        self.router = router
-        self.telemetry = telemetry or Telemetry()
         check_router(router)
+        self.router = router = router if llms is None else router_over(router, llms, cards)
+        self.telemetry = telemetry or Telemetry()
         self._shortlist = Shortlist(router, max_tools, bind, max_bound)
         check_wish(preference, max_latency)
         self._preference, self._max_latency = preference, max_latency
@@ -226,7 +232,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
                 return handler(_for_llm(request, calls.llms[name], name))
 
         try:
-            response = calls.call(self._request(request), ask, ensure_config(), witness.marked)
+            asked = self._request(request)
+            response = calls.call(asked, ask, ensure_config(), witness.marked, witness.usage)
         except Exception:
             self._given_up.append((request.state, request.model))
             raise
@@ -258,7 +265,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
 
         asked = self._request(request)
         try:
-            response = await calls.acall(asked, ask, ensure_config(), witness.marked)
+            response = await calls.acall(asked, ask, ensure_config(), witness.marked, witness.usage)
         except Exception:
             self._given_up.append((request.state, request.model))
             raise
@@ -472,6 +479,13 @@ class Witness(BaseCallbackHandler):
         result = [marked(message, facts) for message in response.result]
         return ModelResponse(result=result, structured_response=response.structured_response)
 
+    def usage(self, response: ModelResponse[Any]) -> UsageMetadata | None:
+        """Return the tokens of the response, if the chosen LLM gave it."""
+        used: UsageMetadata | None = None
+        for message in response.result if self._answered == self._chosen else ():
+            used = usage_in(message, used)
+        return used
+
     def __enter__(self) -> Witness:
         self._chosen = self._answered = ""
         config = merge_configs(ensure_config(), {"callbacks": [self]})
@@ -504,6 +518,7 @@ def create_moma_agent(
     max_tools: int = 8,
     bind: Bind = "stable",
     examples: Words | None = None,
+    cards: Iterable[LLMCard] = (),
     preference: str | Preference | None = None,
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
     **options: Any,
@@ -513,8 +528,8 @@ def create_moma_agent(
     Args:
         llms: One chat model, or several by the names of the router's LLMs.
         tools: Any number of tools, functions, or provider tools (dicts).
-        router: Decides; by default one is built from the tools, with the packaged LLMs when
-            several chat models are given.
+        router: Decides; by default one is built from the tools.
+        cards: As in `MoMAMiddleware`.
         max_tools: Most tools to pick for a turn.
         bind: As in `MoMAMiddleware`.
         examples: Queries that each tool should take, by tool name, for the router built here.
@@ -539,7 +554,6 @@ def create_moma_agent(
         >>> agent.invoke({"messages": "weather in Oslo?"})["messages"][-1].text
         'scripted heard: sunny'
     """
-    several = isinstance(llms, Mapping)
     if router is not None and examples is not None:
         raise InvalidInputError(
             "examples belong to the router that is built here, but one was given. Put them into "
@@ -547,13 +561,13 @@ def create_moma_agent(
         )
     if router is None:
         own = [tool for tool in tools if not isinstance(tool, dict)]
-        cards = agent_cards_from_tools(own, examples)
-        router = MoMARouter.from_cards(cards, llms="packaged" if several else None)
+        router = MoMARouter.from_cards(agent_cards_from_tools(own, examples), llms=None)
     moma = MoMAMiddleware(
         router,
         max_tools=max_tools,
         bind=bind,
         llms=llms if isinstance(llms, Mapping) else None,
+        cards=cards,
         preference=preference,
     )
     first = next(iter(llms.values())) if isinstance(llms, Mapping) else llms

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -25,16 +33,22 @@ from llama_index.core.utils import get_tokenizer
 
 from llamaindex_moma.cards import nearest
 from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, send
+from llamaindex_moma.usage import COST, tokens_of, usage_in
 from moma_core import (
     InvalidInputError,
+    LLMCard,
+    LLMRouter,
     MoMARouter,
     NoTargetError,
     Preference,
+    Query,
     RoutingDecision,
     UnknownNameError,
 )
 from moma_core.fallback import Attempt, Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
+from moma_core.llms.prices import listed_card
+from moma_core.llms.router import pool_for
 from moma_core.types import is_text
 
 __all__ = [
@@ -44,6 +58,7 @@ __all__ = [
     "ChatCalls",
     "Wish",
     "astarted",
+    "router_over",
     "started",
 ]
 
@@ -96,7 +111,7 @@ class ChatCall:
         messages: What the LLM will read, or the prompt.
         tools: Whether tools are to be called.
         bound: Name of the LLM that the call was prepared for.
-        decisions: The LLMs that were chosen so far and, while the router learns, how.
+        decisions: The LLMs that were chosen so far and how.
     """
 
     owner: LLM
@@ -108,11 +123,15 @@ class ChatCall:
     messages: Sequence[ChatMessage] | str
     tools: bool = False
     bound: str | None = None
-    decisions: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    decisions: dict[str, RoutingDecision] = field(default_factory=dict)
 
     def ask(self, llm: LLM) -> Any:
         """Return what the method of an LLM returns."""
         return getattr(llm, self.method)(*self.args, **self.options)
+
+    def expected(self, name: str) -> float | None:
+        """Return the USD that asking an LLM was expected to cost, where it was chosen."""
+        return self.decisions[name].cost_of(name) if name in self.decisions else None
 
     @contextmanager
     def heard(self, llm: LLM) -> Iterator[list[Any]]:
@@ -144,9 +163,10 @@ class ChatCall:
     def tagged(self, response: Any, name: str) -> Any:
         """Say in a response who wrote it and how that LLM was chosen."""
         tags: dict[str, Any] = {TAG: name}
-        if (decision := self.decisions.get(name)) is not None:
-            tags[DECISION] = decision
-        if isinstance(response, dict):  # what was prepared for an LLM stays bound to it
+        decision, prepared = self.decisions.get(name), isinstance(response, dict)
+        if decision is not None and (prepared or decision.trial is not None):
+            tags[DECISION] = decision.to_dict()
+        if prepared:  # what was prepared for an LLM stays bound to it
             return {**response, **tags}
         response.additional_kwargs = {**(response.additional_kwargs or {}), **tags}
         return response
@@ -172,31 +192,15 @@ class ChatCalls:
 
     def check(self) -> None:
         """Refuse what would fail at the first call."""
-        if not isinstance(self.llms, Mapping):
-            raise InvalidInputError(
-                f"LLMs are given by name, got {type(self.llms).__name__}. Write "
-                "MoMALLM({'gpt-4o-2024-08-06': OpenAI(...)})."
-            )
-        if not self.llms:
-            raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
         check_fallback_on(self.fallback_on)
-        if self.router.llms is None:
-            raise InvalidInputError(
-                "this router has no LLMs. Give it some: MoMARouter.from_cards(llms='packaged')."
-            )
-        known = self.router.llms.names
-        for name, llm in self.llms.items():
+        known = self._pool.names
+        for name in self.llms:
             if name not in known:
                 raise UnknownNameError(
                     f"the router scores no LLM called {name!r}. {nearest(name, known)} Use its "
                     f"names; add one without any data: router.save('pool'), then moma llms add "
                     f"{name!r} --input USD --output USD --quality SCORE --router pool, then "
                     "MoMARouter.load('pool'); or train a pool: moma train llms."
-                )
-            if not isinstance(llm, LLM):
-                raise InvalidInputError(
-                    f"{name!r} is given as {type(llm).__name__}; LlamaIndex LLMs are expected, "
-                    "such as OpenAI(...)."
                 )
         self._choose(_NO_WORDS, list(self.llms), self.wish)
 
@@ -222,7 +226,8 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := self._next(fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                answers.append(call.tagged(call.ask(self.llms[attempt.name]), attempt.name))
+                answers.append(self._told(call, call.ask(self.llms[attempt.name]), attempt.name))
+                self._learn(call, answers[-1], attempt.name)
                 return answers[-1]
         raise fallback.error()
 
@@ -233,7 +238,9 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                answers.append(call.tagged(await call.ask(self.llms[attempt.name]), attempt.name))
+                answer = await call.ask(self.llms[attempt.name])
+                answers.append(self._told(call, answer, attempt.name))
+                self._learn(call, answers[-1], attempt.name)
                 return answers[-1]
         raise fallback.error()
 
@@ -262,10 +269,11 @@ class ChatCalls:
         while (attempt := self._next(fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
                 for untagged in call.ask(self.llms[attempt.name]):
-                    piece = call.tagged(untagged, attempt.name)
+                    piece = self._told(call, untagged, attempt.name)
                     answers[:] = [piece]
                     yield from attempt.chunks(piece, empty=_says_nothing(piece))
                 yield from attempt.rest()
+                self._learn(call, answers[-1], attempt.name)
                 return
         raise fallback.error()
 
@@ -274,14 +282,33 @@ class ChatCalls:
         while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
                 async for untagged in await call.ask(self.llms[attempt.name]):
-                    piece = call.tagged(untagged, attempt.name)
+                    piece = self._told(call, untagged, attempt.name)
                     answers[:] = [piece]
                     for ready in attempt.chunks(piece, empty=_says_nothing(piece)):
                         yield ready
                 for ready in attempt.rest():
                     yield ready
+                self._learn(call, answers[-1], attempt.name)
                 return
         raise fallback.error()
+
+    def _told(self, call: ChatCall, response: Any, name: str) -> Any:
+        """Say in a response who wrote it, how that LLM was chosen, and what it cost."""
+        told, used = call.tagged(response, name), usage_in(response)
+        real = None if used is None else self._pool.paid(name, *used)
+        if real is not None:
+            told.additional_kwargs[COST] = {"expected": call.expected(name), "real": real}
+        return told
+
+    def _learn(self, call: ChatCall, response: Any, name: str) -> None:
+        """Correct later costs by what a whole answer was expected to cost, and did."""
+        if (used := usage_in(response)) is not None:
+            self._pool.paid(name, *used, expected=call.expected(name))
+
+    @property
+    def _pool(self) -> LLMRouter:
+        assert self.router.llms is not None  # noqa: S101 - `router_over` gave it some
+        return self.router.llms
 
     def _fallback(self, call: ChatCall) -> Fallback:
         windows = {name: llm.metadata.context_window for name, llm in self.llms.items()}
@@ -309,7 +336,8 @@ class ChatCalls:
                 "metadata.is_function_calling_model is true, or use a ReActAgent."
             )
         left = _with_room(allowed, call.messages)
-        query = call.query if is_text(call.query) else _NO_WORDS
+        tokens = tokens_of(call.messages, call.args[0] if call.tools else ())
+        query = Query(call.query if is_text(call.query) else _NO_WORDS, tokens=tokens)
         while left:
             start = time.perf_counter()
             try:
@@ -318,14 +346,13 @@ class ChatCalls:
                 if call.decisions:  # the others are excluded
                     return
                 raise
-            learns = self.router.learning is not None
-            call.decisions[decision.target] = decision.to_dict() if learns else None
+            call.decisions[decision.target] = decision
             ms = (time.perf_counter() - start) * 1e3
             send(MoMARouteEvent.of_decision(call.query, decision, ms))
             left.remove(decision.target)
             yield decision.target
 
-    def _choose(self, query: str, among: Sequence[str], wish: Wish) -> RoutingDecision:
+    def _choose(self, query: str | Query, among: Sequence[str], wish: Wish) -> RoutingDecision:
         return self.router.choose_llm(
             query, among, wish.preference, max_latency=wish.max_latency, exclude=wish.exclude
         )
@@ -336,6 +363,49 @@ class ChatCalls:
             for name, llm in self.llms.items()
             if isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
         }
+
+
+def router_over(
+    router: MoMARouter | None, llms: Mapping[str, LLM], cards: Iterable[LLMCard] = ()
+) -> MoMARouter:
+    """Return a router that has LLMs: the one given, or one that knows ``llms`` by cards.
+
+    Args:
+        router: May have agents alone, or be missing.
+        llms: By name.
+        cards: What is known of them; prices that are missing are read from litellm's table.
+
+    Raises:
+        InvalidInputError: Cards are given beside a router that has LLMs, or ``llms`` holds none.
+        InvalidCardError: The price of one is not known.
+        UnknownNameError: A card's name is none of the LLMs'.
+    """
+    _check_llms(llms)
+    if router is not None and router.llms is not None:
+        if cards:
+            raise InvalidInputError(
+                "the router has LLMs, so cards would be its second ones. Leave cards out, or write "
+                "router.llms = router.llms.add(card)."
+            )
+        return router
+    pool = pool_for(llms, cards, lambda name: listed_card(name, llms[name].metadata.model_name))
+    return (router or MoMARouter.from_cards(llms=None)).with_llms(pool)
+
+
+def _check_llms(llms: object) -> None:
+    if not isinstance(llms, Mapping):
+        raise InvalidInputError(
+            f"LLMs are given by name, got {type(llms).__name__}. Write "
+            "MoMALLM({'gpt-4o-2024-08-06': OpenAI(...)})."
+        )
+    if not llms:
+        raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
+    for name, llm in llms.items():
+        if not isinstance(llm, LLM):
+            raise InvalidInputError(
+                f"{name!r} is given as {type(llm).__name__}; LlamaIndex LLMs are expected, "
+                "such as OpenAI(...)."
+            )
 
 
 def started(pieces: Generator[_Piece, None, None]) -> Generator[_Piece, None, None]:

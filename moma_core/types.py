@@ -794,6 +794,16 @@ class RoutingDecision:
         """The first, and mostly only, name to invoke."""
         return self.targets[0]
 
+    def cost_of(self, name: str) -> float | None:
+        """Return what asking an LLM was expected to cost, USD; None where it was not considered.
+
+        Example:
+            >>> both = (Candidate("large", 0.9, 0.02), Candidate("small", 0.7, 0.001))
+            >>> RoutingDecision("llm", ("large",), 0.9, both).cost_of("small")
+            0.001
+        """
+        return next((each.cost for each in self.candidates if each.name == name), None)
+
     def explain(self) -> str:
         """Return the decision as text: what was chosen and why, the candidates, the steps.
 
