@@ -33,6 +33,7 @@ from llama_index.core.utils import get_tokenizer
 
 from llamaindex_moma.cards import nearest
 from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, send
+from llamaindex_moma.portable import Authors, portable_messages
 from llamaindex_moma.usage import COST, tokens_of, usage_in
 from moma_core import (
     InvalidInputError,
@@ -125,9 +126,17 @@ class ChatCall:
     bound: str | None = None
     decisions: dict[str, RoutingDecision] = field(default_factory=dict)
 
-    def ask(self, llm: LLM) -> Any:
+    def ask(self, llms: Mapping[str, LLM], name: str, authors: Authors) -> Any:
         """Return what the method of an LLM returns."""
-        return getattr(llm, self.method)(*self.args, **self.options)
+        args, options = self.args, self.options
+        history = options.get("chat_history") if self.tools else self.messages
+        if history and not isinstance(history, str):
+            read = portable_messages(history, llms, name, authors)
+            if self.tools:
+                options = {**options, "chat_history": read}
+            else:
+                args = (read,)
+        return getattr(llms[name], self.method)(*args, **options)
 
     def expected(self, name: str) -> float | None:
         """Return the USD that asking an LLM was expected to cost, where it was chosen."""
@@ -182,6 +191,7 @@ class ChatCalls:
         health: Circuit breakers.
         wish: For calls that bring none.
         fallback_on: Errors after which the next LLM is asked; None: as `moma_core.fallback` says.
+        authors: Who made which tool call and thought.
     """
 
     llms: Mapping[str, LLM]
@@ -189,6 +199,7 @@ class ChatCalls:
     health: Health
     wish: Wish
     fallback_on: FallbackOn | None = None
+    authors: Authors = field(default_factory=Authors)
 
     def check(self) -> None:
         """Refuse what would fail at the first call."""
@@ -226,7 +237,9 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := self._next(fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                answers.append(self._told(call, call.ask(self.llms[attempt.name]), attempt.name))
+                answers.append(
+                    self._told(call, call.ask(self.llms, attempt.name, self.authors), attempt.name)
+                )
                 self._learn(call, answers[-1], attempt.name)
                 return answers[-1]
         raise fallback.error()
@@ -238,7 +251,7 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                answer = await call.ask(self.llms[attempt.name])
+                answer = await call.ask(self.llms, attempt.name, self.authors)
                 answers.append(self._told(call, answer, attempt.name))
                 self._learn(call, answers[-1], attempt.name)
                 return answers[-1]
@@ -268,7 +281,7 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := self._next(fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                for untagged in call.ask(self.llms[attempt.name]):
+                for untagged in call.ask(self.llms, attempt.name, self.authors):
                     piece = self._told(call, untagged, attempt.name)
                     answers[:] = [piece]
                     yield from attempt.chunks(piece, empty=_says_nothing(piece))
@@ -281,7 +294,7 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                async for untagged in await call.ask(self.llms[attempt.name]):
+                async for untagged in await call.ask(self.llms, attempt.name, self.authors):
                     piece = self._told(call, untagged, attempt.name)
                     answers[:] = [piece]
                     for ready in attempt.chunks(piece, empty=_says_nothing(piece)):
@@ -301,7 +314,9 @@ class ChatCalls:
         return told
 
     def _learn(self, call: ChatCall, response: Any, name: str) -> None:
-        """Correct later costs by what a whole answer was expected to cost, and did."""
+        """Remember whose a whole answer is; correct later costs by what it cost."""
+        if isinstance(response, ChatResponse):
+            self.authors.wrote(name, response.message)
         if (used := usage_in(response)) is not None:
             self._pool.paid(name, *used, expected=call.expected(name))
 
