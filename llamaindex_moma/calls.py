@@ -15,6 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ from moma_core import (
     RoutingDecision,
     UnknownNameError,
 )
+from moma_core.errors import MoMAError
 from moma_core.fallback import Attempt, Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
 from moma_core.llms.prices import listed_card
@@ -58,6 +60,7 @@ __all__ = [
     "ChatCall",
     "ChatCalls",
     "Wish",
+    "answering",
     "astarted",
     "router_over",
     "started",
@@ -70,6 +73,7 @@ DECISION = "moma_decision"
 """Key of an answer's ``additional_kwargs``, while the router learns: `RoutingDecision.to_dict`."""
 
 _NO_WORDS = "(no text)"
+_given: ContextVar[list[str] | None] = ContextVar("moma_given", default=None)
 _END: Any = object()
 _Piece = TypeVar("_Piece")
 
@@ -317,8 +321,28 @@ class ChatCalls:
         """Remember whose a whole answer is; correct later costs by what it cost."""
         if isinstance(response, ChatResponse):
             self.authors.wrote(name, response.message)
+        if (given := _given.get()) is not None:
+            given.append(name)
         if (used := usage_in(response)) is not None:
             self._pool.paid(name, *used, expected=call.expected(name))
+
+    def without(
+        self, given: list[str], options: Mapping[str, Any], error: TypeError | ValueError
+    ) -> dict[str, Any]:
+        """Return a call's options without the LLM whose answer had not the wanted form.
+
+        Raises:
+            TypeError: As given, where it is about something else, or nobody else is left.
+            ValueError: Likewise.
+        """
+        exclude = options.get("exclude", self.wish.exclude)
+        out = {exclude} if isinstance(exclude, str) else set(exclude)
+        out.update(given[-1:])
+        if not given or isinstance(error, MoMAError) or out.issuperset(self._able() or self.llms):
+            raise error
+        send(MoMALLMFailureEvent(llm=given[-1], error=repr(error), following=None))
+        given.clear()
+        return {**options, "exclude": out}
 
     @property
     def _pool(self) -> LLMRouter:
@@ -378,6 +402,17 @@ class ChatCalls:
             for name, llm in self.llms.items()
             if isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
         }
+
+
+@contextmanager
+def answering() -> Iterator[list[str]]:
+    """Collect the names of the LLMs that give whole answers within."""
+    names: list[str] = []
+    token = _given.set(names)
+    try:
+        yield names
+    finally:
+        _given.reset(token)
 
 
 def router_over(

@@ -29,6 +29,7 @@ from llamaindex_moma.calls import (
     ChatCall,
     ChatCalls,
     Wish,
+    answering,
     astarted,
     router_over,
     started,
@@ -277,12 +278,21 @@ class MoMALLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> _Model:
-        """Fill a template and answer it in a given form; see `predict`."""
-        with asking(prompt, prompt_args):
-            found: _Model = super().structured_predict(
-                output_cls, prompt, llm_kwargs, **prompt_args
-            )
-            return found
+        """Fill a template and answer it in a given form; see `predict`.
+
+        An answer that has not this form is followed by the next best LLM's.
+        """
+        options = dict(llm_kwargs or {})
+        with asking(prompt, prompt_args), answering() as given:
+            while True:
+                try:
+                    found: _Model = super().structured_predict(
+                        output_cls, prompt, options, **prompt_args
+                    )
+                except (TypeError, ValueError) as error:
+                    options = self._calls.without(given, options, error)
+                else:
+                    return found
 
     async def astructured_predict(
         self,
@@ -291,12 +301,18 @@ class MoMALLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> _Model:
-        """Fill a template and answer it in a given form; see `predict`."""
-        with asking(prompt, prompt_args):
-            found: _Model = await super().astructured_predict(
-                output_cls, prompt, llm_kwargs, **prompt_args
-            )
-            return found
+        """Fill a template and answer it in a given form; see `structured_predict`."""
+        options = dict(llm_kwargs or {})
+        with asking(prompt, prompt_args), answering() as given:
+            while True:
+                try:
+                    found: _Model = await super().astructured_predict(
+                        output_cls, prompt, options, **prompt_args
+                    )
+                except (TypeError, ValueError) as error:
+                    options = self._calls.without(given, options, error)
+                else:
+                    return found
 
     def stream_structured_predict(
         self,
