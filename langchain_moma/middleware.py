@@ -392,7 +392,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         declared = {t.name for t in enabled if self.router.agents.get(t.name).enabled}
         tools = [deferred(tool) for tool in enabled if tool.name in declared]
         shown = with_reveals(request.messages, turn.get("revealed", []), declared)
-        return request.override(tools=[*fixed, *tools], messages=shown)
+        # LangChain's caching middleware marks the last tool, which may not be a deferred one.
+        return request.override(tools=[*tools, *fixed], messages=shown)
 
     def _warn(self, unknown: set[str]) -> None:
         """Say once which tools are bound in every turn because the router does not know them."""

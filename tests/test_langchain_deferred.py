@@ -76,12 +76,11 @@ def claude(*calls: Any, **options: Any) -> Any:
     return Claude(model="claude-sonnet-4-5", api_key="x", payloads=[], calls=[*calls], **options)
 
 
-def router() -> MoMARouter:
-    return MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
+ROUTER = MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
 
 
-def talking(llm: Any, *middleware: Any, **options: Any) -> tuple[Any, Any]:
-    moma = MoMAMiddleware(router(), max_tools=1, bind="deferred", **options)
+def talking(llm: Any, *middleware: Any, router: Any = ROUTER, **options: Any) -> tuple[Any, Any]:
+    moma = MoMAMiddleware(router, max_tools=1, bind="deferred", **options)
     agent = create_agent(
         llm,
         TOOLS,
@@ -131,11 +130,20 @@ def test_what_is_picked_is_revealed_and_the_prompt_before_it_never_changes() -> 
     assert not any(_is_ours(m) for m in end["messages"])  # none of it lies in the conversation
 
 
+def test_beside_anthropics_caching_middleware_no_deferred_tool_is_marked() -> None:
+    llm = claude()
+    caching = pytest.importorskip("langchain_anthropic.middleware").AnthropicPromptCachingMiddleware
+    say, _ = talking(llm, caching(min_messages_to_cache=0))
+    say(TURNS["weather"])
+    marked = [tool["name"] for tool in llm.payloads[0]["tools"] if "cache_control" in tool]
+    assert marked == ["find_tools"]
+
+
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_the_llm_searches_for_itself(way: str) -> None:
     search = ("find_tools", {"query": "price of a share on the stock exchange"})
     llm = claude(search)
-    moma = MoMAMiddleware(router(), max_tools=1, bind="deferred")
+    moma = MoMAMiddleware(ROUTER, max_tools=1, bind="deferred")
     agent = create_agent(llm, TOOLS, middleware=[moma])
     asked = {"messages": TURNS["weather"]}
     end = asyncio.run(agent.ainvoke(asked)) if way == "async" else agent.invoke(asked)
@@ -152,9 +160,10 @@ def test_the_llm_searches_for_itself(way: str) -> None:
 
 def test_a_tool_that_is_switched_off_is_neither_declared_nor_referred_to() -> None:
     llm = claude()
-    say, moma = talking(llm)
+    own = MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
+    say, _ = talking(llm, router=own)
     say(TURNS["weather"])
-    moma.router.agents.disable("weather")
+    own.agents.disable("weather")
     say(TURNS["recipes"])
     assert "weather" not in {tool["name"] for tool in llm.payloads[-1]["tools"]}
     assert references(llm.payloads[-1]) == ["recipes"]
@@ -162,7 +171,7 @@ def test_a_tool_that_is_switched_off_is_neither_declared_nor_referred_to() -> No
 
 def test_a_turn_that_was_trimmed_away_still_reveals() -> None:
     llm = claude()
-    moma = MoMAMiddleware(router(), max_tools=1, bind="deferred")
+    moma = MoMAMiddleware(ROUTER, max_tools=1, bind="deferred")
     agent = create_agent(llm, TOOLS, middleware=[moma], checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "1"}}
     first = agent.invoke({"messages": TURNS["weather"]}, config)
