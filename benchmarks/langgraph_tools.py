@@ -256,6 +256,27 @@ def rival(
     }
 
 
+def over_few(desk: Desk, tools: list[BaseTool], router: MoMARouter, texts: list[str]) -> Any:
+    """Our middleware on the rivals' turns."""
+    llm = desk.llm("main")
+    agent = create_agent(llm, tools, middleware=[MoMAMiddleware(router, max_tools=BOUND)])
+    times = timed(agent, texts)
+    first = [made for made in llm.calls if isinstance(made.messages[-1], HumanMessage)]
+    return {
+        "turns": len(texts),
+        "llm_calls_per_turn": len(llm.calls) / len(texts),
+        "tool_and_schema_tokens_per_turn": sum(made.tool_tokens for made in llm.calls) / len(texts),
+        "right_tool_bound": hits(desk, first, texts),
+        "turn_ms_p50_without_any_llm_latency": median(ms for ms, _ in times),
+    }
+
+
+def hits(desk: Desk, calls: list[Any], texts: list[str]) -> float:
+    """Return the share of turns whose wanted tool was bound when it was to be called."""
+    pairs = zip(calls, texts, strict=True)
+    return sum(desk.wanted[text] in made.tools for made, text in pairs) / len(texts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
@@ -287,6 +308,7 @@ def main() -> None:
         "adversarial": adversarial(desk, tools, router, texts),
         "shared": shared(desk, tools, router, texts),
         "ours_against_rival": {
+            "MoMAMiddleware": over_few(desk, tools, router, few),
             "LLMToolSelectorMiddleware": rival(desk, tools, few, options.seed, options.invalid),
         },
     }

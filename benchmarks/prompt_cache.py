@@ -8,13 +8,14 @@ In a "topical" conversation seven turns in ten come back to a tool wanted before
 every turn draws anew. Real agents with a checkpointer, scripted chat models: each turn is a call of
 the wanted tool if it is bound, a result of 600 characters, and an answer. A prompt is tools, system
 prompt, messages, in that order, as providers cache it; tokens are characters / 4. "small" tools
-have one argument, "large" ones as many words as a usual MCP tool. Cached are the tokens equal to
-the call before from the first on; the first call of a conversation finds nothing. The rival's
+have one argument, "large" ones as many words as a usual MCP tool. "deferred" is asked of an LLM
+that says it is Anthropic's: deferred tools count where a tool_reference shows them. Cached are the
+tokens equal to the call before from the first on; the first call finds nothing. The rival's
 selecting LLM is scripted to be always right, so its right tool is no finding; its own calls are
 paid for. Data: MOMA_DATA.
 """
 
-# ruff: noqa: ARG001, S311  # scripted replies and seeded draws
+# ruff: noqa: ARG001, ARG002, S311  # scripted replies and seeded draws
 from __future__ import annotations
 
 import argparse
@@ -28,24 +29,27 @@ from typing import Any, NamedTuple
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import LLMToolSelectorMiddleware
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from threadpoolctl import threadpool_limits
 
 from langchain_moma import MoMAMiddleware, agent_cards_from_tools
+from langchain_moma.deferred import SEARCH, referenced
 from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 from moma_core.agents.data import LabelledQueries, read_agents, read_queries
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
+DEFER = "defer_loading"
 TOOLS, TURNS, PICKS, EXAMPLES = 150, 20, 8, 20
 STAYS = 0.7  # chance that a topical turn wants a tool that was wanted before
 SYSTEM = "You are a careful assistant. Use a tool where one fits. " * 20
 RESULT = "The tool found what was asked for, in some detail. " * 12
 ANSWER = "Here is what you asked for. " * 10
 PRICES = {"cached_10_percent": (2.5, 0.25), "cached_50_percent": (2.5, 1.25)}  # USD a million
-BINDS = ("all", "turn", "stable")
+BINDS = ("all", "turn", "stable", "deferred")
 
 
 class Turn(NamedTuple):
@@ -111,9 +115,13 @@ class Meter:
 
     def saw(self, tools: Sequence[Any], messages: Sequence[BaseMessage]) -> None:
         """Count one prompt."""
-        prompt = [json.dumps(tool) for tool in tools]
-        self.bound += len(prompt)
-        prompt += [f"{m.type}: {m.text} {getattr(m, 'tool_calls', '')}" for m in messages]
+        hidden = {tool["function"]["name"]: json.dumps(tool) for tool in tools if DEFER in tool}
+        prompt = [json.dumps(tool) for tool in tools if DEFER not in tool]
+        shown = referenced(messages)
+        self.bound += len(prompt) + len(shown)
+        for m in messages:
+            prompt.append(f"{m.type}: {m.text} {getattr(m, 'tool_calls', '')}")
+            prompt += [hidden[name] for name in referenced([m])]
         equal = 0
         for old, new in zip(self.before, prompt, strict=False):
             equal += same(old, new)
@@ -134,20 +142,37 @@ def same(old: str, new: str) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
 
 
-def chatting(meter: Meter, wanted: dict[str, str], right: list[bool]) -> ScriptedChat:
+def chatting(
+    meter: Meter, wanted: dict[str, str], right: list[bool], *, reveals: bool
+) -> ScriptedChat:
     """Return a chat model that calls the wanted tool, and answers when it is told the result."""
 
     def reply(messages: Any, tools: Any, choice: Any) -> AIMessage:
         meter.saw(tools, messages)
-        if not isinstance(messages[-1], HumanMessage):
+        if isinstance(messages[-1], ToolMessage) and messages[-1].name != SEARCH:
             return AIMessage(ANSWER)
-        bound = [tool["function"]["name"] for tool in tools]
-        name = wanted[messages[-1].text]
+        bound = [tool["function"]["name"] for tool in tools if DEFER not in tool]
+        bound = [*referenced(messages), *(name for name in bound if name != SEARCH)]
+        name = wanted[next(m for m in reversed(messages) if isinstance(m, HumanMessage)).text]
         right.append(name in bound)
         made = {"name": name if right[-1] else bound[0], "args": {"text": "x"}}
         return AIMessage("", tool_calls=[{**made, "id": f"c{len(messages)}", "type": "tool_call"}])
 
-    return ScriptedChat(reply=reply)
+    return (Revealing if reveals else ScriptedChat)(reply=reply)
+
+
+class Revealing(ScriptedChat):
+    """Says that it is Anthropic's, and keeps which tools are deferred."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "anthropic-chat"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        """Bind tools as LangChain's package does, with what they say of deferral."""
+        marks = [{DEFER: True} if (tool.extras or {}).get(DEFER) else {} for tool in tools]
+        made = [{**convert_to_openai_tool(t), **m} for t, m in zip(tools, marks, strict=True)]
+        return self.bind(tools=made)
 
 
 def selecting(meter: Meter, wanted: dict[str, str], names: list[str], seed: int) -> Any:
@@ -167,6 +192,8 @@ def measured(
     said: Sequence[Sequence[Turn]],
     tools: list[BaseTool],
     middleware: Callable[[Meter, dict[str, str]], Any],
+    *,
+    reveals: bool = False,
 ) -> dict[str, Any]:
     """Run conversations and count."""
     right: list[bool] = []
@@ -176,7 +203,7 @@ def measured(
         wanted = {turn.text: turn.tool for turn in talk}
         main, other = Meter(), Meter()
         agent = create_agent(
-            chatting(main, wanted, right),
+            chatting(main, wanted, right, reveals=reveals),
             tools,
             system_prompt=SYSTEM,
             middleware=[middleware(other, wanted)],
@@ -215,7 +242,10 @@ def compared(
         return selecting(meter, wanted, names, options.seed)
 
     ways = (*BINDS, "LLMToolSelectorMiddleware")
-    return {way: measured(said, tools, partial(middleware, way)) for way in ways}
+    return {
+        way: measured(said, tools, partial(middleware, way), reveals=way == "deferred")
+        for way in ways
+    }
 
 
 def fitted(directory: Path | None, examples: dict[str, list[str]]) -> MoMARouter:

@@ -13,20 +13,23 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.errors import GraphBubbleUp
 
+from langchain_moma.cards import llm_cards_from_chat_models
 from langchain_moma.decision import (
     DECISION_KEY,
     EVENT,
@@ -41,10 +44,12 @@ from langchain_moma.messages import (
     count_tokens,
     count_tokens_in,
     last_turn,
+    marked,
     some_query_of,
 )
 from langchain_moma.portable import portable_messages
 from langchain_moma.telemetry import Telemetry
+from langchain_moma.usage import ametered, cost_facts, metered, usage_in
 from moma_core import (
     InvalidInputError,
     LLMCard,
@@ -62,6 +67,7 @@ from moma_core.fallback import (
     check_fallback_on,
 )
 from moma_core.health import Health
+from moma_core.llms.router import pool_for
 
 __all__ = [
     "Call",
@@ -74,7 +80,7 @@ __all__ = [
     "Needs",
     "by_room",
     "check_chat_models",
-    "marked",
+    "router_over",
     "says_nothing",
     "tokens_of",
     "tokens_told_by",
@@ -85,6 +91,8 @@ How = Callable[[BaseChatModel], Runnable[Any, Any]]
 """Turns a chat model into what is to be run: with tools bound, with a schema, with options."""
 
 _T = TypeVar("_T")
+Mark = Callable[[_T, Mapping[str, Any]], _T]
+Usage = Callable[[_T], UsageMetadata | None]
 
 _TOKENS_A_TOOL = 150
 _MEDIA = {
@@ -235,14 +243,6 @@ class ChatRequest:
     max_latency: float | None = None
 
 
-def marked(answer: _T, facts: Mapping[str, Any]) -> _T:
-    """Return an AI message with ``facts`` in its metadata; anything else as it is."""
-    if not isinstance(answer, AIMessage):
-        return answer
-    metadata = {**answer.response_metadata, **facts}
-    return answer.model_copy(update={"response_metadata": metadata})
-
-
 @dataclass(frozen=True)
 class ChatCalls:
     """The chat models that a router chooses among, and how they are asked.
@@ -279,7 +279,8 @@ class ChatCalls:
         request: ChatRequest,
         ask: Callable[[str], _T],
         config: RunnableConfig,
-        mark: Callable[[_T, Mapping[str, Any]], _T] = marked,
+        mark: Mark[_T] = marked,
+        usage: Usage[_T] = usage_in,
     ) -> _T:
         """Return the first answer.
 
@@ -287,12 +288,14 @@ class ChatCalls:
             request: What is asked.
             ask: Asks the LLM of a name.
             config: Of the run whose trace gets decisions and failures.
-            mark: Adds to an answer's metadata who gave it and how it was chosen.
+            mark: Adds to an answer's metadata who gave it, how it was chosen and what it cost.
+            usage: Reads the tokens off an answer.
         """
         run = ChatRun(self, request, config)
         while attempt := run.next():
             with attempt:
-                return mark(ask(attempt.name), run.facts(attempt.name))
+                answer = ask(attempt.name)
+                return mark(answer, run.all_facts(attempt.name, usage(answer)))
         raise run.fallback.error()
 
     async def acall(
@@ -300,13 +303,15 @@ class ChatCalls:
         request: ChatRequest,
         ask: Callable[[str], Awaitable[_T]],
         config: RunnableConfig,
-        mark: Callable[[_T, Mapping[str, Any]], _T] = marked,
+        mark: Mark[_T] = marked,
+        usage: Usage[_T] = usage_in,
     ) -> _T:
         """Await the same; routes in a thread."""
         run = ChatRun(self, request, config)
         while attempt := await run.anext():
             with attempt:
-                return mark(await ask(attempt.name), run.facts(attempt.name))
+                answer = await ask(attempt.name)
+                return mark(answer, run.all_facts(attempt.name, usage(answer)))
         raise run.fallback.error()
 
     def stream(
@@ -320,7 +325,7 @@ class ChatCalls:
         while attempt := run.next():
             mark = partial(marked, facts=run.facts(attempt.name))
             with attempt:
-                for chunk in ask(attempt.name):
+                for chunk in metered(ask(attempt.name), partial(run.cost, attempt.name)):
                     yield from attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark)
                 yield from attempt.rest(mark)
                 return
@@ -337,7 +342,7 @@ class ChatCalls:
         while attempt := await run.anext():
             mark = partial(marked, facts=run.facts(attempt.name))
             with attempt:
-                async for chunk in ask(attempt.name):
+                async for chunk in ametered(ask(attempt.name), partial(run.cost, attempt.name)):
                     for ready in attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark):
                         yield ready
                 for ready in attempt.rest(mark):
@@ -447,6 +452,15 @@ class ChatRun:
             return {LLM_KEY: name}
         return {LLM_KEY: name, DECISION_KEY: decision.to_dict()}
 
+    def cost(self, name: str, usage: UsageMetadata | None) -> dict[str, Any]:
+        """Return what an answer says of its cost; nothing was expected of one that goes on."""
+        expected = None if self.decision is None else self.decision.cost_of(name)
+        return cost_facts(self._calls.router.llms, name, usage, expected)
+
+    def all_facts(self, name: str, usage: UsageMetadata | None) -> dict[str, Any]:
+        """Return what a whole answer says of itself."""
+        return {**self.facts(name), **self.cost(name, usage)}
+
     def _names(self) -> Iterator[str]:
         """Yield the LLMs to ask, best first; the one that began a tool-calling turn leads."""
         calls, request = self._calls, self._request
@@ -491,6 +505,38 @@ def check_chat_models(llms: object) -> None:
                 f"LLM {name!r} must be a chat model, got {type(llm).__name__}. Give the chat "
                 "model itself; options go to its constructor, retries and fallbacks are ours."
             )
+
+
+def router_over(
+    router: MoMARouter | None, llms: object, cards: Iterable[LLMCard] = ()
+) -> MoMARouter:
+    """Return a router that has LLMs: the one given, or one that knows the chat models by cards.
+
+    Args:
+        router: May have agents alone, or be missing.
+        llms: Chat models by name.
+        cards: What is known of them; prices and windows that are missing are read from litellm's
+            table and the chat models' profiles.
+
+    Raises:
+        InvalidInputError: Cards are given beside a router that has LLMs, or ``llms`` holds no chat
+            models.
+        InvalidCardError: The price of one is not known.
+        UnknownNameError: A card's name is none of the chat models'.
+    """
+    if router is not None:
+        check_router(router)
+        if router.llms is not None:
+            if cards:
+                raise InvalidInputError(
+                    "the router has LLMs, so cards would be its second ones. Leave cards out, or "
+                    "write router.llms = router.llms.add(card)."
+                )
+            return router
+    check_chat_models(llms)
+    named = cast("Mapping[str, BaseChatModel]", llms)
+    pool = pool_for(named, cards, lambda name: llm_cards_from_chat_models({name: named[name]})[0])
+    return (router or MoMARouter.from_cards(llms=None)).with_llms(pool)
 
 
 def says_nothing(chunk: Any) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from moma_core import AgentCard, InvalidInputError, LLMCard
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.errors import DuplicateNameError, InvalidCardError
-from moma_core.llms.prices import price_table
+from moma_core.llms.prices import listed_card
 from moma_core.types import MAX_DESCRIPTION_CHARS, Words, check_names, is_text, joined
 
 __all__ = [
@@ -286,7 +286,6 @@ _PREFIX = (
 )
 
 
-_MILLION = 1e6
 _ABILITIES = (
     "tool_calling",
     "tool_choice",
@@ -330,28 +329,15 @@ def llm_cards_from_chat_models(
 
 def _llm_cards_card(name: str, llm: BaseChatModel, price: tuple[float, float] | None) -> LLMCard:
     profile: dict[str, Any] = dict(llm.profile or {})
-    read, write = price or _listed_price(name, llm)
-    return LLMCard(
-        name=name,
-        input_price=read,
-        output_price=write,
-        context_window=profile.get("max_input_tokens"),
-        metadata={key: profile[key] for key in _ABILITIES if key in profile},
-    )
-
-
-def _listed_price(name: str, llm: BaseChatModel) -> tuple[float, float]:
-    table = price_table()
-    own = getattr(llm, "model_name", None) or getattr(llm, "model", None)
-    for key in (own, name):
-        listed = table.get(str(key), {})
-        if "input_cost_per_token" in listed and "output_cost_per_token" in listed:
-            read, write = listed["input_cost_per_token"], listed["output_cost_per_token"]
-            return float(read) * _MILLION, float(write) * _MILLION
-    where = "litellm's table has none for it" if table else "litellm is not installed"
-    raise InvalidCardError(
-        f"the price of LLM {name!r} is not known: it was not given and {where}. Give USD per "
-        f"million input and output tokens: prices={{{name!r}: (0.15, 0.6)}}; a local LLM costs 0."
+    own = str(getattr(llm, "model_name", None) or getattr(llm, "model", None) or name)
+    card = LLMCard(name, *price) if price is not None else listed_card(name, own)
+    return replace(
+        card,
+        context_window=profile.get("max_input_tokens", card.context_window),
+        metadata={
+            **card.metadata,
+            **{key: profile[key] for key in _ABILITIES if key in profile},
+        },
     )
 
 

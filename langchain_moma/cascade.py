@@ -40,10 +40,12 @@ from langchain_moma.messages import (
     some_query_of,
 )
 from langchain_moma.portable import portable_messages, portable_options
+from langchain_moma.usage import COST_KEY, ametered, cost_facts, metered, usage_in
 from moma_core import CascadeRouter, Encoder, InvalidInputError, Preference, RoutingEncoder
 from moma_core.fallback import Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
 from moma_core.llms.cascade import Accept, Ask, CascadePlan
+from moma_core.llms.tokens import count_tokens
 from moma_core.training.judge import final_answer
 
 __all__ = [
@@ -223,19 +225,19 @@ class CascadeRun:
             self.plan = self._planned()
         read = self.chat.read
         answers = {name: read(str(said.text)) or None for name, said in self.said.items()}
-        step = self.plan.next(answers, costs=self._trusted())
+        step = self.plan.next(answers, costs=self.costs)
         if isinstance(step, Accept):
             answer = self.said[step.llm]
-            return answer.model_copy(update=self._accounted(step.llm, answer, self.said))
+            told = self._accounted(step.llm, answer, self.said)
+            told["response_metadata"] |= self._paid()
+            return answer.model_copy(update=told)
         return CascadeAsk(step.llm, self.chat.llms[step.llm], _is_final(step))
 
     def record(self, name: str, answer: BaseMessage) -> None:
         """Take an answer."""
         kept = answer if isinstance(answer, AIMessage) else AIMessage(answer.content)
         self.said[name] = kept
-        cost = self._cost(name, kept.usage_metadata)
-        if cost is not None:
-            self.costs[name] = cost
+        self._pay(name, usage_in(kept))
 
     def invoke(self, config: RunnableConfig) -> AIMessage:
         """Return the accepted answer."""
@@ -266,8 +268,8 @@ class CascadeRun:
                 if not step.final:
                     self.record(step.name, ready.invoke(sent, _quiet(step, config)))
                 else:
-                    mark = partial(self._first, step.name)
-                    for chunk in ready.stream(sent, config):
+                    mark, pay = partial(self._first, step.name), partial(self._pay, step.name)
+                    for chunk in metered(ready.stream(sent, config), pay):
                         yield from attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark)
                     yield from attempt.rest(mark)
                     return
@@ -283,8 +285,8 @@ class CascadeRun:
                 if not step.final:
                     self.record(step.name, await ready.ainvoke(sent, _quiet(step, config)))
                 else:
-                    mark = partial(self._first, step.name)
-                    async for chunk in ready.astream(sent, config):
+                    mark, pay = partial(self._first, step.name), partial(self._pay, step.name)
+                    async for chunk in ametered(ready.astream(sent, config), pay):
                         for each in attempt.chunks(chunk, empty=says_nothing(chunk), mark=mark):
                             yield each
                     for each in attempt.rest(mark):
@@ -320,19 +322,20 @@ class CascadeRun:
         chat, known = self.chat, self.chat.router.base.names
         failed = {failure.llm for failure in self.fallback.failures}
         out = {n for n in known if n not in chat.llms or not self.fallback.fits(n)}
-        out |= self._too_small(known)
-        out |= self.exclude | failed
+        tokens = tokens_of(self.messages)
+        out |= self._too_small(known, tokens) | self.exclude | failed
         if failed and out.issuperset(known):
             raise self.fallback.error()
         left = [name for name in known if name not in out]
         out.update(set(left).difference(available(left, chat.health) or left))
         text = some_query_of(self.messages).text
+        read = max(tokens - tokens_of([HumanMessage(text)]), 0) + count_tokens(text)
         vector = chat.encoder.encode([text])[0]
-        return chat.router.plan(text, vector, self.preference, out, chat.max_latency)
+        return chat.router.plan(text, vector, self.preference, out, chat.max_latency, tokens=read)
 
-    def _too_small(self, known: Sequence[str]) -> set[str]:
+    def _too_small(self, known: Sequence[str], tokens: int) -> set[str]:
         """Return the LLMs whose window is known not to hold the messages, if others' does."""
-        card, llms, tokens = self.chat.router.base.card, self.chat.llms, tokens_of(self.messages)
+        card, llms = self.chat.router.base.card, self.chat.llms
         windows = {n: window_of(llms[n], card(n)) for n in known if n in llms}
         small = {n for n, window in windows.items() if window is not None and window < tokens}
         return small if len(small) < len(windows) else set()
@@ -345,15 +348,19 @@ class CascadeRun:
             self.plan = None
         return [failure.to_dict() for failure in new]
 
-    def _cost(self, name: str, usage: UsageMetadata | None) -> float | None:
-        if usage is None:
-            return None
-        return self.chat.router.base.card(name).usd(usage["input_tokens"], usage["output_tokens"])
+    def _pay(self, name: str, usage: UsageMetadata | None) -> dict[str, Any]:
+        """Keep what a call cost, from which the pool learns; return what all did so far."""
+        expected = None if self.plan is None else self.plan.expected.get(name)
+        facts = cost_facts(self.chat.router.base, name, usage, expected)
+        if facts:
+            self.costs[name] = facts[COST_KEY]["real"]
+        return self._paid() if facts else {}
 
-    def _trusted(self) -> dict[str, float]:
-        """Leave out costs at indicative prices: plans weigh USD as measured in training."""
-        card = self.chat.router.base.card
-        return {n: c for n, c in self.costs.items() if card(n).metadata.get("price") is None}
+    def _paid(self) -> dict[str, Any]:
+        """Return what the plan was expected to cost, and what its calls did."""
+        if self.plan is None or not self.costs:
+            return {}
+        return {COST_KEY: {"expected": self.plan.cost, "real": sum(self.costs.values())}}
 
 
 def _is_final(step: Ask) -> bool:

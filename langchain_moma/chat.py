@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -28,6 +28,7 @@ from langchain_moma.calls import (
     ChatRequest,
     How,
     Needs,
+    router_over,
     tokens_told_by,
 )
 from langchain_moma.decision import (
@@ -39,7 +40,7 @@ from langchain_moma.decision import (
 from langchain_moma.messages import messages_in
 from langchain_moma.portable import portable_options, portable_tools
 from langchain_moma.telemetry import Telemetry
-from moma_core import MoMARouter, Preference, UnknownNameError
+from moma_core import LLMCard, MoMARouter, Preference, UnknownNameError
 from moma_core.fallback import FallbackOn
 from moma_core.health import Health
 from moma_core.types import did_you_mean
@@ -59,12 +60,18 @@ class ChatMoMA(CallRunnable, BaseChatModel):
     eligible: `.profile` and the router's `LLMCard` say so. A failing LLM is followed by the next
     best; one that keeps failing is left alone for a while. While tool calls are being answered, the
     LLM that made them goes on. An answer names its LLM in ``response_metadata["moma_llm"]``;
-    ``invoke(..., model="name")`` asks that one alone. While the router learns from use, the
-    decision is there too: ``router.feedback(decision_in(answer), reward)``.
+    ``invoke(..., model="name")`` asks that one alone. Where it reports its usage,
+    ``response_metadata["moma_cost"]`` has the expected USD and the real ones, from which later
+    expectations are corrected. While the router learns from use, the decision is there too:
+    ``router.feedback(decision_in(answer), reward)``.
 
     Args:
-        router: Decides; its agents play no part here.
-        llms: Chat models by the names of the router's LLMs.
+        router: Decides; its agents play no part here. Left out, or with agents alone, the chat
+            models are known by their cards, so that hard queries go to able ones on the first day.
+        llms: Chat models by the names of the router's LLMs, or by any.
+        cards: Where the router has no LLMs: what is known of the chat models, prices, published
+            scores, likes (`LLMCard`). Prices that are missing are read from litellm's table where
+            that package is installed.
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
             ``config={"configurable": {"moma_preference": "cost"}}``.
         max_latency: As in `MoMARouter.route`.
@@ -76,6 +83,7 @@ class ChatMoMA(CallRunnable, BaseChatModel):
     Raises:
         InvalidInputError: ``llms`` is empty or holds something that is no chat model.
         InvalidPreferenceError: There is no such preference.
+        InvalidCardError: The price of a chat model is not known.
         UnknownNameError: A name is not among the router's LLMs; at a call: ``model=`` is not among
             ``llms``.
         NoTargetError: At a call: no LLM can do what it needs.
@@ -91,6 +99,13 @@ class ChatMoMA(CallRunnable, BaseChatModel):
         >>> answer = chat.invoke("say hello")
         >>> answer.text, answer.response_metadata["moma_llm"]
         ('hello', 'gpt-4o-mini-2024-07-18')
+        >>> own = {
+        ...     "fast": FakeListChatModel(responses=["hello"]),
+        ...     "deep": FakeListChatModel(responses=["a long proof"]),
+        ... }
+        >>> cards = [LLMCard("fast", 0.1, 0.4, quality=0.6), LLMCard("deep", 2, 8, quality=0.9)]
+        >>> ChatMoMA(llms=own, cards=cards).invoke("say hello").text
+        'hello'
     """
 
     router: SkipValidation[MoMARouter] = Field(exclude=True, repr=False)
@@ -103,7 +118,8 @@ class ChatMoMA(CallRunnable, BaseChatModel):
     )
     fallback_on: SkipValidation[FallbackOn | None] = Field(default=None, exclude=True, repr=False)
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, *, cards: Iterable[LLMCard] = (), **fields: Any) -> None:
+        fields["router"] = router_over(fields.get("router"), fields.get("llms"), cards)
         super().__init__(**fields)
         self._calls.check()
         check_wish(self.preference, self.max_latency)

@@ -12,9 +12,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langgraph.errors import GraphBubbleUp
 
-from langchain_moma.calls import marked, says_nothing
+from langchain_moma.calls import says_nothing
 from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch
-from langchain_moma.messages import LLM_KEY
+from langchain_moma.messages import LLM_KEY, marked
 from moma_core.fallback import Failure, Fallback, FallbackOn
 from moma_core.health import Health
 

@@ -14,7 +14,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, MessagesState
 from langgraph.types import Command, Send
 
-from langchain_moma.calls import by_room, marked, tokens_of, window_of
+from langchain_moma.calls import by_room, tokens_of, window_of
 from langchain_moma.decision import (
     FALLBACK_EVENT,
     MoMARecord,
@@ -34,6 +34,7 @@ from langchain_moma.messages import (
     LLM_KEY,
     is_wordless,
     last_turn,
+    marked,
     messages_in,
     query_of,
     some_query_of,

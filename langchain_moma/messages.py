@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.messages import (
+    AIMessage,
     AnyMessage,
     BaseMessage,
     ChatMessage,
@@ -27,11 +28,13 @@ __all__ = [
     "goes_on",
     "is_wordless",
     "last_turn",
+    "marked",
     "messages_in",
     "query_of",
     "some_query_of",
 ]
 
+_T = TypeVar("_T")
 RouterInput = str | PromptValue | Sequence[Any] | Mapping[str, Any]
 
 LLM_KEY = "moma_llm"
@@ -194,6 +197,19 @@ def _is_human(message: BaseMessage) -> bool:
     if isinstance(message, ChatMessage):
         return message.role in _HUMAN_ROLES
     return message.type == "human"
+
+
+def marked(answer: _T, facts: Mapping[str, Any]) -> _T:
+    """Return an AI message with ``facts`` in its metadata; anything else as it is.
+
+    Example:
+        >>> marked(AIMessage("hi"), {"moma_llm": "small"}).response_metadata
+        {'moma_llm': 'small'}
+    """
+    if not isinstance(answer, AIMessage):
+        return answer
+    metadata = {**answer.response_metadata, **facts}
+    return answer.model_copy(update={"response_metadata": metadata})
 
 
 def count_tokens(messages: Sequence[BaseMessage]) -> int:

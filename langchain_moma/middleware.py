@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Token
 from typing import Annotated, Any, NotRequired
@@ -25,7 +25,8 @@ from langchain.agents.middleware.types import (
 )
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import (
     ensure_config,
@@ -37,7 +38,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from langchain_moma.calls import ChatCalls, ChatRequest, Needs, marked
+from langchain_moma.calls import ChatCalls, ChatRequest, Needs, router_over
 from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
 from langchain_moma.decision import (
     adispatch,
@@ -49,17 +50,30 @@ from langchain_moma.decision import (
     names_of,
     preference_in,
 )
+from langchain_moma.deferred import (
+    SEARCH,
+    deferred,
+    defers,
+    found_message,
+    in_words,
+    referenced,
+    search_tool,
+    with_reveals,
+)
+from langchain_moma.messages import marked
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
 from langchain_moma.shortlist import Bind, Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
+from langchain_moma.usage import usage_in
 from moma_core import (
     InvalidInputError,
+    LLMCard,
     MoMARouter,
     Preference,
 )
 from moma_core.fallback import FallbackOn
 from moma_core.health import Health
-from moma_core.types import Words
+from moma_core.types import Words, is_text
 
 logger = logging.getLogger("langchain_moma")
 
@@ -107,10 +121,14 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         router: Knows the tools as agents (`agent_cards_from_tools`), and the LLMs.
         max_tools: Most tools of the router to pick for a turn.
         bind: ``"stable"``: what was picked stays bound for the conversation. ``"turn"``: what was
-            picked for this turn alone. ``"fitting"``: likewise, and nothing when none fits.
+            picked for this turn alone. ``"deferred"``: where the LLM is Anthropic's, all tools are
+            declared and those picked are revealed behind the messages, so that nothing cached is
+            written anew; elsewhere they are bound as with ``"stable"``. ``"fitting"``: what was
+            picked for this turn, and nothing when none fits.
             ``"all"``: every tool that is enabled.
         max_bound: With ``"stable"``: most tools of the router that are bound in a conversation.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
+        cards: As in `ChatMoMA`, where the router has agents alone.
         preference: As in `ChatMoMA`.
         max_latency: As in `ChatMoMA`.
         always: Names of tools that are bound in every turn; a text is one name.
@@ -152,6 +170,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         bind: Bind = "stable",
         max_bound: int = 64,
         llms: Mapping[str, BaseChatModel] | None = None,
+        cards: Iterable[LLMCard] = (),
         preference: str | Preference | None = None,
         max_latency: float | None = None,
         always: Collection[str] | str = (),
@@ -160,13 +179,17 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         fallback_on: FallbackOn | None = None,
     ) -> None:
         super().__init__()
-        self.router = router
-        self.telemetry = telemetry or Telemetry()
         check_router(router)
+        self.router = router = router if llms is None else router_over(router, llms, cards)
+        self.telemetry = telemetry or Telemetry()
         self._shortlist = Shortlist(router, max_tools, bind, max_bound)
         check_wish(preference, max_latency)
         self._preference, self._max_latency = preference, max_latency
         self._always = frozenset(names_of(always, "always"))
+        self._declared: set[str] = set()
+        if bind == "deferred":
+            self.tools = [search_tool()]
+            self._always |= {SEARCH}
         self._seen = set(router.agents.names)
         self._warned: set[str] = set()
         self._own: dict[str, dict[str, BaseTool]] = {}  # tools given to `sync`, by source
@@ -215,18 +238,19 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         if self._is_new(turn, request):
             self._count(turn)
             dispatch(_event(turn), ensure_config())
-        request = self._bound(request, turn)
         calls = self._calls
         if calls is None or self._is_anothers(request, calls):
-            return _kept(handler(request), turn)
+            return _kept(handler(self._bound(request, turn, request.model)), turn)
         witness = Witness()
 
         def ask(name: str) -> ModelResponse[Any]:
+            llm = calls.llms[name]
             with witness:
-                return handler(_for_llm(request, calls.llms[name], name))
+                return handler(_for_llm(self._bound(request, turn, llm), llm, name))
 
         try:
-            response = calls.call(self._request(request), ask, ensure_config(), witness.marked)
+            asked = self._request(self._bound(request, turn))
+            response = calls.call(asked, ask, ensure_config(), witness.marked, witness.usage)
         except Exception:
             self._given_up.append((request.state, request.model))
             raise
@@ -246,19 +270,19 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         if self._is_new(turn, request):
             self._count(turn)
             await adispatch(_event(turn), ensure_config())
-        request = self._bound(request, turn)
         calls = self._calls
         if calls is None or self._is_anothers(request, calls):
-            return _kept(await handler(request), turn)
+            return _kept(await handler(self._bound(request, turn, request.model)), turn)
         witness = Witness()
 
         async def ask(name: str) -> ModelResponse[Any]:
+            llm = calls.llms[name]
             with witness:
-                return await handler(_for_llm(request, calls.llms[name], name))
+                return await handler(_for_llm(self._bound(request, turn, llm), llm, name))
 
-        asked = self._request(request)
+        asked = self._request(self._bound(request, turn))
         try:
-            response = await calls.acall(asked, ask, ensure_config(), witness.marked)
+            response = await calls.acall(asked, ask, ensure_config(), witness.marked, witness.usage)
         except Exception:
             self._given_up.append((request.state, request.model))
             raise
@@ -276,6 +300,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         """
         if not self._may_run(request):
             return self._refusal(request)
+        if self._is_search(request):
+            return self._found(request)
         request = self._own_tool(request)
         check_is_sync(request.tool)
         with self._watched(request):
@@ -289,8 +315,21 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         """Do the same without blocking the loop."""
         if not self._may_run(request):
             return self._refusal(request)
+        if self._is_search(request):
+            return await asyncio.to_thread(self._found, request)
         with self._watched(request):
             return await handler(self._own_tool(request))
+
+    def _is_search(self, request: ToolCallRequest) -> bool:
+        return self._shortlist.bind == "deferred" and request.tool_call["name"] == SEARCH
+
+    def _found(self, request: ToolCallRequest) -> ToolMessage:
+        """Answer the LLM's own search for tools."""
+        turn, query = _record(request.state), request.tool_call["args"].get("query")
+        among = self._declared.intersection(self.router.agents.names)
+        state = None if turn is None else turn["state"]
+        found = self._shortlist.found(query, state, sorted(among)) if is_text(query) else []
+        return found_message(found, str(request.tool_call["id"]))
 
     def _watched(self, request: ToolCallRequest) -> AbstractContextManager[None]:
         """Tell the router's health whether a tool fails, as one of a dead server does."""
@@ -330,7 +369,9 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         else:
             self.telemetry.decided(decision, turn["ms"], "tools")
 
-    def _bound(self, request: ModelRequest[Any], turn: TurnRecord) -> ModelRequest[Any]:
+    def _bound(
+        self, request: ModelRequest[Any], turn: TurnRecord, reader: BaseChatModel | None = None
+    ) -> ModelRequest[Any]:
         """Bind what nobody routes, then the router's tools in the order in which they came."""
         routed = self._routed() - self._always
         fixed: list[BaseTool | dict[str, Any]] = []
@@ -341,7 +382,18 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             else:
                 mine[tool.name] = tool
         self._warn({tool.name for tool in fixed if not isinstance(tool, dict)} - self._always)
-        return request.override(tools=[*fixed, *(mine[n] for n in self._open(turn) if n in mine)])
+        self._declared.update(mine)
+        opened = [mine[n] for n in self._open(turn, request.messages) if n in mine]
+        if self._shortlist.bind != "deferred":
+            return request.override(tools=[*fixed, *opened])
+        if reader is None or not defers(reader):
+            return request.override(tools=[*fixed, *opened], messages=in_words(request.messages))
+        enabled = [t for n, t in mine.items() if n in self.router.agents]
+        declared = {t.name for t in enabled if self.router.agents.get(t.name).enabled}
+        tools = [deferred(tool) for tool in enabled if tool.name in declared]
+        shown = with_reveals(request.messages, turn.get("revealed", []), declared)
+        # LangChain's caching middleware marks the last tool, which may not be a deferred one.
+        return request.override(tools=[*tools, *fixed], messages=shown)
 
     def _warn(self, unknown: set[str]) -> None:
         """Say once which tools are bound in every turn because the router does not know them."""
@@ -368,15 +420,19 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             for state, model in list(self._given_up)
         )
 
-    def _open(self, turn: TurnRecord) -> list[str]:
+    def _open(self, turn: TurnRecord, messages: Sequence[BaseMessage]) -> list[str]:
         """Return what may be run now, in the order in which it is bound."""
         agents, bound = self.router.agents, turn.get("bound", turn["tools"])
-        return [name for name in bound if name in agents and agents.get(name).enabled]
+        revealed = [name for _, names in turn.get("revealed", []) for name in names]
+        found = referenced(messages) if self._shortlist.bind == "deferred" else []
+        names = dict.fromkeys([*bound, *revealed, *found])
+        return [name for name in names if name in agents and agents.get(name).enabled]
 
-    def _is_open(self, name: str, turn: TurnRecord | None) -> bool:
+    def _is_open(self, request: ToolCallRequest, turn: TurnRecord | None) -> bool:
+        name = request.tool_call["name"]
         if name in self._always or name not in self._routed():
             return True
-        return turn is not None and name in self._open(turn)
+        return turn is not None and name in self._open(turn, _messages(request))
 
     def _request(self, request: ModelRequest[Any]) -> ChatRequest:
         config = ensure_config()
@@ -396,18 +452,27 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         )
 
     def _may_run(self, request: ToolCallRequest) -> bool:
-        return self._is_open(request.tool_call["name"], _record(request.state))
+        return self._is_open(request, _record(request.state))
 
     def _refusal(self, request: ToolCallRequest) -> ToolMessage:
         name, turn = request.tool_call["name"], _record(request.state)
         self.telemetry.refused(name)
-        others = ", ".join(self._open(turn)) if turn is not None else ""
+        opened = self._open(turn, _messages(request)) if turn is not None else ()
+        others = ", ".join(opened)
         return ToolMessage(
             content=f"Error: {name} is not available in this turn; available: {others or 'none'}.",
             name=name,
             tool_call_id=request.tool_call["id"],
             status="error",
         )
+
+
+def _messages(request: ToolCallRequest) -> Sequence[BaseMessage]:
+    state = request.state
+    found: Sequence[BaseMessage] = (
+        state.get("messages", ()) if isinstance(state, Mapping) else getattr(state, "messages", ())
+    )
+    return found
 
 
 def _record(state: Any) -> TurnRecord | None:
@@ -472,6 +537,13 @@ class Witness(BaseCallbackHandler):
         result = [marked(message, facts) for message in response.result]
         return ModelResponse(result=result, structured_response=response.structured_response)
 
+    def usage(self, response: ModelResponse[Any]) -> UsageMetadata | None:
+        """Return the tokens of the response, if the chosen LLM gave it."""
+        used: UsageMetadata | None = None
+        for message in response.result if self._answered == self._chosen else ():
+            used = usage_in(message, used)
+        return used
+
     def __enter__(self) -> Witness:
         self._chosen = self._answered = ""
         config = merge_configs(ensure_config(), {"callbacks": [self]})
@@ -504,6 +576,7 @@ def create_moma_agent(
     max_tools: int = 8,
     bind: Bind = "stable",
     examples: Words | None = None,
+    cards: Iterable[LLMCard] = (),
     preference: str | Preference | None = None,
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
     **options: Any,
@@ -513,8 +586,8 @@ def create_moma_agent(
     Args:
         llms: One chat model, or several by the names of the router's LLMs.
         tools: Any number of tools, functions, or provider tools (dicts).
-        router: Decides; by default one is built from the tools, with the packaged LLMs when
-            several chat models are given.
+        router: Decides; by default one is built from the tools.
+        cards: As in `MoMAMiddleware`.
         max_tools: Most tools to pick for a turn.
         bind: As in `MoMAMiddleware`.
         examples: Queries that each tool should take, by tool name, for the router built here.
@@ -539,7 +612,6 @@ def create_moma_agent(
         >>> agent.invoke({"messages": "weather in Oslo?"})["messages"][-1].text
         'scripted heard: sunny'
     """
-    several = isinstance(llms, Mapping)
     if router is not None and examples is not None:
         raise InvalidInputError(
             "examples belong to the router that is built here, but one was given. Put them into "
@@ -547,13 +619,13 @@ def create_moma_agent(
         )
     if router is None:
         own = [tool for tool in tools if not isinstance(tool, dict)]
-        cards = agent_cards_from_tools(own, examples)
-        router = MoMARouter.from_cards(cards, llms="packaged" if several else None)
+        router = MoMARouter.from_cards(agent_cards_from_tools(own, examples), llms=None)
     moma = MoMAMiddleware(
         router,
         max_tools=max_tools,
         bind=bind,
         llms=llms if isinstance(llms, Mapping) else None,
+        cards=cards,
         preference=preference,
     )
     first = next(iter(llms.values())) if isinstance(llms, Mapping) else llms

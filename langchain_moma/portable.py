@@ -7,8 +7,6 @@ bytes at each call.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool
 
 from langchain_moma.messages import LLM_KEY
+from moma_core.call_ids import CallIds
 
 __all__ = [
     "portable_messages",
@@ -35,9 +34,6 @@ _THOUGHTS = {  # the providers that take such a block back from an author who is
 _CALLS = frozenset({"tool_use", "tool_call", "function_call", "tool_call_chunk"})
 _KEPT = frozenset({"text", "image", "image_url", "audio", "file", "video", "refusal"})
 _OF_TEXT = ("type", "text")  # not its id, signature or index
-_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")  # a tool call's id that everybody takes, but Mistral:
-_SHORT = re.compile(r"[A-Za-z0-9]{9}")
-_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 Message = TypeVar("Message", bound=BaseMessage)
 
 
@@ -62,7 +58,7 @@ def portable_messages(
         [{'type': 'text', 'text': 'hi'}]
     """
     own = _owns(llm, _MARK)
-    ids = _Ids(_SHORT if "mistral" in _kind(llm) else _ID)
+    ids = CallIds(_kind(llm))
     sent: list[Any] = []
     for message in messages:
         read: BaseMessage = message
@@ -72,9 +68,9 @@ def portable_messages(
                 read = _without_thoughts(read, llm)
             elif not written:
                 read = _plain_answer(read)
-            read = ids.of_calls(read, own=written)
+            read = _with_ids(read, ids, own=written)
         elif isinstance(read, ToolMessage):
-            read = ids.of_answer(read)
+            read = _answering(read, ids)
         sent.append(read if own else _without_mark(read))
     return sent
 
@@ -149,55 +145,28 @@ def _without_thoughts(message: AIMessage, llm: BaseChatModel) -> AIMessage:
     return message.model_copy(update={"content": kept or ""})
 
 
-class _Ids:
-    """Gives each foreign tool call an id that the reader takes, once in the conversation.
-
-    Args:
-        form: What it takes.
-    """
-
-    def __init__(self, form: re.Pattern[str]) -> None:
-        self._form = form
-        self._given: dict[str, str] = {}  # from the id in the conversation to the one sent
-        self._used: set[str] = set()
-
-    def of_calls(self, message: AIMessage, *, own: bool | None) -> AIMessage:
-        """Return an answer with the ids that are sent; its own author's stay."""
-        if not message.tool_calls:
-            return message
-        calls = [{**call, "id": self._id(call["id"], own)} for call in message.tool_calls]
-        if calls == message.tool_calls:
-            return message
-        content: Any = message.content
-        if not isinstance(content, str):  # the calls stand in `tool_calls`, as everybody reads them
-            content = [b for b in content if isinstance(b, str) or b.get("type") not in _CALLS]
-        raw = {k: v for k, v in message.additional_kwargs.items() if k != "tool_calls"}
-        return message.model_copy(
-            update={"tool_calls": calls, "content": content or "", "additional_kwargs": raw}
-        )
-
-    def of_answer(self, message: ToolMessage) -> ToolMessage:
-        """Return a tool's answer to the call as it was sent."""
-        sent = self._given.get(message.tool_call_id, message.tool_call_id)
-        if sent == message.tool_call_id:
-            return message
-        return message.model_copy(update={"tool_call_id": sent})
-
-    def _id(self, known: str | None, own: bool | None) -> str | None:
-        if known is None:
-            return None
-        sent, again = known, 0
-        while not own and (sent in self._used or not self._form.fullmatch(sent)):
-            sent, again = _short(f"{known} {again}"), again + 1
-        self._used.add(sent)
-        self._given[known] = sent
-        return sent
+def _with_ids(message: AIMessage, ids: CallIds, *, own: bool | None) -> AIMessage:
+    """Return an answer with the ids that are sent; its own author's stay."""
+    if not message.tool_calls:
+        return message
+    calls = [{**call, "id": ids.of_call(call["id"], own=own)} for call in message.tool_calls]
+    if calls == message.tool_calls:
+        return message
+    content: Any = message.content
+    if not isinstance(content, str):  # the calls stand in `tool_calls`, as everybody reads them
+        content = [b for b in content if isinstance(b, str) or b.get("type") not in _CALLS]
+    raw = {k: v for k, v in message.additional_kwargs.items() if k != "tool_calls"}
+    return message.model_copy(
+        update={"tool_calls": calls, "content": content or "", "additional_kwargs": raw}
+    )
 
 
-def _short(text: str) -> str:
-    """Return nine letters and digits: an id that every provider takes."""
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    return "".join(_DIGITS[number // 62**i % 62] for i in range(9))
+def _answering(message: ToolMessage, ids: CallIds) -> ToolMessage:
+    """Return a tool's answer to the call as it was sent."""
+    sent = ids.of_answer(message.tool_call_id)
+    if sent == message.tool_call_id:
+        return message
+    return message.model_copy(update={"tool_call_id": sent})
 
 
 def _without_mark(message: BaseMessage) -> BaseMessage:

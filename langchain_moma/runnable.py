@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
-from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import (
     ConfigurableFieldSpec,
     Runnable,
     RunnableConfig,
+    RunnableLambda,
     RunnableParallel,
     RunnableWithFallbacks,
 )
@@ -88,13 +89,15 @@ __all__ = [
     "ToolArgumentsError",
     "at_once",
     "check_several",
+    "filled_by",
     "input_for",
     "is_graph",
     "with_answers",
 ]
 
-Arguments = Callable[[str], Mapping[str, Any]]
-"""Reads a tool's arguments out of the user's words."""
+Read = Callable[[str], Mapping[str, Any]]
+Arguments = Read | BaseChatModel
+"""Reads a tool's arguments out of the user's words: a function, or an LLM that calls the tool."""
 
 
 class ToolArgumentsError(InvalidInputError):
@@ -117,15 +120,18 @@ class Targets(Mapping[str, Runnable[Any, Any]]):
 
     Args:
         runnables: Runnables, tools, chat models, compiled graphs, or plain functions of one value.
-        arguments: For tools with several arguments: how to read them out of the query's text.
+        arguments: For tools with several arguments: how to read them out of the query's text, by
+            name; or one LLM that fills in those of all such tools.
 
     Raises:
-        InvalidInputError: There is no target, or one cannot be run.
+        InvalidInputError: There is no target, one cannot be run, or an LLM cannot call tools.
         ToolArgumentsError: A tool needs more than one text and has no entry in ``arguments``.
     """
 
     def __init__(
-        self, runnables: Mapping[str, Any], arguments: Mapping[str, Arguments] | None = None
+        self,
+        runnables: Mapping[str, Any],
+        arguments: Mapping[str, Arguments] | BaseChatModel | None = None,
     ) -> None:
         if not runnables or not isinstance(runnables, Mapping):
             raise InvalidInputError(
@@ -135,10 +141,18 @@ class Targets(Mapping[str, Runnable[Any, Any]]):
         self._runnables: dict[str, Runnable[Any, Any]] = {
             name: _runnable(name, item) for name, item in runnables.items()
         }
-        self._arguments = dict(arguments or {})
+        given = {} if isinstance(arguments, BaseChatModel) else dict(arguments or {})
+        self._arguments: dict[str, Read] = {
+            n: each for n, each in given.items() if not isinstance(each, BaseChatModel)
+        }
         for name, runnable in self._runnables.items():
             bare = _bare(runnable)
-            if isinstance(bare, BaseTool) and name not in self._arguments:
+            if not isinstance(bare, BaseTool) or name in self._arguments:
+                continue
+            by = given.get(name, arguments)
+            if isinstance(by, BaseChatModel) and (name in given or not _takes_text(bare, name)):
+                self._runnables[name] = filled_by(by, runnable, bare)
+            else:
                 _text_argument(bare, name)
 
     def __getitem__(self, name: str) -> Runnable[Any, Any]:
@@ -170,7 +184,7 @@ class Targets(Mapping[str, Runnable[Any, Any]]):
 
 
 def input_for(
-    runnable: Runnable[Any, Any], value: RouterInput, arguments: Arguments | None = None
+    runnable: Runnable[Any, Any], value: RouterInput, arguments: Read | None = None
 ) -> Any:
     """Return what ``runnable`` takes, made from what the router was given.
 
@@ -191,6 +205,34 @@ def input_for(
     if isinstance(bare, Pregel) and "messages" in bare.channels and not _is_state(value):
         return {"messages": messages_in(value)}
     return value
+
+
+def filled_by(
+    llm: BaseChatModel, runnable: Runnable[Any, Any], tool: BaseTool
+) -> Runnable[Any, Any]:
+    """Return what has an LLM call a tool on the conversation, and then runs it.
+
+    Raises:
+        InvalidInputError: The LLM cannot call tools.
+    """
+    try:
+        asked = llm.bind_tools([tool], tool_choice=tool.name)
+    except NotImplementedError as error:
+        raise InvalidInputError(
+            f"{type(llm).__name__} cannot call tools, so it cannot fill in arguments. Give "
+            "arguments= a chat model that can, or a function."
+        ) from error
+
+    def read(answer: AIMessage) -> dict[str, Any]:
+        for call in answer.tool_calls:
+            if call["name"] == tool.name:
+                return call["args"]
+        raise ToolArgumentsError(
+            f"the LLM that was to fill in {_shape(tool)} for tool {tool.name!r} did not call it; "
+            f"it said {str(answer.text)!r:.80}. Give arguments= another LLM, or a function."
+        )
+
+    return RunnableLambda(messages_in) | asked | read | runnable
 
 
 def is_graph(runnable: Any) -> bool:
@@ -224,7 +266,7 @@ def _bare(runnable: Any) -> Any:
             return runnable
 
 
-def _tool_arguments(tool: BaseTool, text: str, arguments: Arguments | None) -> dict[str, Any]:
+def _tool_arguments(tool: BaseTool, text: str, arguments: Read | None) -> dict[str, Any]:
     if arguments is None:
         return {_text_argument(tool, tool.name): text}
     found: object = arguments(text)
@@ -244,10 +286,17 @@ def _text_argument(tool: BaseTool, name: str) -> str:
     if len(names) == 1 and properties[names[0]].get("type", "string") == "string":
         return str(names[0])
     raise ToolArgumentsError(
-        f"tool {name!r} needs {_shape(tool)}, which plain text cannot fill. Say how to read "
-        f"it: arguments={{{name!r}: lambda text: {_shape(tool)}}}, or route to a small agent "
-        "that fills in the arguments."
+        f"tool {name!r} needs {_shape(tool)}, which plain text cannot fill. Give an LLM that "
+        f"fills it in: arguments=chat_model, or say how to read it: arguments={{{name!r}: lambda "
+        f"text: {_shape(tool)}}}."
     )
+
+
+def _takes_text(tool: BaseTool, name: str) -> bool:
+    try:
+        return bool(_text_argument(tool, name))
+    except ToolArgumentsError:
+        return False
 
 
 def _shape(tool: BaseTool) -> str:
@@ -483,8 +532,9 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
     Args:
         router: Decides.
         targets: What runs under each name: Runnable, chat model, tool, compiled graph or function.
-        arguments: For tools that need more than one text: name -> function from the query's text
-            to the dict of arguments.
+        arguments: For tools that need more than one text: a chat model that fills in the arguments
+            of all of them; or by name such a chat model, or a function from the query's text to
+            the dict of arguments.
         default: Takes what neither an agent nor an LLM can take, and turns without words (a lone
             image) where there is no LLM.
         preference: ``"performance"``, ``"auto"``, ``"cost"`` or a `Preference`; for one call:
@@ -531,7 +581,7 @@ class RunnableRouter(CallRunnable, RunnableSerializable[RouterInput, Any]):
         *,
         router: MoMARouter,
         targets: Mapping[str, Any],
-        arguments: Mapping[str, Arguments] | None = None,
+        arguments: Mapping[str, Arguments] | BaseChatModel | None = None,
         default: Any = None,
         preference: str | Preference | None = None,
         max_latency: float | None = None,

@@ -11,6 +11,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from typing_extensions import TypedDict
 
 from langchain_moma.decision import plain_state, state_in
+from langchain_moma.deferred import Reveal
 from langchain_moma.messages import goes_on, last_turn, some_query_of
 from langchain_moma.waiting import asks, with_waiting
 from moma_core import (
@@ -29,7 +30,7 @@ __all__ = [
     "TurnRecord",
 ]
 
-Bind = Literal["stable", "turn", "fitting", "all"]
+Bind = Literal["stable", "deferred", "turn", "fitting", "all"]
 """Which tools are bound: what was picked so far, for this turn, if it fits; or every one."""
 
 # Shares of the picks' probability: what is bound will do; what is bound when it had to grow. By
@@ -48,6 +49,9 @@ class TurnRecord(TypedDict):
 
     bound: NotRequired[list[str]]
     """Tools known to the router that may be bound and executed in this turn, in that order."""
+
+    revealed: NotRequired[list[Reveal]]
+    """With ``bind="deferred"``: which human turn revealed which tools, in that order."""
 
     decision: dict[str, Any] | None
     """`RoutingDecision.to_dict`; None when no tool is enabled and eligible."""
@@ -130,7 +134,7 @@ class Shortlist:
         decision = self._decision(rankings, len(known))
         tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
         bound = self._bound(tools, rankings, last, known, messages)
-        return {
+        record: TurnRecord = {
             "turn": _turn_id(messages),
             "tools": tools,
             "bound": bound,
@@ -138,6 +142,18 @@ class Shortlist:
             "state": plain_state(decision.state if decision is not None else before),
             "ms": (time.perf_counter() - start) * 1e3,
         }
+        if self.bind == "deferred":
+            record["revealed"] = _revealed(record, last)
+        return record
+
+    def found(
+        self, query: str, state: Mapping[str, Any] | None, among: Collection[str]
+    ) -> list[str]:
+        """Return the tools that a search of the LLM's own finds, best first."""
+        well = [n for n in among if self._is_enabled(n)]
+        out = self.router.health.unhealthy()
+        ranking = self.router.rank(query, self.max_tools, well, state=state, exclude=out)
+        return list(ranking.names)
 
     def is_about(self, messages: Sequence[BaseMessage], last: TurnRecord) -> bool:
         """Say whether ``last`` was made in the turn that ``messages`` end with."""
@@ -189,7 +205,7 @@ class Shortlist:
         """Return what to bind; a list that grows does so at its end alone."""
         if self.bind == "all":
             return list(known)
-        if self.bind != "stable":
+        if self.bind not in ("stable", "deferred"):
             return [name for name in known if name in tools]
         allowed = set(known)
         bound = [n for n in (last.get("bound", last["tools"]) if last else ()) if n in allowed]
@@ -202,7 +218,7 @@ class Shortlist:
             for each in rankings:
                 if name in each.names and name not in longer and _share(longer, each) < _SAFE:
                     longer.append(name)
-        if len(longer) <= self.max_bound:
+        if self.bind == "deferred" or len(longer) <= self.max_bound:
             return longer
         used = list(dict.fromkeys(reversed([*_answered(messages)])))[: self.max_tools]
         return [name for name in longer if name in used or name in tools]
@@ -213,6 +229,14 @@ def _share(bound: Collection[str], ranking: Ranking) -> float:
     total = sum(candidate.score for candidate in ranking)
     held = sum(each.score for each in ranking if each.name in bound)
     return held / total if total > 0 else float(ranking.names[0] in bound)
+
+
+def _revealed(record: TurnRecord, last: TurnRecord | None) -> list[Reveal]:
+    """Return what was revealed so far, with what this turn adds."""
+    before = list(last.get("revealed", [])) if last else []
+    known = {name for _, names in before for name in names}
+    new = [name for name in record["bound"] if name not in known]
+    return [*before, (record["turn"], new)] if new else before
 
 
 def _told(

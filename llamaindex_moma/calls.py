@@ -5,8 +5,17 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,16 +33,24 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.utils import get_tokenizer
 
 from llamaindex_moma.events import MoMALLMFailureEvent, MoMARouteEvent, send
+from llamaindex_moma.portable import Authors, portable_messages
+from llamaindex_moma.usage import COST, tokens_of, usage_in
 from moma_core import (
     InvalidInputError,
+    LLMCard,
+    LLMRouter,
     MoMARouter,
     NoTargetError,
     Preference,
+    Query,
     RoutingDecision,
     UnknownNameError,
 )
+from moma_core.errors import MoMAError
 from moma_core.fallback import Attempt, Fallback, FallbackOn, available, check_fallback_on
 from moma_core.health import Health
+from moma_core.llms.prices import listed_card
+from moma_core.llms.router import pool_for
 from moma_core.types import is_text, nearest
 
 __all__ = [
@@ -42,7 +59,9 @@ __all__ = [
     "ChatCall",
     "ChatCalls",
     "Wish",
+    "answering",
     "astarted",
+    "router_over",
     "started",
 ]
 
@@ -53,6 +72,7 @@ DECISION = "moma_decision"
 """Key of an answer's ``additional_kwargs``, while the router learns: `RoutingDecision.to_dict`."""
 
 _NO_WORDS = "(no text)"
+_given: ContextVar[list[str] | None] = ContextVar("moma_given", default=None)
 _END: Any = object()
 _Piece = TypeVar("_Piece")
 
@@ -95,7 +115,7 @@ class ChatCall:
         messages: What the LLM will read, or the prompt.
         tools: Whether tools are to be called.
         bound: Name of the LLM that the call was prepared for.
-        decisions: The LLMs that were chosen so far and, while the router learns, how.
+        decisions: The LLMs that were chosen so far and how.
     """
 
     owner: LLM
@@ -107,11 +127,23 @@ class ChatCall:
     messages: Sequence[ChatMessage] | str
     tools: bool = False
     bound: str | None = None
-    decisions: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    decisions: dict[str, RoutingDecision] = field(default_factory=dict)
 
-    def ask(self, llm: LLM) -> Any:
+    def ask(self, llms: Mapping[str, LLM], name: str, authors: Authors) -> Any:
         """Return what the method of an LLM returns."""
-        return getattr(llm, self.method)(*self.args, **self.options)
+        args, options = self.args, self.options
+        history = options.get("chat_history") if self.tools else self.messages
+        if history and not isinstance(history, str):
+            read = portable_messages(history, llms, name, authors)
+            if self.tools:
+                options = {**options, "chat_history": read}
+            else:
+                args = (read,)
+        return getattr(llms[name], self.method)(*args, **options)
+
+    def expected(self, name: str) -> float | None:
+        """Return the USD that asking an LLM was expected to cost, where it was chosen."""
+        return self.decisions[name].cost_of(name) if name in self.decisions else None
 
     @contextmanager
     def heard(self, llm: LLM) -> Iterator[list[Any]]:
@@ -143,9 +175,10 @@ class ChatCall:
     def tagged(self, response: Any, name: str) -> Any:
         """Say in a response who wrote it and how that LLM was chosen."""
         tags: dict[str, Any] = {TAG: name}
-        if (decision := self.decisions.get(name)) is not None:
-            tags[DECISION] = decision
-        if isinstance(response, dict):  # what was prepared for an LLM stays bound to it
+        decision, prepared = self.decisions.get(name), isinstance(response, dict)
+        if decision is not None and (prepared or decision.trial is not None):
+            tags[DECISION] = decision.to_dict()
+        if prepared:  # what was prepared for an LLM stays bound to it
             return {**response, **tags}
         response.additional_kwargs = {**(response.additional_kwargs or {}), **tags}
         return response
@@ -161,6 +194,7 @@ class ChatCalls:
         health: Circuit breakers.
         wish: For calls that bring none.
         fallback_on: Errors after which the next LLM is asked; None: as `moma_core.fallback` says.
+        authors: Who made which tool call and thought.
     """
 
     llms: Mapping[str, LLM]
@@ -168,34 +202,19 @@ class ChatCalls:
     health: Health
     wish: Wish
     fallback_on: FallbackOn | None = None
+    authors: Authors = field(default_factory=Authors)
 
     def check(self) -> None:
         """Refuse what would fail at the first call."""
-        if not isinstance(self.llms, Mapping):
-            raise InvalidInputError(
-                f"LLMs are given by name, got {type(self.llms).__name__}. Write "
-                "MoMALLM({'gpt-4o-2024-08-06': OpenAI(...)})."
-            )
-        if not self.llms:
-            raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
         check_fallback_on(self.fallback_on)
-        if self.router.llms is None:
-            raise InvalidInputError(
-                "this router has no LLMs. Give it some: MoMARouter.from_cards(llms='packaged')."
-            )
-        known = self.router.llms.names
-        for name, llm in self.llms.items():
+        known = self._pool.names
+        for name in self.llms:
             if name not in known:
                 raise UnknownNameError(
                     f"the router scores no LLM called {name!r}. {nearest(name, known)} Use its "
                     f"names; add one without any data: router.save('pool'), then moma llms add "
                     f"{name!r} --input USD --output USD --quality SCORE --router pool, then "
                     "MoMARouter.load('pool'); or train a pool: moma train llms."
-                )
-            if not isinstance(llm, LLM):
-                raise InvalidInputError(
-                    f"{name!r} is given as {type(llm).__name__}; LlamaIndex LLMs are expected, "
-                    "such as OpenAI(...)."
                 )
         self._choose(_NO_WORDS, list(self.llms), self.wish)
 
@@ -221,7 +240,10 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := self._next(fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                answers.append(call.tagged(call.ask(self.llms[attempt.name]), attempt.name))
+                answers.append(
+                    self._told(call, call.ask(self.llms, attempt.name, self.authors), attempt.name)
+                )
+                self._learn(call, answers[-1], attempt.name)
                 return answers[-1]
         raise fallback.error()
 
@@ -232,7 +254,9 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                answers.append(call.tagged(await call.ask(self.llms[attempt.name]), attempt.name))
+                answer = await call.ask(self.llms, attempt.name, self.authors)
+                answers.append(self._told(call, answer, attempt.name))
+                self._learn(call, answers[-1], attempt.name)
                 return answers[-1]
         raise fallback.error()
 
@@ -260,11 +284,12 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := self._next(fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                for untagged in call.ask(self.llms[attempt.name]):
-                    piece = call.tagged(untagged, attempt.name)
+                for untagged in call.ask(self.llms, attempt.name, self.authors):
+                    piece = self._told(call, untagged, attempt.name)
                     answers[:] = [piece]
                     yield from attempt.chunks(piece, empty=_says_nothing(piece))
                 yield from attempt.rest()
+                self._learn(call, answers[-1], attempt.name)
                 return
         raise fallback.error()
 
@@ -272,15 +297,56 @@ class ChatCalls:
         fallback = self._fallback(call)
         while (attempt := await asyncio.to_thread(self._next, fallback)) is not None:
             with attempt, call.heard(self.llms[attempt.name]) as answers:
-                async for untagged in await call.ask(self.llms[attempt.name]):
-                    piece = call.tagged(untagged, attempt.name)
+                async for untagged in await call.ask(self.llms, attempt.name, self.authors):
+                    piece = self._told(call, untagged, attempt.name)
                     answers[:] = [piece]
                     for ready in attempt.chunks(piece, empty=_says_nothing(piece)):
                         yield ready
                 for ready in attempt.rest():
                     yield ready
+                self._learn(call, answers[-1], attempt.name)
                 return
         raise fallback.error()
+
+    def _told(self, call: ChatCall, response: Any, name: str) -> Any:
+        """Say in a response who wrote it, how that LLM was chosen, and what it cost."""
+        told, used = call.tagged(response, name), usage_in(response)
+        real = None if used is None else self._pool.paid(name, *used)
+        if real is not None:
+            told.additional_kwargs[COST] = {"expected": call.expected(name), "real": real}
+        return told
+
+    def _learn(self, call: ChatCall, response: Any, name: str) -> None:
+        """Remember whose a whole answer is; correct later costs by what it cost."""
+        if isinstance(response, ChatResponse):
+            self.authors.wrote(name, response.message)
+        if (given := _given.get()) is not None:
+            given.append(name)
+        if (used := usage_in(response)) is not None:
+            self._pool.paid(name, *used, expected=call.expected(name))
+
+    def without(
+        self, given: list[str], options: Mapping[str, Any], error: TypeError | ValueError
+    ) -> dict[str, Any]:
+        """Return a call's options without the LLM whose answer had not the wanted form.
+
+        Raises:
+            TypeError: As given, where it is about something else, or nobody else is left.
+            ValueError: Likewise.
+        """
+        exclude = options.get("exclude", self.wish.exclude)
+        out = {exclude} if isinstance(exclude, str) else set(exclude)
+        out.update(given[-1:])
+        if not given or isinstance(error, MoMAError) or out.issuperset(self._able() or self.llms):
+            raise error
+        send(MoMALLMFailureEvent(llm=given[-1], error=repr(error), following=None))
+        given.clear()
+        return {**options, "exclude": out}
+
+    @property
+    def _pool(self) -> LLMRouter:
+        assert self.router.llms is not None  # noqa: S101 - `router_over` gave it some
+        return self.router.llms
 
     def _fallback(self, call: ChatCall) -> Fallback:
         windows = {name: llm.metadata.context_window for name, llm in self.llms.items()}
@@ -308,7 +374,8 @@ class ChatCalls:
                 "metadata.is_function_calling_model is true, or use a ReActAgent."
             )
         left = _with_room(allowed, call.messages)
-        query = call.query if is_text(call.query) else _NO_WORDS
+        tokens = tokens_of(call.messages, call.args[0] if call.tools else ())
+        query = Query(call.query if is_text(call.query) else _NO_WORDS, tokens=tokens)
         while left:
             start = time.perf_counter()
             try:
@@ -317,14 +384,13 @@ class ChatCalls:
                 if call.decisions:  # the others are excluded
                     return
                 raise
-            learns = self.router.learning is not None
-            call.decisions[decision.target] = decision.to_dict() if learns else None
+            call.decisions[decision.target] = decision
             ms = (time.perf_counter() - start) * 1e3
             send(MoMARouteEvent.of_decision(call.query, decision, ms))
             left.remove(decision.target)
             yield decision.target
 
-    def _choose(self, query: str, among: Sequence[str], wish: Wish) -> RoutingDecision:
+    def _choose(self, query: str | Query, among: Sequence[str], wish: Wish) -> RoutingDecision:
         return self.router.choose_llm(
             query, among, wish.preference, max_latency=wish.max_latency, exclude=wish.exclude
         )
@@ -335,6 +401,60 @@ class ChatCalls:
             for name, llm in self.llms.items()
             if isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
         }
+
+
+@contextmanager
+def answering() -> Iterator[list[str]]:
+    """Collect the names of the LLMs that give whole answers within."""
+    names: list[str] = []
+    token = _given.set(names)
+    try:
+        yield names
+    finally:
+        _given.reset(token)
+
+
+def router_over(
+    router: MoMARouter | None, llms: Mapping[str, LLM], cards: Iterable[LLMCard] = ()
+) -> MoMARouter:
+    """Return a router that has LLMs: the one given, or one that knows ``llms`` by cards.
+
+    Args:
+        router: May have agents alone, or be missing.
+        llms: By name.
+        cards: What is known of them; prices that are missing are read from litellm's table.
+
+    Raises:
+        InvalidInputError: Cards are given beside a router that has LLMs, or ``llms`` holds none.
+        InvalidCardError: The price of one is not known.
+        UnknownNameError: A card's name is none of the LLMs'.
+    """
+    _check_llms(llms)
+    if router is not None and router.llms is not None:
+        if cards:
+            raise InvalidInputError(
+                "the router has LLMs, so cards would be its second ones. Leave cards out, or write "
+                "router.llms = router.llms.add(card)."
+            )
+        return router
+    pool = pool_for(llms, cards, lambda name: listed_card(name, llms[name].metadata.model_name))
+    return (router or MoMARouter.from_cards(llms=None)).with_llms(pool)
+
+
+def _check_llms(llms: object) -> None:
+    if not isinstance(llms, Mapping):
+        raise InvalidInputError(
+            f"LLMs are given by name, got {type(llms).__name__}. Write "
+            "MoMALLM({'gpt-4o-2024-08-06': OpenAI(...)})."
+        )
+    if not llms:
+        raise InvalidInputError("there is no LLM to choose from. Give MoMALLM({name: llm}).")
+    for name, llm in llms.items():
+        if not isinstance(llm, LLM):
+            raise InvalidInputError(
+                f"{name!r} is given as {type(llm).__name__}; LlamaIndex LLMs are expected, "
+                "such as OpenAI(...)."
+            )
 
 
 def started(pieces: Generator[_Piece, None, None]) -> Generator[_Piece, None, None]:

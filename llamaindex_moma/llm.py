@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,10 +23,20 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
-from llamaindex_moma.calls import DECISION, TAG, ChatCall, ChatCalls, Wish, astarted, started
+from llamaindex_moma.calls import (
+    DECISION,
+    TAG,
+    ChatCall,
+    ChatCalls,
+    Wish,
+    answering,
+    astarted,
+    router_over,
+    started,
+)
 from llamaindex_moma.events import MoMARouteEvent
 from llamaindex_moma.question import asking, question_in, question_in_messages
-from moma_core import InvalidInputError, MoMARouter, Preference, RoutingDecision
+from moma_core import InvalidInputError, LLMCard, MoMARouter, Preference, RoutingDecision
 from moma_core.fallback import FallbackOn
 from moma_core.health import Health
 
@@ -47,12 +57,19 @@ class MoMALLM(FunctionCallingLLM):
     call are eligible, and for tool calls those that can call functions. An LLM that fails before
     its first token is followed by the next best, as `moma_core.fallback` says; one that keeps
     failing is left alone for a while. A call may bring its own ``preference``, ``max_latency`` and
-    ``exclude``. An answer names its LLM in ``additional_kwargs["moma_llm"]``.
+    ``exclude``. An answer names its LLM in ``additional_kwargs["moma_llm"]``; where it reports its
+    usage, ``"moma_cost"`` beside it has the expected USD and the real ones, from which later
+    expectations are corrected.
 
     Args:
-        llms: LlamaIndex LLMs by the names under which the router scores them; LLMs of the router
-            without an entry here are never chosen. They stay as they are, callbacks included.
-        router: Scores the LLMs; the packaged ones by default.
+        llms: LlamaIndex LLMs by the names under which the router scores them, or by any; LLMs of
+            the router without an entry here are never chosen. They stay as they are, callbacks
+            included.
+        router: Scores the LLMs. Left out, or with agents alone, the packaged pool knows them, or
+            their cards do, so that hard questions go to able ones on the first day.
+        cards: Where the router has no LLMs: what is known of ``llms``, prices, published scores,
+            likes (`LLMCard`). Prices that are missing are read from litellm's table where that
+            package is installed.
         preference: ``"performance"``, ``"auto"``, ``"cost"``, ``"cost:0.002"`` (USD a query), or a
             `Preference`.
         max_latency: Most seconds that an LLM may take, by `LLMCard.latency`.
@@ -63,6 +80,7 @@ class MoMALLM(FunctionCallingLLM):
 
     Raises:
         UnknownNameError: The router does not know a name.
+        InvalidCardError: The price of an LLM is not known.
         InvalidInputError: There is no LLM at all, or what is given is none.
         InvalidPreferenceError: There is no such preference.
 
@@ -81,6 +99,7 @@ class MoMALLM(FunctionCallingLLM):
         llms: Mapping[str, LLM],
         router: MoMARouter | None = None,
         *,
+        cards: Iterable[LLMCard] = (),
         preference: str | Preference | None = None,
         max_latency: float | None = None,
         fallback_on: FallbackOn | None = None,
@@ -89,7 +108,7 @@ class MoMALLM(FunctionCallingLLM):
     ) -> None:
         super().__init__(**kwargs)
         wish = Wish(preference, max_latency)
-        router = router or MoMARouter.from_cards()
+        router = router_over(router, llms, cards)
         calls = ChatCalls(llms, router, health or Health(), wish, fallback_on)
         calls.check()
         self._calls = replace(calls, llms=dict(llms))
@@ -259,12 +278,21 @@ class MoMALLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> _Model:
-        """Fill a template and answer it in a given form; see `predict`."""
-        with asking(prompt, prompt_args):
-            found: _Model = super().structured_predict(
-                output_cls, prompt, llm_kwargs, **prompt_args
-            )
-            return found
+        """Fill a template and answer it in a given form; see `predict`.
+
+        An answer that has not this form is followed by the next best LLM's.
+        """
+        options = dict(llm_kwargs or {})
+        with asking(prompt, prompt_args), answering() as given:
+            while True:
+                try:
+                    found: _Model = super().structured_predict(
+                        output_cls, prompt, options, **prompt_args
+                    )
+                except (TypeError, ValueError) as error:
+                    options = self._calls.without(given, options, error)
+                else:
+                    return found
 
     async def astructured_predict(
         self,
@@ -273,12 +301,18 @@ class MoMALLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> _Model:
-        """Fill a template and answer it in a given form; see `predict`."""
-        with asking(prompt, prompt_args):
-            found: _Model = await super().astructured_predict(
-                output_cls, prompt, llm_kwargs, **prompt_args
-            )
-            return found
+        """Fill a template and answer it in a given form; see `structured_predict`."""
+        options = dict(llm_kwargs or {})
+        with asking(prompt, prompt_args), answering() as given:
+            while True:
+                try:
+                    found: _Model = await super().astructured_predict(
+                        output_cls, prompt, options, **prompt_args
+                    )
+                except (TypeError, ValueError) as error:
+                    options = self._calls.without(given, options, error)
+                else:
+                    return found
 
     def stream_structured_predict(
         self,
@@ -347,7 +381,7 @@ class MoMALLM(FunctionCallingLLM):
             bound=bound,
         )
         if bound is not None and decision is not None:
-            call.decisions[bound] = decision
+            call.decisions[bound] = RoutingDecision.from_dict(decision)
         return call
 
     def _tool_call(

@@ -16,6 +16,7 @@ where it belongs to the caller. `fault_of` tells them apart for any provider's S
     ============  ==============================================  ==========================
     "caller"      400, 422, content policy                        raised; no circuit opens
     "overflow"    413, context length                             LLMs with a larger window
+    "unable"      400, 404, 422: the LLM does not support this    next; no circuit opens
     "rate_limit"  429                                             next; waits ``retry-after``
     "provider"    time-outs, 5xx, 401, 403, 404, anything else    next; counts as a failure
     ============  ==============================================  ==========================
@@ -52,7 +53,7 @@ __all__ = [
     "retry_after",
 ]
 
-Fault = Literal["caller", "overflow", "rate_limit", "provider"]
+Fault = Literal["caller", "overflow", "unable", "rate_limit", "provider"]
 """Whose fault an error is, and what kind it is."""
 
 FallbackOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
@@ -64,6 +65,11 @@ _Wanted = TypeVar("_Wanted")
 _OVERFLOW = re.compile(
     r"context.?(length|window|size|overflow|limit)|maximum context|prompt is too long"
     r"|input is too long|too many (input )?tokens|maximum number of (input )?tokens",
+    re.IGNORECASE,
+)
+_UNABLE = re.compile(
+    r"(does not|doesn.t|do not|don.t) support|only supported (by|in|for) certain models"
+    r"|not supported (with|by|in|for|on) th(is|e) (\w+ )?model|no endpoints? found that support",
     re.IGNORECASE,
 )
 _POLICY = re.compile(r"content.?(policy|filter|management)|responsible.?ai.?policy", re.IGNORECASE)
@@ -352,6 +358,8 @@ def fault_of(error: BaseException) -> Fault:
         return "overflow"
     if _POLICY.search(names) or (bad and _POLICY.search(text)):
         return "caller"
+    if (bad or status == 404) and _UNABLE.search(text):
+        return "unable"
     if status == 429 or (status in (None, 400) and _RATE.search(names)):
         return "rate_limit"
     return "caller" if bad and not _ACCOUNT.search(text) else "provider"

@@ -252,6 +252,22 @@ class MoMARouter:
             raise
         self._llms, self._llm_encoder = llms, encoder
 
+    def with_llms(self, llms: LLMRouter) -> MoMARouter:
+        """Return a router over the same agents and these LLMs; this one keeps its own.
+
+        Raises:
+            InvalidInputError: It is no pool, or this router's teams are of the one it has.
+            ArtifactError: It was trained with another encoder.
+            DuplicateNameError: An agent has the name of an LLM.
+
+        Example:
+            >>> tools = MoMARouter.from_cards([AgentCard("clock", "Tells the time")], llms=None)
+            >>> pool = LLMRouter.from_cards([LLMCard("small", 0.1, 0.4)])
+            >>> tools.with_llms(pool).llms.names, tools.llms
+            (('small',), None)
+        """
+        return MoMARouter(self._encoder, self._agent_router, llms, self._teams)
+
     @property
     def cache(self) -> RouteCache | None:
         """What keeps decisions of `route`; None while every query is decided anew."""

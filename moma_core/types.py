@@ -837,6 +837,16 @@ class RoutingDecision:
         because = f" because {self.reason}" if self.reason else ""
         return html_table(self._headline() + because, ["", "what", "figure"], rows)
 
+    def cost_of(self, name: str) -> float | None:
+        """Return what asking an LLM was expected to cost, USD; None where it was not considered.
+
+        Example:
+            >>> both = (Candidate("large", 0.9, 0.02), Candidate("small", 0.7, 0.001))
+            >>> RoutingDecision("llm", ("large",), 0.9, both).cost_of("small")
+            0.001
+        """
+        return next((each.cost for each in self.candidates if each.name == name), None)
+
     def explain(self) -> str:
         """Return the decision as text: what was chosen and why, the candidates, the steps.
 

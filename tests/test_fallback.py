@@ -66,6 +66,20 @@ GRPC = SimpleNamespace(name="RESOURCE_EXHAUSTED")
         ),
         (error("ContextOverflowError"), "overflow"),
         (error("RequestTooLargeError", status_code=413), "overflow"),
+        (error("BadRequestError", "gemma:2b does not support tools", status_code=400), "unable"),
+        (
+            error("NotFoundError", "No endpoints found that support tool use", status_code=404),
+            "unable",
+        ),
+        (
+            error("ValidationException", "This model doesn't support tool use.", status=400),
+            "unable",
+        ),
+        (
+            error("BadRequestError", "Supported values are: 'user', 'system'", status_code=400),
+            "caller",
+        ),
+        (error("InternalServerError", "does not support tools", status_code=500), "provider"),
         (error("RateLimitError"), "rate_limit"),
         (error("APIStatusError", response=response(429)), "rate_limit"),
         (error("ClientError", response=BOTO), "rate_limit"),

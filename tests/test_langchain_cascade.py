@@ -20,6 +20,7 @@ from moma_core.health import Health
 from moma_core.llms.cascade import Accept, Ask, CascadePlan, CascadeRouter, Weigh
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.training import train_cascade
+from moma_core.llms.usage import Usage
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()
@@ -59,7 +60,8 @@ def chat(a: str = "391", b: str = "391", large: str = "391", **options: Any) -> 
     llms = {name: saying(f"By {name}.\nAnswer: {text}", name=name) for name, text in said.items()}
     llms |= options.pop("llms", {})
     options = {"preference": "topsis", "encoder": ENCODER, **options}
-    return ChatCascade(router=ROUTER, llms=llms, **options)
+    base = replace(ROUTER.base, usage=Usage())  # costs are learnt from use
+    return ChatCascade(router=replace(ROUTER, base=base), llms=llms, **options)
 
 
 def who(answer: AIMessage) -> str:

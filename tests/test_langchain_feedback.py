@@ -136,7 +136,7 @@ def test_an_answer_of_another_llm_is_not_credited_to_the_chosen_one(router: MoMA
 def test_a_router_that_does_not_learn_leaves_answers_small(router: MoMARouter) -> None:
     fixed = MoMARouter.from_cards()
     answer = ChatMoMA(router=fixed, llms=chats(fixed)).invoke(ASK)
-    assert set(answer.response_metadata) == {"moma_llm", "model_name"}
+    assert set(answer.response_metadata) == {"moma_llm", "moma_cost", "model_name"}
     assert decision_in(AIMessage("hi")) is None
 
 

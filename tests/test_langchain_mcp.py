@@ -1,9 +1,14 @@
-"""Agents over real MCP servers: two of our own over stdio, and what servers may say of tools."""
+"""Agents over real MCP servers, ours over stdio and HTTP, and what servers may say of tools."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +43,8 @@ from mcp.server.fastmcp import Context, FastMCP
 from mcp.types import ToolAnnotations
 
 name = sys.argv[1]
-server = FastMCP(name)
+port = int(sys.argv[2]) if len(sys.argv) > 2 else 8000
+server = FastMCP(name, host="127.0.0.1", port=port, log_level="ERROR")
 
 @server.tool(annotations=ToolAnnotations(title="Search papers", readOnlyHint=True))
 def search(words: str) -> str:
@@ -60,7 +66,7 @@ async def hire(context: Context) -> str:
     await context.session.send_tool_list_changed()
     return "hired"
 
-server.run("stdio")
+server.run("streamable-http" if len(sys.argv) > 2 else "stdio")
 '''
 
 
@@ -68,6 +74,25 @@ def server(folder: Path, name: str) -> dict[str, Any]:
     file = folder / "server.py"
     file.write_text(SERVER, encoding="utf-8")
     return {"transport": "stdio", "command": sys.executable, "args": [str(file), name]}
+
+
+@asynccontextmanager
+async def http_server(folder: Path, name: str, port: int) -> AsyncIterator[dict[str, Any]]:
+    """Run a server until the body ends; it is killed, as one that dies is."""
+    args = server(folder, name)["args"]
+    process = subprocess.Popen(  # noqa: S603 - our own
+        [sys.executable, *args, str(port)], stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(400):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            await asyncio.sleep(0.05)
+        yield {"transport": "streamable_http", "url": f"http://127.0.0.1:{port}/mcp"}
+    finally:
+        process.kill()
+        process.wait()
 
 
 def calling(name: str, arguments: dict[str, Any]) -> Any:
@@ -169,6 +194,46 @@ async def test_a_dead_servers_tools_go_out_and_the_run_goes_on(tmp_path: Path) -
     assert router.health.unhealthy() == {"search"}
     assert "search is not available" in (await agent.ainvoke(asked))["messages"][-1].text
     assert "search" not in llm.calls[-1].tools
+
+
+async def test_over_http_a_server_changes_dies_and_comes_back(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changed = asyncio.Event()
+
+    async def heard(message: Any) -> None:
+        if "ToolListChanged" in type(getattr(message, "root", message)).__name__:
+            changed.set()
+
+    router = MoMARouter.from_cards(llms=None)
+    router.agent_router.health._cooldown = 0.0  # half-open at once
+    moma, llm = MoMAMiddleware(router, max_tools=1), ScriptedChat()
+    goes_on = ToolRetryMiddleware(max_retries=0)
+
+    async def say(text: str) -> str:
+        return str((await agent.ainvoke({"messages": text}))["messages"][-1].text)
+
+    async with http_server(tmp_path, "office", port) as connection:
+        listening = {**connection, "session_kwargs": {"message_handler": heard}}
+        async with create_session(listening) as session:
+            await session.initialize()
+            tools = await load_mcp_tools(session)
+            assert moma.sync(tools, source="office").added == ("search", "wipe", "hire")
+            agent = create_agent(llm, tools, middleware=[goes_on, moma])
+            assert "office found" in await say("search papers about cats")
+            assert "hired" in await say("hire a gardener")
+            await asyncio.wait_for(changed.wait(), 10)
+        tools = await MultiServerMCPClient({"office": connection}).get_tools()
+        done = moma.sync(tools, source="office")
+        assert (done.added, done.removed) == (("water_plants",), ("wipe",))
+        assert "watered" in await say("water the plants in the garden")
+    for _ in range(3):
+        assert "found" not in await say("search papers about cats")
+    assert router.health.circuit("search") != "closed"
+    async with http_server(tmp_path, "office", port):
+        assert "office found" in await say("search papers about cats")
+    assert router.health.circuit("search") == "closed"
 
 
 def listed(name: str, **fields: Any) -> SimpleNamespace:

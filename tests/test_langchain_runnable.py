@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
@@ -204,7 +205,7 @@ def test_other_targets_get_the_input_as_it_came(agents_only: MoMARouter) -> None
 
 
 def test_tool_with_several_arguments_says_what_to_do(agents_only: MoMARouter) -> None:
-    with pytest.raises(ToolArgumentsError, match=r"arguments=\{'calculator'"):
+    with pytest.raises(ToolArgumentsError, match=r"arguments=chat_model.*arguments=\{'calculator'"):
         RunnableRouter(router=agents_only, targets={"calculator": calculate})
     read = {"calculator": lambda text: {"left": 1, "right": len(text)}}
     chain = RunnableRouter(
@@ -215,6 +216,50 @@ def test_tool_with_several_arguments_says_what_to_do(agents_only: MoMARouter) ->
         router=agents_only, targets={"calculator": calculate}, arguments={"calculator": str.split}
     )
     with pytest.raises(ToolArgumentsError, match="must return a dict"):
+        chain.invoke(ASK_SUM)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "in_order"])
+def test_an_llm_fills_in_arguments_from_the_conversation(agents_only: MoMARouter, way: str) -> None:
+    def fill(messages: Any, tools: Any, choice: Any) -> AIMessage:
+        numbers = [int(n) for m in messages for n in re.findall(r"\d+", m.text)]
+        call = {"name": choice, "args": {"left": numbers[0], "right": numbers[-1]}, "id": "1"}
+        return AIMessage("", tool_calls=[call])
+
+    llm = ScriptedChat(reply=fill)
+    several = "in_order" if way == "in_order" else "first"
+    chain = RunnableRouter(
+        router=agents_only,
+        targets={"calculator": calculate.with_retry(), "weather": weather},
+        arguments=llm,
+        several=several,
+    )
+    asked = [("human", "we have 7 apples"), ("ai", "fine"), ("human", "what is that plus 35?")]
+    if way == "ainvoke":
+        assert asyncio.run(chain.ainvoke(asked)) == 42
+    elif way == "stream":
+        assert list(chain.stream(asked)) == [42]
+    else:
+        assert chain.invoke(asked) == ({"calculator": 42} if way == "in_order" else 42)
+    assert [call.tools for call in llm.calls] == [("calculate",)]
+    if several == "first":
+        assert chain.invoke(ASK_WEATHER) == weather.invoke(ASK_WEATHER)  # one text needs no LLM
+    assert len(llm.calls) == 1
+    by_name = RunnableRouter(
+        router=agents_only, targets={"calculator": calculate}, arguments={"calculator": llm}
+    )
+    assert by_name.invoke(asked) == 42
+
+
+def test_an_llm_that_cannot_fill_in_arguments_says_so(agents_only: MoMARouter) -> None:
+    targets = {"calculator": calculate}
+    with pytest.raises(InvalidInputError, match="cannot call tools"):
+        RunnableRouter(
+            router=agents_only, targets=targets, arguments=FakeListChatModel(responses=["hi"])
+        )
+    mute = ScriptedChat(reply=lambda *_: "I would rather not")
+    chain = RunnableRouter(router=agents_only, targets=targets, arguments=mute)
+    with pytest.raises(ToolArgumentsError, match=r"'calculate' did not call it; it said.*rather"):
         chain.invoke(ASK_SUM)
 
 
@@ -465,5 +510,9 @@ def test_a_turn_without_words_goes_to_an_llm_or_by_default(
         router=agents_only, targets={"weather": weather}, default=lambda value: "a cat"
     )
     assert shown.invoke(asked) == shown.invoke({"messages": asked}) == "a cat"
+    nobody = RunnableRouter(
+        router=router, targets={"weather": weather}, default=lambda value: "a cat"
+    )
+    assert nobody.invoke(asked) == "a cat"
     with pytest.raises(InvalidQueryError, match="default=chat_model"):
         RunnableRouter(router=agents_only, targets={"weather": weather}).invoke(asked)

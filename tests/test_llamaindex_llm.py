@@ -28,7 +28,7 @@ from llama_index.core.tools import FunctionTool
 
 from llamaindex_moma import MoMALLM, MoMALLMFailureEvent, MoMARouteEvent
 from moma_core import InvalidInputError, MoMARouter, NoTargetError, UnknownNameError
-from moma_core.errors import InvalidPreferenceError
+from moma_core.errors import InvalidCardError, InvalidPreferenceError
 from moma_core.health import Health
 
 CHEAP, DEAR, MIDDLE = "gemini-1.5-flash", "claude-3-5-sonnet-20241022", "gpt-4o-2024-08-06"
@@ -270,5 +270,5 @@ def test_a_slip_shows_before_the_first_call(router: MoMARouter) -> None:
         MoMALLM({}, router)
     with pytest.raises(InvalidPreferenceError):
         MoMALLM({CHEAP: MockLLM()}, router, preference="cheapest")
-    with pytest.raises(InvalidInputError, match="packaged"):
-        MoMALLM({CHEAP: MockLLM()}, MoMARouter.from_cards(llms=None))
+    with pytest.raises(InvalidCardError, match=r"price of LLM 'gemini-1\.5-flush' is not known"):
+        MoMALLM({"gemini-1.5-flush": MockLLM()}, MoMARouter.from_cards(llms=None))

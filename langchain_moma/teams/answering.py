@@ -12,8 +12,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from langchain_moma.calls import CallRunnable, marked
-from langchain_moma.messages import RouterInput, messages_in
+from langchain_moma.calls import CallRunnable
+from langchain_moma.messages import RouterInput, marked, messages_in
 from langchain_moma.teams.graph import Team, build, with_options
 from moma_core import InvalidInputError, LLMCard, TeamPlan
 

@@ -20,10 +20,11 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Overwrite
 
-from langchain_moma.calls import check_chat_models, marked, window_of
+from langchain_moma.calls import check_chat_models, window_of
 from langchain_moma.decision import FALLBACK_EVENT, adispatch, dispatch, names_of
 from langchain_moma.messages import (
     LLM_KEY,
+    marked,
     some_query_of,
 )
 from langchain_moma.portable import portable_messages, portable_options

@@ -28,6 +28,7 @@ from moma_core.llms.cascade_planner import (
     build_lattice,
     solve,
 )
+from moma_core.llms.costs import Sent
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import (
     POINTS,
@@ -118,6 +119,7 @@ class CascadePlan:
         preference: ``"performance"``, ``"auto"`` or ``"cost"``.
         latency: Most seconds that its calls take one after the other, by the LLMs' cards; None
             where one's is not known.
+        expected: USD that one call of each LLM was expected to cost.
 
     Example:
         >>> strong = Ask("large", Accept("large"), Accept("large"), (("small", Accept("small")),))
@@ -135,6 +137,7 @@ class CascadePlan:
     cost: float
     preference: str = "auto"
     latency: float | None = None
+    expected: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def llms(self) -> tuple[str, ...]:
@@ -188,7 +191,8 @@ class CascadePlan:
         root = _step(data["root"])
         if not isinstance(root, Ask):
             raise TypeError("a plan starts with a call.")
-        return cls(root, data["score"], data["cost"], data["preference"], data["latency"])
+        expected = dict(data.get("expected", {}))
+        return cls(root, data["score"], data["cost"], data["preference"], data["latency"], expected)
 
 
 def _shallow(plan: CascadePlan) -> dict[str, Any]:
@@ -493,6 +497,8 @@ class CascadeRouter:
         preference: str | Preference | None = None,
         exclude: Collection[str] = (),
         max_latency: float | None = None,
+        *,
+        tokens: float | None = None,
     ) -> CascadePlan:
         """Return what to ask for one query.
 
@@ -503,6 +509,7 @@ class CascadeRouter:
             exclude: LLMs that may not be asked now.
             max_latency: Most seconds of all calls, one after the other, by `LLMCard.latency`. The
                 fastest LLM alone where none is in time; an unknown latency counts as none.
+            tokens: Of all that an LLM will read, the conversation among it; None: of ``text``.
 
         Raises:
             InvalidPreferenceError: No such preference, or a latency that is no number.
@@ -510,7 +517,9 @@ class CascadeRouter:
         """
         wanted = parse_preference(preference)
         limit = check_latency(max_latency)
-        planned = self.predict([text], np.asarray(vector)[None], exclude, limit)
+        sent = None if tokens is None else [Sent(tokens)]
+        quality, costs = self.base.predict([text], np.asarray(vector)[None], sent)
+        planned = self.plan_predicted(quality, costs, exclude, limit=limit)
         column = int(planned.choose(wanted)[0])
         score, cost = float(planned.scores[0, column]), float(planned.costs[0, column])
         label = preference_name(wanted)
@@ -522,7 +531,8 @@ class CascadeRouter:
             )
         names = self.base.names
         seconds = dict(zip(names, self.base.latencies(names), strict=True))
-        return CascadePlan(root, score, cost, label, slowest(root, seconds))
+        expected = dict(zip(names, costs[0].tolist(), strict=True))
+        return CascadePlan(root, score, cost, label, slowest(root, seconds), expected)
 
     def predict(
         self,

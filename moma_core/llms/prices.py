@@ -17,25 +17,29 @@ __all__ = ["listed_card", "price_table"]
 
 _TABLE = "model_prices_and_context_window_backup.json"
 _MILLION = 1e6
+_PRICES = {"input_cost_per_token", "output_cost_per_token"}
 
 
-def listed_card(name: str, **known: Any) -> LLMCard:
+def listed_card(name: str, *listed: str, **known: Any) -> LLMCard:
     """Return the card of an LLM with the prices and the window that litellm lists.
 
     Args:
         name: As litellm writes it, such as ``"gpt-5-mini"`` or ``"deepseek/deepseek-chat"``.
+        listed: Where ``name`` is a name of your own: what litellm may call it, the first that it
+            knows.
         known: What else is known: any argument of `LLMCard`; it wins over the table.
 
     Raises:
         InvalidCardError: litellm is not installed, or its table has no price for the name.
     """
     table = price_table()
-    entry = table.get(name, {})
-    if "input_cost_per_token" not in entry or "output_cost_per_token" not in entry:
+    priced = (table[key] for key in (*listed, name) if table.get(key, {}).keys() >= _PRICES)
+    entry = next(priced, None)
+    if entry is None:
         where = "litellm's table has none" if table else "litellm is not installed"
         raise InvalidCardError(
-            f"the price of LLM {name!r} is not known: {where}. Give USD per million input and "
-            f"output tokens: LLMCard({name!r}, 0.25, 2.0); a local LLM costs 0."
+            f"the price of LLM {name!r} is not known: it was not given and {where}. Give USD per "
+            f"million input and output tokens: LLMCard({name!r}, 0.25, 2.0); a local LLM costs 0."
         )
     cached = entry.get("cache_read_input_token_cost")
     window = entry.get("max_input_tokens")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -67,6 +67,7 @@ from moma_core.types import (
 __all__ = [
     "MIN_SCORED",
     "LLMRouter",
+    "pool_for",
     "pool_of",
     "read_llms",
     "write_llms",
@@ -236,6 +237,45 @@ class LLMRouter:
         """
         self.card(name)
         self.usage.observe(name, expected, real)
+
+    def paid(
+        self,
+        name: str,
+        input_tokens: float,
+        output_tokens: float,
+        cached_tokens: float = 0.0,
+        *,
+        expected: float | None = None,
+    ) -> float | None:
+        """Return USD of a call by its tokens; `observe` it where it was expected to cost something.
+
+        Args:
+            name: The LLM that was asked.
+            input_tokens: Tokens read, those from the cache among them.
+            output_tokens: Tokens written.
+            cached_tokens: Tokens read from the provider's cache.
+            expected: USD that was expected, None where nobody asked.
+
+        Returns:
+            None where the card has no price list's prices.
+
+        Raises:
+            UnknownNameError: It is not in the pool.
+
+        Example:
+            >>> pool = LLMRouter.from_cards([LLMCard("small", 1.0, 2.0)])
+            >>> pool.paid("small", 1_000, 500, expected=0.001)
+            0.002
+            >>> pool.usage.factors(["small"]).round(2).tolist()
+            [1.12]
+        """
+        card = self.card(name)
+        if card.metadata.get("price") == "indicative":
+            return None
+        real = card.usd(input_tokens, output_tokens, cached_tokens)
+        if expected is not None:
+            self.observe(name, expected, real)
+        return real
 
     def score(self, query_text: str, vector: FloatArray, sent: Sent | None = None) -> ScoreTable:
         """Return predicted quality and cost of each LLM on one query; vector of shape (d,)."""
@@ -696,6 +736,32 @@ def pool_of(llms: Any) -> Any:
     if isinstance(llms, str | LLMRouter) or not isinstance(llms, Iterable):
         return llms
     return LLMRouter.from_cards(llms)
+
+
+def pool_for(
+    names: Collection[str], cards: Iterable[LLMCard | str], describe: Callable[[str], LLMCard]
+) -> LLMRouter:
+    """Return a pool for LLMs that somebody has clients of: known by cards, or the packaged one.
+
+    Args:
+        names: Of the clients.
+        cards: What is known of them.
+        describe: Returns the card of one that has none, or raises `InvalidCardError`.
+
+    Raises:
+        InvalidCardError: Too little is known of one.
+        UnknownNameError: A card's name is none of the clients'.
+    """
+    given = {card.name: card for card in _checked_cards(cards)} if cards else {}
+    for name in given:
+        if name not in names:
+            raise UnknownNameError(
+                f"there is a card of LLM {name!r}, but no such LLM; there are {sorted(names)}. "
+                "Give them the same name."
+            )
+    if not given and (packaged := LLMRouter.packaged()) and set(names) <= set(packaged.names):
+        return packaged
+    return LLMRouter.from_cards([given.get(name) or describe(name) for name in names])
 
 
 def _checked_cards(cards: Iterable[LLMCard | str]) -> tuple[LLMCard, ...]:

@@ -18,3 +18,4 @@ data = LLMDataset(
 )
 cascade = train_cascade(data, RoutingEncoder(), head="linear")
 chats = {name: ScriptedChat(name=name) for name in ("small", "large")}
+mini, full = ScriptedChat(name="mini"), ScriptedChat(name="full")
