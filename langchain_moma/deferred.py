@@ -85,7 +85,7 @@ def referenced(messages: Sequence[BaseMessage]) -> list[str]:
 
 def with_reveals(
     messages: Sequence[BaseMessage], reveals: Sequence[Reveal], declared: Collection[str]
-) -> list[BaseMessage]:
+) -> list[Any]:
     """Return the conversation with what was revealed after each turn's words.
 
     A turn that is no longer in it (trimmed, summarised) reveals with the first one that is. Tools
@@ -107,7 +107,7 @@ def with_reveals(
     return sent
 
 
-def in_words(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+def in_words(messages: Sequence[BaseMessage]) -> list[Any]:
     """Return the conversation with the results of searches as text, for other providers."""
     return [
         message.model_copy(update={"content": f"Found: {', '.join(names)}"})
