@@ -43,9 +43,8 @@ docs: install  ## the site, in site/; warnings are errors
 	$(PIP) -c constraints.txt --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: install  ## the slow measurements; data from MOMA_DATA
-	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/agents.py
-	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/llms.py
+bench: install  ## beside peers, resumable; data from MOMA_DATA; BENCH=--quick: ten minutes
+	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/bench.py $(BENCH)
 
 clean:
 	rm -rf .venv .next moma-demo dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

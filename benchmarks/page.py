@@ -133,6 +133,7 @@ def beside() -> str:
             rate(found[name]["oos_recall"]),
         )
         for name, title in names.items()
+        if name in found
     ]
     head = "CLINC150, 20 examples an agent | right first | in / out AUROC | kept | caught"
     return table(head, rows, "agents_vs_peers.py", ("agents_vs_peers", ""))
@@ -436,23 +437,26 @@ def limits() -> str:
 
 
 def every() -> str:
-    """All result files, their benchmark and days."""
-    rows = []
+    """All result files, their benchmark, days, and what the last run of `make bench` took."""
+    runs = load("bench") if (RESULTS / "bench.json").exists() else {}
+    lines = ["| benchmark | question | measured | seconds (load) |", "|---|---|---|---|"]
     for name, parts in days().items():
-        when = sorted({day for day, _ in parts.values()})
         script = ROOT / "benchmarks" / f"{name}.py"
-        if not script.exists():
+        if name == "bench" or not script.exists():
             continue
-        about = script.read_text(encoding="utf-8").split('"""')[1].strip().split("\n\n")[0]
-        rows.append(
-            (
-                f"`{name}.py`",
-                " ".join(about.split()),
-                " to ".join(dict.fromkeys(when[:1] + when[-1:])),
-            )
+        about = " ".join(
+            script.read_text(encoding="utf-8").split('"""')[1].split("\n\n")[0].split()
         )
-    lines = ["| benchmark | question | measured |", "|---|---|---|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+        when = sorted({day for day, _ in parts.values()})
+        span = " to ".join(dict.fromkeys((when[0], when[-1])))
+        took = f"{runs[name]['seconds']:.0f} ({runs[name]['load']})" if name in runs else ""
+        lines.append(f"| `{name}.py` | {about} | {span} | {took} |")
+    machines = {json.dumps(run["machine"]): run["machine"] for run in runs.values()}
+    noted = [
+        f"{m['cpu']}, {m['cores']} cores, {m['gib']} GiB, {m['system']}, Python {m['python']}."
+        for m in machines.values()
+    ]
+    return "\n".join(lines + [""] * bool(noted) + noted)
 
 
 FIGURES: Mapping[str, Callable[[], str]] = {
