@@ -386,6 +386,52 @@ def rules() -> str:
     return table(head, rows, "auto_rules.py", ("auto_rules", "summary"))
 
 
+def final() -> str:
+    names = {
+        "metatool-unseen, descriptions, 8": "MetaTool, tools never seen, descriptions",
+        "clinc150, descriptions, 8": "CLINC150, never seen, names alone",
+        "metatool, examples, 8": "MetaTool, 10 examples a tool",
+        "clinc150, examples, 8": "CLINC150, 10 examples an agent",
+    }
+    ways = ("ranker", "noisy channel", "fused, noisy channel", "fused, adapted noisy channel")
+    cells = load("decoding_quality")["cells"]
+    rows = [
+        (title, *(rate(cells[name][way]["right"]) for way in ways)) for name, title in names.items()
+    ]
+    head = "shortlist of 8: right | ranker alone | LLM alone | both, plain | both, with the adapter"
+    return table(head, rows, "decoding_quality.py", ("decoding_quality", "cells"))
+
+
+def added() -> str:
+    rows = [
+        (
+            row["pool"],
+            rate(row["share"]["all"]["share"][0], 2),
+            rate(row["share"]["all"]["share"][1], 2),
+        )
+        for row in load("llm_added")
+    ]
+    head = "100 scored queries of a new LLM | share of what retraining brings | ±"
+    return table(head, rows, "llm_added.py", ("llm_added", ""))
+
+
+def pairs() -> str:
+    runs = load("pairs")
+    keys = ("outcome_log_loss", "bradley_terry_log_loss", "base_rate_log_loss")
+    keys += ("winner_accuracy", "bradley_terry_accuracy")
+
+    def span(name: str, key: str) -> str:
+        values = sorted(run[key] for run in runs if run["pairs"] == name)
+        return f"{rate(values[0])} to {rate(values[-1])}"
+
+    names = dict.fromkeys(run["pairs"] for run in runs)
+    rows = [(name, *(span(name, key) for key in keys)) for name in names]
+    head = (
+        "three seeds | log loss | by levels alone | by frequencies | winner right | by levels alone"
+    )
+    return table(head, rows, "pairs.py", ("pairs", ""))
+
+
 def several() -> str:
     names = {"ours": "`several=True`", "whole": "never cut", "every clause": "cut at every clause"}
     found = load("several_agents")["two in one"]
@@ -462,8 +508,8 @@ def every() -> str:
 FIGURES: Mapping[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
-        agents, beside, day_one, every, feedback, heads, knobs, limits, llms, own_llms, promise,
-        prompt_cache, rules, selectors, several, speed, tools,
+        added, agents, beside, day_one, every, feedback, final, heads, knobs, limits, llms,
+        own_llms, pairs, promise, prompt_cache, rules, selectors, several, speed, tools,
     )
 }  # fmt: skip
 
