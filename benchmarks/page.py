@@ -432,6 +432,18 @@ def pairs() -> str:
     return table(head, rows, "pairs.py", ("pairs", ""))
 
 
+def weight() -> str:
+    found = load("installed")
+    rows = [
+        (f"`{name}`", row["packages"], f"{row['mb']:.0f}", f"{row['import_ms']:.0f}", row["python"])
+        for name, row in found.items()
+        if name != "files"
+    ]
+    head = "the wheel in a bare environment | packages | MB | `import moma_core`, ms | Python"
+    note = f" The wheel has {found['files']['wheel_mb']:.1f} MB."
+    return table(head, rows, "installed.py", ("installed", "")) + note
+
+
 def several() -> str:
     names = {"ours": "`several=True`", "whole": "never cut", "every clause": "cut at every clause"}
     found = load("several_agents")["two in one"]
@@ -510,6 +522,7 @@ FIGURES: Mapping[str, Callable[[], str]] = {
     for function in (
         added, agents, beside, day_one, every, feedback, final, heads, knobs, limits, llms,
         own_llms, pairs, promise, prompt_cache, rules, selectors, several, speed, tools,
+        weight,
     )
 }  # fmt: skip
 
