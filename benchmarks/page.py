@@ -254,6 +254,39 @@ def knobs() -> str:
     return table(head, rows, "knobs.py", ("knobs", ""))
 
 
+def shots() -> str:
+    found = load("shots")
+    names = {"metatool": "MetaTool, 199", "clinc150": "CLINC150, 150", "banking50": "banking50, 50"}
+    counts = sorted(int(key.split()[0]) for key in found["metatool"] if key.endswith(" moma"))
+    keys = ("right_first", "kept", "wrong", "caught")
+
+    def cell(row: Mapping[str, float]) -> str:
+        return " / ".join(rate(row[key], 2) for key in keys)
+
+    rows = [(count, *(cell(found[name][f"{count} moma"]) for name in names)) for count in counts]
+    head = "examples an agent: right first / kept / wrong / caught | " + " | ".join(names.values())
+    return table(head, rows, "shots.py", *(("shots", name) for name in names))
+
+
+def languages() -> str:
+    rows = [
+        (
+            name,
+            row["agents"],
+            rate(row["multilingual"]["right_first"], 2),
+            rate(row["English"]["right_first"], 2),
+            rate(row["English"]["noticed"], 2),
+            rate(row["English"]["sure_and_wrong"], 2),
+        )
+        for name, row in load("languages").items()
+    ]
+    head = (
+        "descriptions alone | agents | multilingual: right first | English: right first | "
+        "noticed as unread | wrong and sure"
+    )
+    return table(head, rows, "languages.py", ("languages", ""))
+
+
 def promise() -> str:
     rows = [
         (
@@ -520,8 +553,8 @@ def every() -> str:
 FIGURES: Mapping[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
-        added, agents, beside, day_one, every, feedback, final, heads, knobs, limits, llms,
-        own_llms, pairs, promise, prompt_cache, rules, selectors, several, speed, tools,
+        added, agents, beside, day_one, every, feedback, final, heads, knobs, languages, limits,
+        llms, own_llms, pairs, promise, prompt_cache, rules, selectors, several, shots, speed, tools,
         weight,
     )
 }  # fmt: skip
