@@ -33,6 +33,8 @@ QUICK: Mapping[str, tuple[str, ...]] = {
 }
 SLOW: Mapping[str, tuple[str, ...]] = {
     "day_one": ("--count", "120", "metatool", "clinc150", "banking50"),
+    "languages": (),
+    "shots": (),
     "langgraph_tools": (),
     "pairs": (),
     "own_llms": (),

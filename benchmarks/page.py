@@ -554,8 +554,8 @@ FIGURES: Mapping[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
         added, agents, beside, day_one, every, feedback, final, heads, knobs, languages, limits,
-        llms, own_llms, pairs, promise, prompt_cache, rules, selectors, several, shots, speed, tools,
-        weight,
+        llms, own_llms, pairs, promise, prompt_cache, rules, selectors, several, shots, speed,
+        tools, weight,
     )
 }  # fmt: skip
 
