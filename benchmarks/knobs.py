@@ -2,7 +2,7 @@
 
     MOMA_DATA=../shared/data python benchmarks/knobs.py [ROW ...]
 
-MetaTool, 199 tools that overlap; numbers of examples are in shots.py. Each row is one router with a little more than the row before;
+MetaTool, 199 tools that overlap; shots.py has more numbers of examples. Each row is one router;
 examples are the first of a shuffle of train rows, negatives train rows of CLINC150 that fit no
 agent. Asked are `INSIDE` val rows for one tool, and the val rows of CLINC150 that fit no agent.
 Writes benchmarks/results/knobs.json.
