@@ -530,6 +530,7 @@ def limits() -> str:
 def every() -> str:
     """All result files, their benchmark, days, and what the last run of `make bench` took."""
     runs = load("bench") if (RESULTS / "bench.json").exists() else {}
+    runs = {name: run for name, run in runs.items() if run["ended"] == 0}
     lines = ["| benchmark | question | measured | seconds (load) |", "|---|---|---|---|"]
     for name, parts in days().items():
         script = ROOT / "benchmarks" / f"{name}.py"
