@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA := $(or $(MOMA_DATA),../shared/data)
 
-.PHONY: install demo test test-next lint format bench clean
+.PHONY: install demo test test-next lint format docs bench packaging clean
 
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
@@ -39,9 +39,15 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install  ## the slow measurements; data from MOMA_DATA
-	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/agents.py
-	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/llms.py
+docs: install  ## the site, in site/; warnings are errors
+	$(PIP) -c constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+bench: install  ## beside peers, resumable; data from MOMA_DATA; BENCH=--quick: ten minutes
+	MOMA_DATA=$(DATA) $(BIN)/python benchmarks/bench.py $(BENCH)
+
+packaging: install  ## wheel and sdist, tried in bare environments with each extra; minutes
+	$(BIN)/python benchmarks/installed.py
 
 clean:
-	rm -rf .venv .next moma-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .next moma-demo dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

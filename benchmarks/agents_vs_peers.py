@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 
 from moma_core import AgentCard, MoMARouter, RoutingEncoder
 from moma_core.agents.data import LabelledQueries, read_agents, read_queries, with_examples
+from moma_core.agents.reranker import Reranker
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/agents_vs_peers.json")
@@ -158,7 +159,9 @@ def figures(sure, right, accepted, asked: LabelledQueries) -> dict[str, float]:
 def ours(
     cards: Sequence[AgentCard], negatives: Sequence[str], asked, encoder: Remembered
 ) -> tuple[dict[str, float], Chooser]:
-    router = MoMARouter.from_cards(cards, llms=None, encoder=encoder, negatives=negatives)
+    router = MoMARouter.from_cards(  # the reranker goes with the packaged encoder; this wraps it
+        cards, llms=None, encoder=encoder, negatives=negatives, reranker=Reranker()
+    )
     router.fit()
     rankings = router.rank(asked.texts)
     sure = np.array([ranking.best_probability for ranking in rankings])

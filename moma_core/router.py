@@ -153,7 +153,7 @@ class MoMARouter:
             max_wrong_agent_rate: Largest share of all queries that may go to a wrong agent, say
                 0.05: promised with 90 % confidence, at the price of more queries to LLMs.
             categories: What categories there are and what they are for, beside those that cards
-                name; see docs/categories.md. A `Taxonomy` says more of how they are used.
+                name; see docs/concepts.md. A `Taxonomy` says more of how they are used.
             teams: Plans teams of the LLMs where they are worth their cost; None: never.
             decider: Has the last word on the ranker's shortlist, before the gate, as an LLM may
                 (docs/decisions.md); None: the ranker's order stands.

@@ -108,6 +108,19 @@ def test_adapters_import_listed_names_only(adapter):
     assert private == []
 
 
+def test_the_wheel_stays_small():
+    folders = ("moma_core", "langchain_moma", "llamaindex_moma", "examples/moma_demo")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files if "__pycache__" not in path.parts)
+    assert size < 45e6, "before compression; asked for is a wheel of at most 45 MB"
+
+
+def test_whatever_is_packaged_is_in_the_notice():
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for path in (ROOT / "moma_core" / "packaged").rglob("*.*"):
+        assert path.name in notice, f"say in NOTICE where {path} comes from"
+
+
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = moma_core.nothing

@@ -145,7 +145,11 @@ def _picture(router: MoMARouter, outcomes: Sequence[Outcome], console: Console, 
         for outcome in outcomes
         if outcome.query in hard and outcome.decision.kind != "agent"
     }
-    drawn = draw(llms_for(router, hard[0].text), choices, hard[0].text, plot)
+    try:
+        drawn = draw(llms_for(router, hard[0].text), choices, hard[0].text, plot)
+    except ModuleNotFoundError:
+        console.print('For a picture of it: pip install "moma-router[plots]"', markup=False)
+        return
     console.print(
         f"A picture of the hard question, with every LLM's predicted score and cost: {drawn}"
     )

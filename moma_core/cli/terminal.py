@@ -152,6 +152,8 @@ def _check_exists(directory: Path) -> None:
         raise ArtifactError(
             f"there is no router in {directory} yet. Register a first agent with\n"
             "  moma agents add weather 'Weather forecast for a place' -e 'will it rain?'\n"
+            "fit a pool of your own LLMs with\n"
+            f"  moma train llms --data scored.parquet --out {directory}\n"
             "or name another directory with --router."
         )
 
