@@ -613,8 +613,8 @@ class ColdView:
 
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
-_UNTOLD = 0.5  # share in nearness of what holds for all, where the user gave no negatives
-_MORE_ASKED = 0.3  # of the cold probability, among agents that all have many examples
+_UNTOLD = 0.25  # share in nearness of what holds for all, where the user gave no negatives
+_MORE_ASKED = 0.36  # of the cold probability, among agents that all have many examples
 
 
 def with_cold_view(
