@@ -614,7 +614,7 @@ class ColdView:
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 _UNTOLD = 0.25  # share in nearness of what holds for all, where the user gave no negatives
-_MORE_ASKED = 0.36  # of the cold probability, among agents that all have many examples
+_MORE_ASKED = 0.42  # of the probability, as examples grow, up to `_SURE`
 
 
 def with_cold_view(
@@ -648,7 +648,7 @@ def with_cold_view(
     near = blended(cold.near, gate.fits.probabilities(seen), near_trust)
     fits = near * cold.meant ** np.maximum(trust, 1.0 - told)
     right = blended(cold.right, own_right, trust)
-    least = COLD_THRESHOLD + _MORE_ASKED * (1.0 - share)
+    least = np.minimum(COLD_THRESHOLD + _MORE_ASKED * (1.0 - share), _SURE)
     common = np.maximum(trust, 1.0 - told)
     return fits * right, fits, common * least + (1.0 - common) * gate.threshold
 
