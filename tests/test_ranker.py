@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moma_core import AgentCard
+from moma_core.agents import rivals, training
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import Negatives
 from moma_core.agents.ranker import (
@@ -268,3 +269,49 @@ def test_a_query_given_to_two_agents_ranks_both_first():
     both = [replace(card, examples=(*card.examples, shared)) for card in cards[:2]]
     found = logits(train(catalog_of([*both, *cards[2:]]).snapshot, NOBODY), [shared])[0]
     assert set(found.argsort()[-2:]) == {0, 1}
+
+
+def fitted_both_ways(cards, queries, monkeypatch, **settings):
+    """Return logits of queries by columns fitted with all other agents, and with rivals only."""
+    found = []
+    for least in (len(cards) + 1, 2):
+        monkeypatch.setattr(training, "MANY", least)
+        for name, value in settings.items():
+            monkeypatch.setattr(rivals, name, value)
+        ranker = train(catalog_of(cards).snapshot, NOBODY).ranker
+        found.append(ranker.logits(queries, ENCODER.encode(queries)))
+    return found
+
+
+def test_where_all_are_rivals_nothing_is_left_out(monkeypatch):
+    cards = many(13, 5)
+    queries = [card.examples[0] for card in cards] + ["word3 word77", "word119 unheard of"]
+    exact, among = fitted_both_ways(cards, queries, monkeypatch, _RIVALS=(99, 99))
+    np.testing.assert_allclose(exact, among, atol=0.1)
+
+
+def test_rivals_are_enough_to_be_right_as_often(monkeypatch):
+    cards = many(80, 5)
+    queries = [text for card in many(80, 9, seed=1) for text in card.examples]
+    wanted = np.repeat(np.arange(80), 9)
+    right = [
+        float((logits.argmax(axis=1) == wanted).mean())
+        for logits in fitted_both_ways(cards, queries, monkeypatch)
+    ]
+    assert right[0] > 0.5
+    assert right[1] >= right[0] - 0.02
+
+
+def test_an_agent_of_very_many_examples_among_rivals(monkeypatch):
+    """Its column is made of some of its texts, not of all."""
+    monkeypatch.setattr(training, "MANY", 2)
+    monkeypatch.setattr(rivals, "_SPAN", 20)
+    [first, *rest] = many(10, 4)
+    own = first.description.split()
+    rng = np.random.default_rng(2)
+    more = {" ".join(rng.permutation(own)[:3]) + f" word{n}" for n in range(100, 200)}
+    cards = [replace(first, examples=tuple(sorted(more))), *rest]
+    ranker = train(catalog_of(cards).snapshot, NOBODY).ranker
+    queries = [card.examples[0] for card in cards]
+    found = ranker.logits(queries, ENCODER.encode(queries)).argmax(axis=1)
+    assert found.tolist() == list(range(10))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = [
+    "BIAS_L2",
     "HELD",
     "N_FEATURES",
     "N_WORD_FEATURES",
@@ -29,10 +30,12 @@ __all__ = [
     "Features",
     "Index",
     "LinearRanker",
+    "add_terms",
     "description_columns",
     "document_frequencies",
     "fit_columns",
     "inverse_frequencies",
+    "learned_terms",
     "lexical_rows",
     "logsumexp",
     "rare_terms",
@@ -473,7 +476,7 @@ class LinearRanker:
 
 
 _L2 = 1.0
-_BIAS_L2 = 0.01
+BIAS_L2 = 0.01
 HELD = 1e6
 """Penalty that holds a bias: texts of one agent alone would raise it until it took every query."""
 
@@ -497,7 +500,7 @@ def fit_columns(
     prior: Columns,
     frozen: FloatArray | None = None,
     max_iterations: int = 30,
-    bias_l2: float = _BIAS_L2,
+    bias_l2: float = BIAS_L2,
 ) -> Columns:
     """Return columns fitted to labelled texts.
 
@@ -513,7 +516,7 @@ def fit_columns(
     from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
 
-    terms = _learned_terms(features.lexical)
+    terms = learned_terms(features.lexical)
     problem = _Problem(
         dense=features.dense,
         lexical=features.lexical[:, terms],
@@ -531,9 +534,10 @@ def fit_columns(
             options={"maxiter": max_iterations, "maxcor": 8, "ftol": 1e-7},
         )
     dense, lexical, bias = problem.unpack(result.x.astype(np.float32))
+    term, agent = np.nonzero(lexical)
     return Columns(
         prior.dense + dense.T,
-        _add_terms(prior.lexical, terms, lexical),
+        add_terms(prior.lexical, agent, terms[term], lexical[term, agent]),
         prior.bias + bias,
     )
 
@@ -589,7 +593,8 @@ def _one_hot(y: npt.NDArray[np.intp], width: int) -> FloatArray:
     return targets
 
 
-def _learned_terms(lexical: csr_matrix) -> npt.NDArray[np.intp]:
+def learned_terms(lexical: csr_matrix) -> npt.NDArray[np.intp]:
+    """Return the n-grams of n texts (n, N_FEATURES) whose weights examples may move."""
     # Character n-grams are five times as many and add nothing once there are examples: they keep
     # the weights that descriptions give them.
     seen = np.bincount(lexical.indices, minlength=lexical.shape[1])[:N_WORD_FEATURES]
@@ -599,10 +604,15 @@ def _learned_terms(lexical: csr_matrix) -> npt.NDArray[np.intp]:
     return terms
 
 
-def _add_terms(prior: csr_matrix, terms: npt.NDArray[np.intp], change: FloatArray) -> csr_matrix:
-    """Return ``prior`` (k, N_FEATURES) plus ``change`` (t, k) at columns ``terms``, pruned."""
+def add_terms(
+    prior: csr_matrix,
+    agents: npt.NDArray[np.intp],
+    terms: npt.NDArray[np.intp],
+    changes: FloatArray,
+) -> csr_matrix:
+    """Return ``prior`` (k, N_FEATURES) plus m changes of an agent's term, less the small ones."""
     from scipy.sparse import csr_matrix
 
-    term, agent = np.nonzero(np.abs(change) > _PRUNE)
-    moved = csr_matrix((change[term, agent], (agent, terms[term])), shape=prior.shape)
+    kept = np.abs(changes) > _PRUNE
+    moved = csr_matrix((changes[kept], (agents[kept], terms[kept])), shape=prior.shape)
     return (prior + moved).tocsr()

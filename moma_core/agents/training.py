@@ -49,6 +49,7 @@ from moma_core.agents.reranker import (
     exemplars,
     shortlist,
 )
+from moma_core.agents.rivals import MANY, fit_among_rivals
 from moma_core.errors import ArtifactError
 from moma_core.protocols import AgentRecord, Progress
 from moma_core.types import FloatArray
@@ -129,7 +130,8 @@ class Task:
         if alone:
             fitted = fit_columns(features, y, prior, frozen, bias_l2=HELD)
         else:
-            fitted = fit_columns(features, y, prior)
+            many = self.active.size >= MANY
+            fitted = (fit_among_rivals if many else fit_columns)(features, y, prior)
             # A softmax leaves the common level of its biases open: the idle ones sit at 0.
             fitted.bias[:] -= fitted.bias.mean()
         order = np.argsort(np.concatenate([self.active, idle]), kind="stable")
