@@ -121,7 +121,8 @@ def open_reranker(reranker: object, encoder: object) -> Reranker | None:
         InvalidInputError: It is something else.
     """
     if reranker == "packaged":
-        return Reranker() if encoder is None or isinstance(encoder, RoutingEncoder) else None
+        routing = encoder is None or getattr(encoder, "packaged", None) == RoutingEncoder.packaged
+        return Reranker() if routing else None
     if reranker is not None and not isinstance(reranker, Reranker):
         raise InvalidInputError(
             f"reranker is a Reranker, 'packaged' or None, got {reranker!r:.60}. Leave it out."

@@ -84,6 +84,8 @@ class RoutingEncoder:
         (2, 384)
     """
 
+    packaged = "routing"
+
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
         self._threads = threads
         self._pieces = Wordpieces(max_tokens)
@@ -151,6 +153,8 @@ class MiniLMEncoder:
         (2, 384)
     """
 
+    packaged = "minilm"
+
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
         self._threads = threads
         self._pieces = Wordpieces(max_tokens)
@@ -216,7 +220,7 @@ class MultilingualEncoder:
         ...     assert rain @ asked > rain @ joke
     """
 
-    many_languages = True
+    packaged, many_languages = "multilingual", True
     """Small talk in other languages than English is known to be for no agent."""
     _lock = threading.Lock()  # the engine keeps its buffers in one place
 
@@ -282,7 +286,7 @@ PACKAGED = {
     "minilm": MiniLMEncoder,
     "multilingual": MultilingualEncoder,
 }
-"""Encoders by name."""
+"""Encoders by name, which each says as `packaged`: the gate's curves were measured with these."""
 
 
 def open_encoder(encoder: Any, cards: Sequence[object] = ()) -> Encoder:

@@ -446,7 +446,7 @@ class AgentRouter:
     def _fitted(self, snapshot: Snapshot, trained: Trained) -> Fitted:
         known = self._known
         if known is None or known.snapshot is not snapshot or known.trained is not trained:
-            measured = isinstance(self.catalog.encoder, tuple(PACKAGED.values()))
+            measured = getattr(self.catalog.encoder, "packaged", None) in PACKAGED
             many = bool(getattr(self.catalog.encoder, "many_languages", False))
             known = self._known = Fitted(snapshot, trained, self.negatives, measured, many)
         return known

@@ -57,6 +57,11 @@ class ToldEncoder:
         self.fingerprint = encoder.fingerprint
         self.dimension = encoder.dimension
 
+    def __getattr__(self, name: str) -> Any:  # what it reads, and which of the packaged ones it is
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._encoder, name)
+
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Return unit vectors, shape (n, d)."""
         if len(texts) <= 1:
