@@ -71,7 +71,6 @@ def general_requests(data: Path, rng: random.Random) -> list[str]:
     """Return the first sentences of what people ask an LLM."""
     none = pq.read_table(data / "routing_none.parquet").to_pylist()
     found = [r["query"] for r in none if r["language"] == "en" and r["kind"] == "general request"]
-    found += pq.read_table(data / "alpaca_eval2.parquet").column("query").to_pylist()
     texts = sorted({re.split(r"(?<=[.?!])\s|\n", text.strip())[0][:300] for text in found})
     return [style(text) for text in texts if text for style in rng.sample(STYLES, 2)]
 
