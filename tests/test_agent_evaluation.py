@@ -4,11 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core import AgentCard
+from moma_core import AgentCard, MoMARouter
 from moma_core.agents.data import LabelledQueries, read_agents, read_queries, with_examples
 from moma_core.errors import DuplicateNameError, InvalidCardError, InvalidDataError
 from moma_core.testing import HashEncoder
-from moma_core.training.evaluate_agents import evaluate_agents
+from moma_core.training.evaluate_agents import ToldEncoder, evaluate_agents
 
 KEYS = [
     "n_agents",
@@ -182,3 +182,21 @@ def test_unknown_and_repeated_agents(word_cards):
             report(word_cards, train, test)
     with pytest.raises(DuplicateNameError):
         report([*word_cards, word_cards[0]], NONE, TEST)
+
+
+def test_it_measures_what_users_get(minilm):
+    cards = [
+        AgentCard("weather", "Weather forecast for a place"),
+        AgentCard("bank", "Shows balances and makes payments"),
+        AgentCard("travel", "Books flights and hotels"),
+    ]
+    texts = ("will it rain?", "Translate 'pay the rent' to French", "a room in Paris", "prove it")
+    told = ToldEncoder(minilm, lambda *_: None)
+    alone, wrapped = (
+        MoMARouter.from_cards(cards, llms=None, encoder=each).rank(list(texts), 3)
+        for each in (minilm, told)
+    )
+    for mine, its in zip(alone, wrapped, strict=True):
+        assert mine.names == its.names
+        assert mine.probability == pytest.approx(its.probability, abs=1e-4)
+        assert mine.fits == its.fits
