@@ -664,6 +664,8 @@ class MoMARouter:
     def _names(self, names: object, parameter: str) -> frozenset[str]:
         """Return names; what nobody bears, and is nearly a name, is warned of once."""
         given = names_of(names, parameter)
+        if not given:
+            return given
         llms = () if self._llms is None else self._llms.names
         unknown = {n for n in given - self._unknown if n not in self.agents and n not in llms}
         if not unknown:
