@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -370,9 +370,15 @@ def _general(turns: EncodedTurns, snapshot: Snapshot, chosen: npt.NDArray[np.int
     """Return `Evidence.general` of n queries with the rows of their best agents, shape (n,)."""
     asked = generality([reading.text for reading in turns.readings])
     cards = [snapshot.records[row].card for row in chosen]
-    own = [generality([card.description, *card.examples[:_TELLING]]).max() for card in cards]
+    own = [_own_generality((card.description, *card.examples[:_TELLING])) for card in cards]
     more: FloatArray = np.clip(np.minimum(asked, asked - np.array(own)), 0.0, _MOST_GENERAL)
     return more
+
+
+@lru_cache(10_000)
+def _own_generality(texts: tuple[str, ...]) -> float:
+    """Return the largest generality of what an agent says and is asked."""
+    return float(generality(texts).max())
 
 
 _MOST_GENERAL = 3.0
