@@ -1,6 +1,6 @@
 """Measures an encoder and rerankers on catalogs whose tools and queries were not trained on.
 
-    python benchmarks/measure_reranker.py --weights DIR [--reranker FILE ...] [--count N]
+    python benchmarks/weights/measure.py --weights DIR [--reranker FILE ...] [--count N]
 
 Descriptions (or names, where there is nothing else) alone. For each set: the share of queries whose
 wanted agent comes first, by cosine, by logit among the ten nearest, and by both; how well queries

@@ -310,8 +310,8 @@ def main() -> None:
     parser.add_argument("--minilm", type=Path, required=True, help="wheel of the fp32 MiniLM")
     parser.add_argument("--init", type=Path, required=True, help="a reranker to go on from")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=1500.0)
-    parser.add_argument("--frozen", type=int, default=3, help="lower layers that stay")
+    parser.add_argument("--seconds", type=float, default=3300.0)
+    parser.add_argument("--frozen", type=int, default=2, help="lower layers that stay")
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--every", type=float, default=240.0)
@@ -347,10 +347,9 @@ def main() -> None:
         said = ids([text for text, _ in texts], CARD_TOKENS)
         such = ids([f"such as: {examples}" for _, examples in texts], CARD_TOKENS)
         cards = [
-            ([*a[: SAID_TOKENS - 1], *b[1:-1]][: CARD_TOKENS - 1] + a[-1:] if len(a) > SAID_TOKENS
-             else [*a[:-1], *b[1:-1]][: CARD_TOKENS - 1] + a[-1:]) if examples else a
+            [*[*a[:-1][: SAID_TOKENS - 1], *b[1:-1]][: CARD_TOKENS - 1], a[-1]] if examples else a
             for a, b, (_, examples) in zip(said, such, texts, strict=True)
-        ]  # fmt: skip
+        ]
         rows = [a + b[1:] for a, b in zip(asked, cards, strict=True)]
         out: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
