@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from moma_core import AgentCard, RoutingEncoder
+from moma_core import AgentCard, RoutingEncoder, encoder
+from moma_core.cli.main import main
 from moma_core.testing import HashEncoder
 
 settings.register_profile(
@@ -54,6 +56,32 @@ def one_blas_thread():
 @pytest.fixture(scope="session")
 def python():
     return run_python
+
+
+@pytest.fixture
+def run_moma(monkeypatch, capsys):
+    """Run the program as its entry point does: exit status, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["moma", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_session():
+    """Read the encoder's weights once, not once a command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "open_session", cache(encoder.open_session))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from moma_core import AgentCard, LLMRouter, MoMARouter, RoutingEncoder
 from moma_core._tables import write_table
 from moma_core.agents.data import LabelledQueries
-from moma_core.cli.main import main
 from moma_core.errors import InvalidDataError
 from moma_core.testing import HashEncoder
 from moma_core.training.lint import lint
@@ -155,18 +153,12 @@ def test_too_little_or_strange(router):
 
 
 @pytest.fixture
-def moma(monkeypatch, capsys, tmp_path):
+def moma(run_moma, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOMA_ROUTER", raising=False)
 
     def moma(*words):
-        monkeypatch.setattr(sys, "argv", ["moma", *map(str, words)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
+        status, out, err = run_moma(*words)
         assert status == 0, err
         return out
 

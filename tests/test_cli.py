@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from moma_core import encoder as minilm
-from moma_core.cli.main import app, main
+from moma_core.cli.main import app
 
 AGENT_KEYS = {
     "n_agents",
@@ -45,33 +43,15 @@ LLM_KEYS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_session():
-    """Read the encoder's weights once, not once a command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minilm, "open_session", cache(minilm.open_session))
-        yield
+pytestmark = pytest.mark.usefixtures("one_session")
 
 
 @pytest.fixture
-def moma(monkeypatch, capsys, tmp_path):
-    """Run the program as its entry point does: exit status, standard output, standard error."""
+def moma(run_moma, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOMA_ROUTER", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def moma(*arguments):
-        monkeypatch.setattr(sys, "argv", ["moma", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return moma
+    return run_moma
 
 
 @pytest.fixture

@@ -6,49 +6,30 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from moma_core import encoder
 from moma_core._tables import write_table
 from moma_core.agents.data import read_agents
 from moma_core.cli import terminal
-from moma_core.cli.main import app, main
+from moma_core.cli.main import app
 from moma_core.cli.terminal import answer, new_folder, progress_bar, table
 
 ROOT = Path(__file__).parent.parent
 ENV = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}", "MOMA_ROUTER": ""}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_session():
-    """Read the encoder's weights once, not once a command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "open_session", cache(encoder.open_session))
-        yield
+pytestmark = pytest.mark.usefixtures("one_session")
 
 
 @pytest.fixture
-def moma(monkeypatch, capsys, tmp_path):
+def moma(run_moma, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOMA_ROUTER", raising=False)
-
-    def moma(*words):
-        monkeypatch.setattr(sys, "argv", ["moma", *map(str, words)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return moma
+    return run_moma
 
 
 def commands(group, path=()):

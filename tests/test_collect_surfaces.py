@@ -10,7 +10,6 @@ from langchain_core.messages import AIMessage
 from langchain_moma import collect
 from langchain_moma.collect import ask_chat_model
 from langchain_moma.testing import ScriptedChat
-from moma_core.cli.main import main
 from moma_core.errors import InvalidCardError, InvalidInputError, MissingExtraError
 from moma_core.llms.data import LLMDataset
 from moma_core.training.calls import CallRules
@@ -41,7 +40,7 @@ def connect(spec):
 
 
 @pytest.fixture
-def moma(monkeypatch, capsys, tmp_path):
+def moma(run_moma, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delitem(sys.modules, "own_llms", raising=False)
@@ -50,14 +49,7 @@ def moma(monkeypatch, capsys, tmp_path):
     (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, SUMS)))
 
     def moma(*arguments):
-        monkeypatch.setattr(sys, "argv", ["moma", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
+        status, out, err = run_moma(*arguments)
         return status, out + err
 
     return moma

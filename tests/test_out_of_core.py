@@ -347,17 +347,9 @@ def test_slips(tmp_path, hashing, files):
         evaluate_pairs(router, other, hashing)
 
 
-def test_on_the_command_line(files, tmp_path, monkeypatch, capsys):
-    from moma_core.cli.main import main
-
+def test_on_the_command_line(files, tmp_path, monkeypatch, run_moma):
     def moma(*arguments):
-        monkeypatch.setattr(sys, "argv", ["moma", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code
-        out, err = capsys.readouterr()
+        status, out, err = run_moma(*arguments)
         assert not status, err
         return out
 
