@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from shots import Remembered
 
-from moma_core import AgentCard, Query, RoutingEncoder
+from moma_core import AgentCard, Query
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Negatives
@@ -41,20 +42,6 @@ KINDS = {"open": (12, 40, 3, 6), "closed, 4 examples": (12, 12, 4, 4), "closed":
 THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 CATALOGS, ASKED, FOREIGN, SEED = 20, 8, 0.1, 0
 READER = Reranker()
-
-
-class Remembered(RoutingEncoder):
-    """The packaged encoder; each text is encoded once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, np.ndarray] = {}
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:  # noqa: D102 - the protocol says it
-        new = [text for text in dict.fromkeys(texts) if text not in self.seen]
-        self.seen |= dict(zip(new, super().encode(new), strict=True))
-        rows = np.array([self.seen[text] for text in texts], dtype=np.float32)
-        return rows.reshape(len(texts), self.dimension)
 
 
 @dataclass(frozen=True)

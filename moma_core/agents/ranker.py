@@ -7,7 +7,7 @@ A column starts at the agent's description (the prior) and is moved by few-shot 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ __all__ = [
     "learned_terms",
     "lexical_rows",
     "logsumexp",
+    "minimised",
     "rare_terms",
     "refined",
     "stack_columns",
@@ -513,9 +514,6 @@ def fit_columns(
         max_iterations: Of L-BFGS; 30 is within noise of convergence on our data.
         bias_l2: Penalty of a bias; `HELD` for a column that is fitted alone.
     """
-    from scipy.optimize import minimize
-    from threadpoolctl import threadpool_limits
-
     terms = learned_terms(features.lexical)
     problem = _Problem(
         dense=features.dense,
@@ -524,22 +522,36 @@ def fit_columns(
         offsets=_offsets(features, prior, frozen),
         bias_l2=bias_l2,
     )
-    # More BLAS threads only spin between L-BFGS' many small steps: measured 2.7 times slower.
-    with threadpool_limits(1, "blas"):
-        result = minimize(
-            problem.loss_and_gradient,
-            np.zeros(problem.n_parameters),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": max_iterations, "maxcor": 8, "ftol": 1e-7},
-        )
-    dense, lexical, bias = problem.unpack(result.x.astype(np.float32))
+    found = minimised(problem.loss_and_gradient, problem.n_parameters, max_iterations)
+    dense, lexical, bias = problem.unpack(found.astype(np.float32))
     term, agent = np.nonzero(lexical)
     return Columns(
         prior.dense + dense.T,
         add_terms(prior.lexical, agent, terms[term], lexical[term, agent]),
         prior.bias + bias,
     )
+
+
+def minimised(
+    loss_and_gradient: Callable[[npt.NDArray[np.float64]], tuple[float, npt.NDArray[np.float64]]],
+    size: int,
+    max_iterations: int,
+) -> npt.NDArray[np.float64]:
+    """Return where a loss is least, shape (size,), from zero on by L-BFGS."""
+    from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
+
+    # More BLAS threads only spin between L-BFGS' many small steps: measured 2.7 times slower.
+    with threadpool_limits(1, "blas"):
+        result = minimize(
+            loss_and_gradient,
+            np.zeros(size),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": max_iterations, "maxcor": 8, "ftol": 1e-7},
+        )
+    found: npt.NDArray[np.float64] = result.x
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

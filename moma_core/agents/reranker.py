@@ -298,12 +298,13 @@ def rerank(
     refined = best.refined(weight)
     order = np.argsort(-refined, axis=1, kind="stable")
     share = _share(refined, best, rows, snapshot)
-    sure = np.exp(refined.max(axis=1) - best.total(weight)) >= _SURE
-    spared = (share < _ALWAYS) & sure & (generality(texts) < 0.0)
-    asked = np.flatnonzero((share >= _LEAST_SHARE) & ~spared)
+    asked = share >= _LEAST_SHARE
+    if (maybe := np.flatnonzero(asked & (share < _ALWAYS))).size:
+        sure = np.exp(refined.max(axis=1) - best.total(weight))[maybe] >= _SURE
+        asked[maybe] = ~sure | (generality([texts[int(i)] for i in maybe]) >= 0.0)
     said = np.full(refined.shape, -np.inf, dtype=np.float32)
     moved = best.logits.copy()
-    for i in asked:
+    for i in np.flatnonzero(asked):
         places = order[i, :_READ]
         records = [snapshot.records[rows[agent]] for agent in best.agents[i, places]]
         shown = [_nearest_examples(record, vectors[i]) for record in records]

@@ -23,6 +23,7 @@ from moma_core.agents.ranker import (
     add_terms,
     learned_terms,
     logsumexp,
+    minimised,
 )
 from moma_core.types import FloatArray
 
@@ -58,7 +59,6 @@ def fit_among_rivals(
         prior: The k columns to start from and to stay near to.
         max_iterations: Of L-BFGS.
     """
-    from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
 
     terms = learned_terms(features.lexical)
@@ -70,15 +70,9 @@ def fit_among_rivals(
         for _ in range(_ROUNDS):
             owners, offsets = _rivals(features, owners, columns, prior, more)
             problem = _Problem.of(owners, offsets, learned, k)
-            result = minimize(
-                problem.loss_and_gradient,
-                np.zeros(problem.n_parameters),
-                jac=True,
-                method="L-BFGS-B",
-                options={"maxiter": max_iterations, "maxcor": 8, "ftol": 1e-7},
-            )
-            columns = _moved(prior, problem.weights(result.x, n), learned, terms)
-            columns.bias[:] += result.x[:k]
+            found = minimised(problem.loss_and_gradient, problem.n_parameters, max_iterations)
+            columns = _moved(prior, problem.weights(found, n), learned, terms)
+            columns.bias[:] += found[:k]
     return columns
 
 
