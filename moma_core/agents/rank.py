@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from moma_core.agents.acts import generality
+from moma_core._checks import readable
 from moma_core.agents.catalog import Snapshot, card_text
-from moma_core.agents.conversation import EncodedTurns, in_context
+from moma_core.agents.conversation import EncodedTurns, generality, in_context
 from moma_core.agents.gate import ColdView, Evidence, Negatives, with_cold_view
-from moma_core.agents.hints import effect_of
 from moma_core.agents.ranker import Columns, Features, description_columns, logsumexp
 from moma_core.agents.reranker import (
     LENGTH,
@@ -33,6 +32,7 @@ from moma_core.agents.training import Trained
 from moma_core.errors import ScoreError
 from moma_core.protocols import AgentRecord, FinalDecider
 from moma_core.types import (
+    AgentCard,
     AgentOutcome,
     Candidate,
     Deferred,
@@ -44,7 +44,7 @@ from moma_core.types import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Fitted", "K", "RankRequest", "apply_decider", "rank"]
+__all__ = ["Fitted", "K", "RankRequest", "apply_decider", "effect_of", "rank"]
 
 _LEAST = 1e-9  # a probability of nothing, whose logarithm is still a number
 
@@ -520,3 +520,36 @@ def _careful(outcome: AgentOutcome, threshold: float, snapshot: Snapshot) -> Age
         return Handled((second.name,), probability, candidates, outcome.some_fits)
     reason = f"unsure whether {second.name!r} is to read or {first.name!r} to destroy"
     return Deferred(reason, probability, candidates, outcome.some_fits)
+
+
+Effect = Literal["reads", "destroys", "unknown"]
+
+_READS = frozenset({"get", "list", "read", "show", "find", "search", "view", "fetch", "describe"})
+_DESTROYS = frozenset(
+    {"delete", "remove", "destroy", "drop", "erase", "wipe", "purge", "cancel", "terminate"}
+)
+
+
+def effect_of(card: AgentCard) -> Effect:
+    """Return whether a tool reads, destroys or may do either, as far as its card says.
+
+    MCP's annotations (``readOnlyHint``, ``destructiveHint``) count, as cards keep them in
+    ``metadata["annotations"]``; without them the first word of the name.
+
+    Example:
+        >>> effect_of(AgentCard("delete_file", "Deletes a file")), effect_of(AgentCard("a", "b"))
+        ('destroys', 'unknown')
+        >>> safe = {"annotations": {"readOnlyHint": True}}
+        >>> effect_of(AgentCard("drop_rate", "How many packets are lost", metadata=safe))
+        'reads'
+    """
+    hints = card.metadata.get("annotations")
+    if isinstance(hints, Mapping):
+        if hints.get("readOnlyHint") is True:
+            return "reads"
+        if isinstance(hints.get("destructiveHint"), bool):
+            return "destroys" if hints["destructiveHint"] else "unknown"
+    verb = readable(card.name).lower().split()[:1]
+    if verb and verb[0] in _DESTROYS:
+        return "destroys"
+    return "reads" if verb and verb[0] in _READS else "unknown"

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core._checks import readable
-from moma_core.agents.acts import generality
 from moma_core.agents.catalog import Snapshot
+from moma_core.agents.conversation import generality
 from moma_core.agents.gate import Signals
 from moma_core.agents.ranker import Columns, logsumexp
 from moma_core.encoder import WordEmbeddings, Wordpieces, open_session, packaged, padded
