@@ -218,8 +218,13 @@ def term_sums(by_term: csr_matrix, terms: csr_matrix) -> FloatArray:
         by_term: Weight of each term in each column, shape (t, n).
         terms: One text, shape (1, t).
     """
-    sums: FloatArray = by_term[terms.indices].T @ terms.data
-    return sums
+    starts, counts = by_term.indptr[terms.indices], by_term.indptr[terms.indices + 1]
+    counts = counts - starts
+    before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    held = before + np.arange(before.size)
+    weights = by_term.data[held] * np.repeat(terms.data, counts)
+    sums = np.bincount(by_term.indices[held], weights, minlength=by_term.shape[1])
+    return sums.astype(np.float32)
 
 
 def rare_terms(by_term: csr_matrix, terms: csr_matrix) -> csr_matrix:
