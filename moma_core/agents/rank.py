@@ -338,7 +338,8 @@ def _evidence(
     n, pick = len(places), (np.arange(len(places)), places[:, 0])
     ranked = np.take_along_axis(refined, places, axis=1)
     listed = rows[np.take_along_axis(best.agents, places, axis=1)]
-    cosines = np.array([_cosines(snapshot, *each) for each in zip(listed, vectors, strict=True)])
+    near = [_cosines(snapshot, *each) for each in zip(listed, vectors, strict=True)]
+    cosines = np.array(near, dtype=np.float32)
     said = np.take_along_axis(read.logits, places, axis=1)
     said = np.clip(np.where(np.isfinite(said), said, -LOUDEST), -_HEARD, _HEARD)
     nearest = cosines.max(axis=1)
