@@ -29,17 +29,10 @@ from moma_core.agents.reranker import (
     shortlist,
 )
 from moma_core.agents.training import Trained
+from moma_core.decision import AgentOutcome, Candidate, Deferred, Handled
 from moma_core.errors import ScoreError
 from moma_core.protocols import FinalDecider
-from moma_core.types import (
-    AgentCard,
-    AgentOutcome,
-    Candidate,
-    Deferred,
-    FloatArray,
-    Handled,
-    RoutingState,
-)
+from moma_core.types import AgentCard, FloatArray, RoutingState
 
 if TYPE_CHECKING:
     import numpy.typing as npt
