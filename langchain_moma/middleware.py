@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Token
+from dataclasses import replace
 from typing import Annotated, Any, NotRequired
 from uuid import UUID
 
@@ -38,6 +39,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
+from langchain_moma.allowed import allowed_choice
 from langchain_moma.calls import ChatCalls, ChatRequest, Needs, router_over
 from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
 from langchain_moma.decision import (
@@ -52,12 +54,13 @@ from langchain_moma.decision import (
 )
 from langchain_moma.deferred import (
     SEARCH,
-    deferred,
-    defers,
+    declared_tools,
+    form_of,
     found_message,
     in_words,
     referenced,
     search_tool,
+    searching,
     with_reveals,
 )
 from langchain_moma.messages import marked
@@ -121,10 +124,11 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         router: Knows the tools as agents (`agent_cards_from_tools`), and the LLMs.
         max_tools: Most tools of the router to pick for a turn.
         bind: ``"stable"``: what was picked stays bound for the conversation. ``"turn"``: what was
-            picked for this turn alone. ``"deferred"``: where the LLM is Anthropic's, all tools are
-            declared and those picked are revealed behind the messages, so that nothing cached is
-            written anew; elsewhere they are bound as with ``"stable"``. ``"fitting"``: what was
-            picked for this turn, and nothing when none fits.
+            picked for this turn alone. ``"deferred"``: where the provider can (Anthropic, OpenAI's
+            Responses API), those picked are revealed behind the messages, so that nothing cached
+            is written anew; elsewhere they are bound as with ``"stable"``. ``"allowed"``: OpenAI's
+            LLMs have all tools declared and may call those picked; elsewhere as ``"stable"``.
+            ``"fitting"``: what was picked for this turn, and nothing when none fits.
             ``"all"``: every tool that is enabled.
         max_bound: With ``"stable"``: most tools of the router that are bound in a conversation.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
@@ -384,16 +388,20 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self._warn({tool.name for tool in fixed if not isinstance(tool, dict)} - self._always)
         self._declared.update(mine)
         opened = [mine[n] for n in self._open(turn, request.messages) if n in mine]
+        agents = self.router.agents
+        enabled = {n: t for n, t in mine.items() if n in agents and agents.get(n).enabled}
+        if self._shortlist.bind == "allowed" and reader is not None:
+            choice = allowed_choice(reader, request, [*fixed, *opened])
+            if choice is not None:
+                return request.override(tools=[*fixed, *enabled.values()], tool_choice=choice)
         if self._shortlist.bind != "deferred":
             return request.override(tools=[*fixed, *opened])
-        if reader is None or not defers(reader):
+        form = None if reader is None else form_of(reader)
+        if form is None:
             return request.override(tools=[*fixed, *opened], messages=in_words(request.messages))
-        enabled = [t for n, t in mine.items() if n in self.router.agents]
-        declared = {t.name for t in enabled if self.router.agents.get(t.name).enabled}
-        tools = [deferred(tool) for tool in enabled if tool.name in declared]
-        shown = with_reveals(request.messages, turn.get("revealed", []), declared)
-        # LangChain's caching middleware marks the last tool, which may not be a deferred one.
-        return request.override(tools=[*tools, *fixed], messages=shown)
+        shown = with_reveals(request.messages, turn.get("revealed", []), enabled, form)
+        tools = declared_tools(fixed, enabled.values(), form)
+        return request.override(tools=tools, messages=shown)
 
     def _warn(self, unknown: set[str]) -> None:
         """Say once which tools are bound in every turn because the router does not know them."""
@@ -425,7 +433,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         agents, bound = self.router.agents, turn.get("bound", turn["tools"])
         revealed = [name for _, names in turn.get("revealed", []) for name in names]
         found = referenced(messages) if self._shortlist.bind == "deferred" else []
-        names = dict.fromkeys([*bound, *revealed, *found])
+        picked = turn["tools"] if self._shortlist.bind == "allowed" else []
+        names = dict.fromkeys([*bound, *revealed, *found, *picked])
         return [name for name in names if name in agents and agents.get(name).enabled]
 
     def _is_open(self, request: ToolCallRequest, turn: TurnRecord | None) -> bool:
@@ -487,7 +496,8 @@ def _event(turn: TurnRecord) -> dict[str, Any]:
 
 
 def _kept(response: ModelResponse[Any], turn: TurnRecord) -> ExtendedModelResponse[Any]:
-    return ExtendedModelResponse(response, Command(update={_KEY: turn}))
+    heard = replace(response, result=[searching(message) for message in response.result])
+    return ExtendedModelResponse(heard, Command(update={_KEY: turn}))
 
 
 def _for_llm(request: ModelRequest[Any], llm: BaseChatModel, name: str) -> ModelRequest[Any]:

@@ -30,7 +30,7 @@ __all__ = [
     "TurnRecord",
 ]
 
-Bind = Literal["stable", "deferred", "turn", "fitting", "all"]
+Bind = Literal["stable", "deferred", "allowed", "turn", "fitting", "all"]
 """Which tools are bound: what was picked so far, for this turn, if it fits; or every one."""
 
 # Shares of the picks' probability: what is bound will do; what is bound when it had to grow. By
@@ -205,7 +205,7 @@ class Shortlist:
         """Return what to bind; a list that grows does so at its end alone."""
         if self.bind == "all":
             return list(known)
-        if self.bind not in ("stable", "deferred"):
+        if self.bind not in ("stable", "deferred", "allowed"):
             return [name for name in known if name in tools]
         allowed = set(known)
         bound = [n for n in (last.get("bound", last["tools"]) if last else ()) if n in allowed]
