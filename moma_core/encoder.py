@@ -17,6 +17,7 @@ import re
 import threading
 import unicodedata
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -72,8 +73,8 @@ _BATCH_TOKENS = 4_096  # padded tokens a forward pass: about 60 MB of activation
 _MAX_BATCH = 32
 
 
-class RoutingEncoder:
-    """Encodes texts with MiniLM as tuned for routing, identically on every machine.
+class _WordpieceEncoder(ABC):
+    """What both MiniLMs have in common.
 
     Args:
         max_tokens: Longer texts are cut; 2 to 512.
@@ -82,31 +83,15 @@ class RoutingEncoder:
 
     Raises:
         ArtifactError: The weights are not the ones this version was measured with.
-
-    Example:
-        >>> encoder = RoutingEncoder()
-        >>> encoder.encode(["will it rain?", "is rain expected?"]).shape
-        (2, 384)
     """
-
-    packaged = "routing"
 
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
         self._threads = threads
         self._pieces = Wordpieces(max_tokens)
-        self._words = WordEmbeddings.packaged()
-        self._session = open_session(packaged(*_ROUTING), threads)
+        self._session = self._opened(threads)
 
-    def __reduce__(self) -> tuple[type[RoutingEncoder], tuple[int, int | None]]:
-        return RoutingEncoder, (
-            self._pieces.max_tokens,
-            self._threads,
-        )  # a copy opens the weights anew
-
-    @property
-    def fingerprint(self) -> str:
-        """Weights and token limit; vectors of one fingerprint can be compared."""
-        return f"moma-l6-int8-{_ROUTING[1][:8]}-{self._pieces.max_tokens}"
+    def __reduce__(self) -> tuple[type[_WordpieceEncoder], tuple[int, int | None]]:
+        return type(self), (self._pieces.max_tokens, self._threads)  # weights are opened anew
 
     @property
     def dimension(self) -> int:
@@ -135,13 +120,53 @@ class RoutingEncoder:
         rows = self._pieces.rows(texts)
         vectors = np.empty((len(rows), _DIMENSION), dtype=np.float32)
         for batch in _batches([len(row) for row in rows]):
-            tokens, mask = padded([rows[i] for i in batch])
-            feed = {"words": self._words.of(tokens), "mask": mask}
-            (vectors[batch],) = self._session.run(None, feed)
+            vectors[batch] = self._forward(*padded([rows[i] for i in batch]))
+        return vectors
+
+    @abstractmethod
+    def _opened(self, threads: int | None) -> Any:
+        """Return the session of the weights."""
+
+    @abstractmethod
+    def _forward(self, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> FloatArray:
+        """Return unit vectors (b, 384) of padded tokens (b, t), ``mask`` 1 at real ones."""
+
+
+class RoutingEncoder(_WordpieceEncoder):
+    """Encodes texts with MiniLM as tuned for routing, identically on every machine.
+
+    Args:
+        max_tokens: Longer texts are cut; 2 to 512.
+        threads: CPU threads of a forward pass; None takes the cores this process may use, 4 at
+            most, since short texts gain nothing from more.
+
+    Raises:
+        ArtifactError: The weights are not the ones this version was measured with.
+
+    Example:
+        >>> encoder = RoutingEncoder()
+        >>> encoder.encode(["will it rain?", "is rain expected?"]).shape
+        (2, 384)
+    """
+
+    packaged = "routing"
+
+    @property
+    def fingerprint(self) -> str:
+        """Weights and token limit; vectors of one fingerprint can be compared."""
+        return f"moma-l6-int8-{_ROUTING[1][:8]}-{self._pieces.max_tokens}"
+
+    def _opened(self, threads: int | None) -> Any:
+        self._words = WordEmbeddings.packaged()
+        return open_session(packaged(*_ROUTING), threads)
+
+    def _forward(self, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> FloatArray:
+        (unit,) = self._session.run(None, {"words": self._words.of(tokens), "mask": mask})
+        vectors: FloatArray = unit
         return vectors
 
 
-class MiniLMEncoder:
+class MiniLMEncoder(_WordpieceEncoder):
     """Encodes texts with the plain all-MiniLM-L6-v2, int8, identically on every machine.
 
     Args:
@@ -160,48 +185,20 @@ class MiniLMEncoder:
 
     packaged = "minilm"
 
-    def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
-        self._threads = threads
-        self._pieces = Wordpieces(max_tokens)
-        self._session = open_session(_minilm_weights(), threads)
-
-    def __reduce__(self) -> tuple[type[MiniLMEncoder], tuple[int, int | None]]:
-        return MiniLMEncoder, (
-            self._pieces.max_tokens,
-            self._threads,
-        )  # a copy opens the weights anew
-
     @property
     def fingerprint(self) -> str:
         """Weights and token limit; vectors of one fingerprint can be compared."""
         return f"minilm-l6-v2-int8-{_MINILM_SHA256[:8]}-{self._pieces.max_tokens}"
 
-    @property
-    def dimension(self) -> int:
-        """Length of a vector: 384."""
-        return _DIMENSION
+    def _opened(self, threads: int | None) -> Any:
+        return open_session(_minilm_weights(), threads)
 
-    def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Return unit vectors, shape (n, 384), float32, in the order of ``texts``.
-
-        A text without any token gets the vector of the empty text, never NaN.
-        """
-        rows = self._pieces.rows(texts)
-        vectors = np.empty((len(rows), _DIMENSION), dtype=np.float32)
-        for batch in _batches([len(row) for row in rows]):
-            vectors[batch] = self._forward([rows[i] for i in batch])
-        return vectors
-
-    def _forward(self, rows: list[list[int]]) -> FloatArray:
-        tokens, attention = padded(rows)
-        feed = {
-            "input_ids": tokens,
-            "attention_mask": attention,
-            "token_type_ids": np.zeros_like(tokens),
-        }
+    def _forward(self, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> FloatArray:
+        kinds = np.zeros_like(tokens)
+        feed = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": kinds}
         (hidden,) = self._session.run(None, feed)  # (B, T, 384)
         # (B, 1, T) @ (B, T, 384): the sum over real tokens; at unit length the divisor is moot.
-        pooled = np.matmul(attention[:, None, :].astype(np.float32), hidden)[:, 0]
+        pooled = np.matmul(mask[:, None, :].astype(np.float32), hidden)[:, 0]
         unit: FloatArray = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return unit
 

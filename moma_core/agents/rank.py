@@ -30,7 +30,7 @@ from moma_core.agents.reranker import (
 )
 from moma_core.agents.training import Trained
 from moma_core.errors import ScoreError
-from moma_core.protocols import AgentRecord, FinalDecider
+from moma_core.protocols import FinalDecider
 from moma_core.types import (
     AgentCard,
     AgentOutcome,
@@ -288,6 +288,12 @@ class Fitted:
         return description_columns(Features.of(texts, self.snapshot.descriptions, idf))
 
     @cached_property
+    def _usual(self) -> np.float32:
+        """The median of how near the packaged queries come, a cosine."""
+        _, nearest = self._reached
+        return np.float32(np.median(nearest)) if nearest.size else np.float32(0.0)
+
+    @cached_property
     def _reached(self) -> tuple[FloatArray, FloatArray]:
         """The packaged queries that no agent should take, (m, d), and how near each comes, (m,)."""
         vectors = self.negatives.vectors[self.negatives.n_given :]
@@ -307,10 +313,8 @@ class Fitted:
         nearest ones, which are of the query's own: texts of one language are nearer to each other.
         """
         known, nearest = self._reached
-        if not nearest.size:
-            return np.zeros(len(vectors), dtype=np.float32)
-        if not self.many_languages:
-            return np.full(len(vectors), np.median(nearest), dtype=np.float32)
+        if not self.many_languages or not nearest.size:
+            return np.full(len(vectors), self._usual, dtype=np.float32)
         alike = np.argpartition(-(vectors @ known.T), _ALIKE - 1, axis=1)[:, :_ALIKE]
         level: FloatArray = nearest[alike].mean(axis=1)
         return level
@@ -333,13 +337,9 @@ def _evidence(
     places = np.argsort(-refined, axis=1, kind="stable")[:, :LENGTH]
     n, pick = len(places), (np.arange(len(places)), places[:, 0])
     ranked = np.take_along_axis(refined, places, axis=1)
-    cosines = np.array(
-        [
-            [_cosine(snapshot.records[rows[agent]], vector) for agent in row[order]]
-            for row, order, vector in zip(best.agents, places, vectors, strict=True)
-        ],
-        dtype=np.float32,
-    )
+    listed = rows[np.take_along_axis(best.agents, places, axis=1)]
+    near = [_cosines(snapshot, *each) for each in zip(listed, vectors, strict=True)]
+    cosines = np.array(near, dtype=np.float32)
     said = np.take_along_axis(read.logits, places, axis=1)
     said = np.clip(np.where(np.isfinite(said), said, -LOUDEST), -_HEARD, _HEARD)
     nearest = cosines.max(axis=1)
@@ -390,11 +390,13 @@ _HEARD = 6.0  # log-odds of the reranker beyond which the gate is no surer
 _NOBODY = 0.5  # logit that somebody reaches for any query
 
 
-def _cosine(record: AgentRecord, vector: FloatArray) -> float:
-    told = float(record.description_vector @ vector)
-    if len(record.example_vectors):
-        told = max(told, float((record.example_vectors @ vector).max()))
-    return told
+def _cosines(snapshot: Snapshot, listed: npt.NDArray[np.intp], vector: FloatArray) -> FloatArray:
+    """Return the largest cosine of a vector (d,) with what k rows say or are asked, shape (k,)."""
+    largest: FloatArray = snapshot.descriptions[listed] @ vector
+    for i in np.flatnonzero(snapshot.n_examples[listed]):
+        nearest = (snapshot.records[listed[i]].example_vectors @ vector).max()
+        largest[i] = max(largest[i], nearest)
+    return largest
 
 
 def _scores(
