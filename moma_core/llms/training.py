@@ -178,6 +178,7 @@ def train(
     progress: Progress | None = None,
     vectors: FloatArray | None = None,
     notes: Mapping[str, Any] | None = None,
+    completed: _Array | None = None,
 ) -> LLMRouter:
     """Train a router for the dataset's pool of LLMs.
 
@@ -195,6 +196,8 @@ def train(
         progress: Called after each step.
         vectors: The queries' vectors when already encoded, shape (n, d), in the dataset's order.
         notes: JSON-like facts to keep in the checkpoint (sources, licences).
+        completed: The scores without a gap, shape (n, m), in the dataset's order: what is taken
+            where none was measured. None: `fill_scores`.
 
     Returns:
         The router; its ``metadata`` holds seed, data fingerprint and held-out error.
@@ -212,6 +215,7 @@ def train(
         progress=progress,
         vectors=vectors,
         notes=notes,
+        completed=completed,
     ).router
 
 
@@ -225,6 +229,7 @@ def train_pool(
     progress: Progress | None = None,
     vectors: FloatArray | None = None,
     notes: Mapping[str, Any] | None = None,
+    completed: _Array | None = None,
 ) -> Trained:
     """Train as `train` does and keep the held-out predictions too; same arguments and errors."""
     _check(dataset, head, vectors, encoder.dimension)
@@ -236,7 +241,8 @@ def train_pool(
     report("encode", 1, total)
     features = QueryFeatures.fit(data.queries)
     inputs = features.join(data.queries, vectors)
-    scores, spent = fill_scores(data.scores, inputs, seed), fill_costs(data.costs)
+    scores = data.scores if completed is None else completed[order][:, np.argsort(dataset.llms)]
+    scores, spent = fill_scores(scores, inputs, seed), fill_costs(data.costs)
     llms = tuple(_card(data, name, prices or {}) for name in data.llms)
     observed = ~np.isnan(data.scores)
     fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
