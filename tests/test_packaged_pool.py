@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from moma_core import MoMARouter
+from moma_core.llms.feedback import Learning
+from moma_core.types import LLMCard
 
 EASY = (
     "What is the capital of France?",
@@ -67,3 +71,24 @@ def test_choices_of_the_packaged_pool_vary_and_hard_tasks_get_an_able_llm():
     assert chosen[-len(HARD) :].count(best) >= 0.6 * len(HARD)
     assert chosen[: len(EASY)].count(best) <= 0.5 * len(EASY)
     assert all("halving the cost is worth 0.02 of score" in each.reason for each in decisions)
+
+
+@pytest.mark.parametrize("scores", [(0.71, 0.80, 0.87), (0.62, 0.75, 0.85)])
+def test_three_llms_known_by_their_cards_get_what_is_easy_and_what_is_hard(scores):
+    small, middling, large = scores
+    router = MoMARouter.from_cards(
+        llms=[
+            LLMCard("small", 0.1, 0.4, quality={"mmlu_pro": small}),
+            LLMCard("middling", 0.5, 2.0, quality={"mmlu_pro": middling}),
+            LLMCard("large", 2.5, 10.0, quality={"mmlu_pro": large}),
+        ]
+    )
+    easy, hard = (
+        Counter(decision.target for decision in router.route_batch(tasks)) for tasks in (EASY, HARD)
+    )
+    assert easy["large"] == 0
+    assert hard["large"] >= 0.2 * len(HARD)
+    assert easy["small"] / len(EASY) > hard["small"] / len(HARD)
+    router.learn(Learning())
+    trials = [decision.trial for decision in router.route_batch([*EASY, *USUAL, *HARD])]
+    assert sum(len(trial.safe) > 1 for trial in trials) >= 0.25 * len(trials)
