@@ -27,20 +27,12 @@ from moma_core.agents.reranker import (
 )
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import Trained, extend, sources_of, train
+from moma_core.decision import AgentOutcome, Candidate, Deferred, Handled, Trace
 from moma_core.encoder import PACKAGED
 from moma_core.health import Health
 from moma_core.locks import Lock
 from moma_core.protocols import FinalDecider, Progress
-from moma_core.types import (
-    AgentOutcome,
-    Candidate,
-    Deferred,
-    FloatArray,
-    Handled,
-    Query,
-    RoutingState,
-    Trace,
-)
+from moma_core.types import FloatArray, Query, RoutingState
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -18,19 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._store import read_pair, write_pair
+from moma_core.decision import Candidate, RoutingDecision, ScoreTable, Trial
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.llms.selection import POINTS, preference_text, rank, value
+from moma_core.llms.selection import POINTS, rank, value
 from moma_core.locks import Lock
-from moma_core.types import (
-    Auto,
-    Candidate,
-    Cost,
-    FloatArray,
-    Preference,
-    RoutingDecision,
-    ScoreTable,
-    Trial,
-)
+from moma_core.types import Auto, Cost, FloatArray, Preference, preference_text
 
 __all__ = [
     "FILES",
@@ -483,7 +475,8 @@ class Learning:
         seed: Of the random tries.
 
     Example:
-        >>> from moma_core.types import Candidate, Performance
+        >>> from moma_core.decision import Candidate
+        >>> from moma_core.types import Performance
         >>> bold = LearningConfig(explore=0.0, apply=True, mean_prior=1.0, caution=0.1)
         >>> learning = Learning(bold)
         >>> llms = (Candidate("big", 0.80, 0.002), Candidate("small", 0.78, 0.001))

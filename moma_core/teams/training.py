@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from moma_core.decision import TeamPlan
 from moma_core.errors import InvalidDataError, UnknownNameError
 from moma_core.protocols import Progress
 from moma_core.teams.cards import TeamOptions
@@ -27,7 +28,6 @@ from moma_core.teams.policy import (
     greedy,
     sampled,
 )
-from moma_core.types import TeamPlan
 
 __all__ = [
     "Environment",
