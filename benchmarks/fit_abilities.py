@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llm_added import vectors_of
+from llms import vectors_of
 from scipy.optimize import minimize
 
 from moma_core._numerics import sigmoid
@@ -77,7 +77,7 @@ GROUPS = {
 ITEMS, FOLDS = 24, 4
 SUBJECT_PENALTY, DIFFICULTY_PENALTY, STEEPNESS_PENALTY = 1.0, 30.0, 300.0
 LEVEL_PENALTY, DEVIATION_PENALTY = 0.3, 3.0
-EVEN_DIFFICULTY, EVEN_STEEPNESS = 10.0, 300.0
+EVEN_DIFFICULTY, EVEN_STEEPNESS = 10.0, 100.0
 """On a subject's own difficulty and steepness: with little on the latter it grew to seven, under
 which deviations of a few tenths mean anything, and unseen subjects were all easy for everybody."""
 

@@ -41,7 +41,7 @@ from typing import Any
 
 import numpy as np
 from fit_abilities import SAME, Rows, exam_of, fit_scale, read
-from llm_added import vectors_of
+from llms import vectors_of
 
 from moma_core._numerics import sigmoid
 from moma_core.encoder import RoutingEncoder
