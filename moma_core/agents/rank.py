@@ -49,6 +49,7 @@ def apply_decider(
     snapshot: Snapshot,
     weight: float,
     decider: FinalDecider,
+    *,
     away: npt.NDArray[np.bool_] | None = None,
 ) -> Shortlist:
     """Return the list of each of n queries with the logits that a final decision gives it.
@@ -192,7 +193,7 @@ def _listed(
     elif catalog.measured:
         read = Read.nothing(best, rows, snapshot, weight)
     if decider is not None:
-        best = apply_decider(best, texts, rows, snapshot, weight, decider, away)
+        best = apply_decider(best, texts, rows, snapshot, weight, decider, away=away)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
     return best, read, scope

@@ -184,12 +184,12 @@ class AgentRouter:
         states: StateMachine | None = None,
         negatives: Negatives | None = None,
         trained: Trained | None = None,
+        *,
         health: Health | None = None,
         max_wrong_agent_rate: float | None = None,
         taxonomy: Taxonomy | None = None,
         decider: FinalDecider | None = None,
         reranker: Reranker | None = None,
-        *,
         substitutes: bool = False,
     ) -> None:
         self.catalog = catalog

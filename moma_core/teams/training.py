@@ -104,8 +104,8 @@ def reinforce(
     environment: Environment,
     domains: _Index,
     config: TrainConfig,
-    rng: np.random.Generator,
     *,
+    rng: np.random.Generator,
     allowed: Allowed | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -425,7 +425,15 @@ def fit_teams(
     policy = Policy.start(inputs.vectors.shape[1], unit, rng)
     tables = Tables.of(options, policy.projection)
     history = reinforce(
-        policy, tables, inputs, environment, labels, config, rng, allowed=allowed, progress=progress
+        policy,
+        tables,
+        inputs,
+        environment,
+        labels,
+        config,
+        rng=rng,
+        allowed=allowed,
+        progress=progress,
     )
     value = fit_value(policy, tables, inputs, environment, rng, runs=config.priced, allowed=allowed)
     last = history[-max(len(history) // 10, 1) :]

@@ -70,7 +70,7 @@ def test_reinforce_finds_the_mode_and_the_role_that_pay(world):
         OnlyReflection(tables, inputs),
         labels,
         TrainConfig(steps=200, queries=24, samples=8, repeats=1),
-        np.random.default_rng(1),
+        rng=np.random.default_rng(1),
     )
     assert np.mean(history[-25:]) > np.mean(history[:25]) + 0.1
     plans = policy.rollout(tables, inputs, np.full(len(inputs), 0.003)).plans
