@@ -314,7 +314,8 @@ class AgentRouter:
             request = RankRequest(turns, state, choice.k, absent, choice.min_probability)
             [outcome] = self._ranked(request, rows, self._fitted(snapshot, trained))
             detail.append(f"best {outcome.candidates[0].name}")
-        outcome = self._after(outcome, reading, state, frozenset(snapshot.names[i] for i in rows))
+        row = snapshot.position.get(state.waiting_for or state.last_target or "")
+        outcome = self._after(outcome, reading, state, may_stay=row is not None and row in rows)
         with trace.timed("gate") as detail:
             taken = "taken" if isinstance(outcome, Handled) else outcome.reason
             detail.append(f"probability {outcome.probability:.2f}, {taken}")
@@ -323,7 +324,7 @@ class AgentRouter:
         return outcome, following
 
     def _after(
-        self, outcome: AgentOutcome, reading: Reading, state: RoutingState, names: Collection[str]
+        self, outcome: AgentOutcome, reading: Reading, state: RoutingState, *, may_stay: bool
     ) -> AgentOutcome:
         """Return the outcome of a turn after the one before it: who took that keeps an answer.
 
@@ -331,10 +332,10 @@ class AgentRouter:
             outcome: By the turn's own words.
             reading: The turn.
             state: The conversation's, before it.
-            names: Agents that may be chosen.
+            may_stay: Whether an agent took the turn before, and may be chosen.
         """
         before = state.waiting_for or state.last_target
-        if before is None or reading.cancels or (before in self.catalog and before not in names):
+        if before is None or reading.cancels or (before in self.catalog and not may_stay):
             return outcome
         others = [each for each in outcome.candidates if each.name != before]
         first = outcome.candidates[:1] == tuple(others[:1])
@@ -342,7 +343,7 @@ class AgentRouter:
         p = goes_on(reading.text, rival, asked=state.waiting_for is not None)
         if p < _GOES_ON:
             return outcome
-        if before not in names:
+        if not may_stay:
             reason, left = f"it goes on with what {before!r} was asked", 1.0 - p
             fits = min(outcome.some_fits, left)
             return Deferred(reason, min(rival, left), outcome.candidates, fits, goes_on=True)
