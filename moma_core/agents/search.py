@@ -31,11 +31,12 @@ _DIRECTIONS = 96
 _GROUPS = 256
 _SAMPLE = 8_192  # columns that directions and groups are found from
 _ROUNDS = 5  # of k-means
-_LOOKED_AT = 0.25  # share of the columns whose groups are looked at
+_LOOKED_AT = 0.33  # share of the columns whose groups are looked at
 _BY_TERMS = 1_000  # columns looked at for their n-grams
 _ROUGH = 24  # times the columns wanted, looked at with their whole vectors
-_COMMON = 0.4  # share of columns from which an n-gram is left out of rough scores
+_COMMON = 0.2  # share of columns from which an n-gram is left out of rough scores
 _TELLING = 512  # columns that tell for all
+_TELLING_TERMS = 16  # columns of which one tells how much the best hold of rare n-grams
 _CHUNK = 8_192
 
 
@@ -168,7 +169,7 @@ class Index:
             logits: FloatArray = self._dense[rows] @ vector + by_terms[rows]
             return logits + common[rows] @ weights
 
-        worded = _highest(by_terms, _BY_TERMS)
+        worded = _highest(by_terms, self._groups.rows[::_TELLING_TERMS], _BY_TERMS)
         rows, rough = self._groups.looked_at(vector, among, _ROUGH * count, worded)
         rows, rough = rows[among[rows]], rough[among[rows]]
         rows = _best(rows, rough + by_terms[rows], _ROUGH * count)
@@ -187,11 +188,11 @@ def _best(rows: _Rows, scores: FloatArray, count: int) -> _Rows:
     return rows[np.argpartition(scores, rows.size - count)[rows.size - count :]]
 
 
-def _highest(scores: FloatArray, count: int) -> _Rows:
-    """Return about so many rows of the highest of n scores; a sample tells from where on."""
-    some = scores[::16]
-    place = max(some.size - max(count // 16, 1), 0)
-    rows = np.flatnonzero(scores > np.partition(some, place)[place])
+def _highest(scores: FloatArray, some: _Rows, count: int) -> _Rows:
+    """Return about so many rows of the highest of n scores; ``some`` tell from where on."""
+    told = scores[some]
+    place = max(some.size - max(count * some.size // scores.size, 1), 0)
+    rows = np.flatnonzero(scores > np.partition(told, place)[place])
     return _best(rows, scores[rows], count)
 
 
