@@ -47,6 +47,7 @@ from moma_core.agents.reranker import Read, Reranker, exemplars, rerank, shortli
 from moma_core.agents.training import train
 from moma_core.encoder import open_encoder
 from moma_core.registry.memory import MemoryRegistry
+from moma_core.training.evaluate_agents import calibration_error
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 ENGINES = Path(__file__).with_name("llamaindex_corpus.toml")
@@ -316,25 +317,28 @@ def fit(drawn: dict[str, list[Seen]]) -> Curves:
     )
 
 
-def calibration_error(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
+def reliability(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return mean probability, share right and share of the weight of each tenth, (bins, 3)."""
     bins = np.minimum((p * 10).astype(int), 9)
-    parts = [(w[bins == b].sum(), bins == b) for b in range(10) if (bins == b).any()]
-    away = [s * abs(np.average(p[m] - y[m], weights=w[m])) for s, m in parts]
-    return float(sum(away) / w.sum())
+    parts = [bins == b for b in np.unique(bins)]
+    means = [(np.average(p[m], weights=w[m]), np.average(y[m], weights=w[m])) for m in parts]
+    return np.column_stack([means, [w[m].sum() / w.sum() for m in parts]])
 
 
-def judge(seen: Seen, curves: Curves) -> dict[str, float]:
+def judge(seen: Seen, curves: Curves) -> tuple[dict[str, float], np.ndarray]:
+    """Return figures of a whole catalog, and its reliability by tenths of the probability."""
     fits = chances(seen.evidence, curves[0], FITS) * chances(seen.evidence, curves[1], MEANT)
     p = fits * chances(seen.evidence, curves[2], RIGHT)
     own, out = seen.kind == "own", seen.kind == "oos"
     both = own | out
     w = np.where(own, 1.0 / own.sum(), OUT / max(out.sum(), 1))[both]
+    table = reliability(p[both], seen.right[both], w)
     report = {
         "right first": seen.right[own].mean(),
         "auroc": roc_auc_score(own[both], fits[both]),
         "auroc of cosine": roc_auc_score(own[both], seen.cosine[both]),
         "auroc of right": roc_auc_score(seen.right[own], p[own]),
-        "calibration error": calibration_error(p[both], seen.right[both], w),
+        "calibration error": calibration_error(table),
     }
     if (seen.kind == "other").any():
         two = own | (seen.kind == "other")
@@ -351,7 +355,7 @@ def judge(seen: Seen, curves: Curves) -> dict[str, float]:
             report[f"other sets' caught at {least}"] = (~taken)[seen.kind == "other"].mean()
         if (seen.kind == "removed").any():
             report[f"removed caught at {least}"] = (~taken)[seen.kind == "removed"].mean()
-    return {key: round(float(value), 4) for key, value in report.items()}
+    return {key: round(float(value), 4) for key, value in report.items()}, table
 
 
 def main() -> None:
@@ -387,12 +391,15 @@ def main() -> None:
         whole[name] = looker.see(catalog, source.asked, foreign, 60)
         print(name, "seen", flush=True)
     report: dict[str, dict] = {}
+    tables = {}
     for name, seen in whole.items():
-        report[name] = judge(seen, fit({n: parts for n, parts in drawn.items() if n != name}))
+        without = fit({n: parts for n, parts in drawn.items() if n != name})
+        report[name], tables[name] = judge(seen, without)
     report["mean"] = {
         key: round(float(np.mean([report[name][key] for name in whole])), 4)
         for key in report["engines"]
     }
+    report["reliability"] = {name: table.round(4).tolist() for name, table in tables.items()}
     curves = fit(drawn)
     report["curves"] = {
         "fits": dict(zip([*FITS, "intercept"], curves[0].round(3).tolist(), strict=True)),

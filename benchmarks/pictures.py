@@ -1,4 +1,4 @@
-"""The two pictures of README, from benchmarks/results; page.py draws them.
+"""The pictures of README and docs, from benchmarks/results; page.py draws them.
 
 Each SVG's description holds a digest of the numbers it shows, so a test can tell a stale one.
 """
@@ -33,6 +33,14 @@ SETS = {
     "clinc150-0": "CLINC150\n150",
     "banking50-0": "banking50\n50",
 }
+CATALOGS = {
+    "metatool": ("MetaTool", "o"),
+    "clinc150": ("CLINC150", "s"),
+    "banking50": ("banking50", "^"),
+    "sealtools": ("Seal-Tools", "v"),
+    "lobe": ("lobe", "D"),
+    "engines": ("12 engines", "x"),
+}
 MARKS = {"performance": "^", "auto": "s", "cost": "v"}
 
 
@@ -45,6 +53,8 @@ def numbers() -> dict[str, Any]:
         for run in json.loads((RESULTS / "llms.json").read_text())["runs"]
         if (run["pool"], run["seed"], run["head"]) == ("zeroeval", 0, "ours (auto)")
     ]
+    left_out = json.loads((RESULTS / "fit_cold_gate.json").read_text())["reliability"]
+    shots = json.loads((RESULTS / "shots.json").read_text())
     kept = ("curve", "preferences", "best_single", "best_single_score", "best_single_cost")
     return {
         "found": {
@@ -52,6 +62,12 @@ def numbers() -> dict[str, Any]:
             "peers": {name: peers[name]["in_scope_top1"] for name in PEERS},
         },
         "front": {key: run[key] for key in (*kept, "oracle_score")},
+        "trust": {
+            "Descriptions alone, catalog left out": left_out,
+            "5 examples an agent": {
+                name: rows["5 moma"]["reliability"] for name, rows in shots.items()
+            },
+        },
     }
 
 
@@ -103,6 +119,23 @@ def _front(figure: Any, shown: Any) -> None:
     axes.legend(fontsize=7, loc="lower right")
 
 
+def _trust(figure: Any, shown: Any) -> None:
+    for axes, (title, tables) in zip(
+        figure.subplots(1, 2, sharey=True), shown.items(), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], ":", color="0.5")
+        for name, table in tables.items():
+            label, mark = CATALOGS[name]
+            said, right, weight = np.array(table).T
+            sizes = 160 * weight / weight.sum() + 6
+            axes.plot(said, right, "-", color="0.6", lw=0.8)
+            axes.scatter(said, right, sizes, marker=mark, label=label)
+        axes.set_title(title, fontsize=10)
+        axes.set(xlabel="probability said", xlim=(0, 1), ylim=(0, 1))
+        axes.legend(fontsize=7, loc="upper left")
+    figure.axes[0].set_ylabel("share right")
+
+
 def draw() -> None:
     """Draw those pictures whose numbers changed."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
@@ -110,7 +143,7 @@ def draw() -> None:
     from matplotlib.figure import Figure
 
     stale = parted()
-    painters = {"found": _found, "front": _front}
+    painters = {"found": _found, "front": _front, "trust": _trust}
     for name, shown in numbers().items():
         path = IMAGES / f"{name}.svg"
         if str(path.relative_to(ROOT)) not in stale:

@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
-from moma_core.english import is_english
 from moma_core.errors import (
     ArtifactError,
     InvalidInputError,
@@ -47,6 +51,8 @@ __all__ = [
     "Wordpieces",
     "clipped_texts",
     "encoder_of",
+    "is_english",
+    "letter_terms",
     "open_encoder",
     "open_session",
     "packaged",
@@ -67,8 +73,8 @@ _BATCH_TOKENS = 4_096  # padded tokens a forward pass: about 60 MB of activation
 _MAX_BATCH = 32
 
 
-class RoutingEncoder:
-    """Encodes texts with MiniLM as tuned for routing, identically on every machine.
+class _WordpieceEncoder(ABC):
+    """What both MiniLMs have in common.
 
     Args:
         max_tokens: Longer texts are cut; 2 to 512.
@@ -77,31 +83,15 @@ class RoutingEncoder:
 
     Raises:
         ArtifactError: The weights are not the ones this version was measured with.
-
-    Example:
-        >>> encoder = RoutingEncoder()
-        >>> encoder.encode(["will it rain?", "is rain expected?"]).shape
-        (2, 384)
     """
-
-    packaged = "routing"
 
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
         self._threads = threads
         self._pieces = Wordpieces(max_tokens)
-        self._words = WordEmbeddings.packaged()
-        self._session = open_session(packaged(*_ROUTING), threads)
+        self._session = self._opened(threads)
 
-    def __reduce__(self) -> tuple[type[RoutingEncoder], tuple[int, int | None]]:
-        return RoutingEncoder, (
-            self._pieces.max_tokens,
-            self._threads,
-        )  # a copy opens the weights anew
-
-    @property
-    def fingerprint(self) -> str:
-        """Weights and token limit; vectors of one fingerprint can be compared."""
-        return f"moma-l6-int8-{_ROUTING[1][:8]}-{self._pieces.max_tokens}"
+    def __reduce__(self) -> tuple[type[_WordpieceEncoder], tuple[int, int | None]]:
+        return type(self), (self._pieces.max_tokens, self._threads)  # weights are opened anew
 
     @property
     def dimension(self) -> int:
@@ -130,13 +120,53 @@ class RoutingEncoder:
         rows = self._pieces.rows(texts)
         vectors = np.empty((len(rows), _DIMENSION), dtype=np.float32)
         for batch in _batches([len(row) for row in rows]):
-            tokens, mask = padded([rows[i] for i in batch])
-            feed = {"words": self._words.of(tokens), "mask": mask}
-            (vectors[batch],) = self._session.run(None, feed)
+            vectors[batch] = self._forward(*padded([rows[i] for i in batch]))
+        return vectors
+
+    @abstractmethod
+    def _opened(self, threads: int | None) -> Any:
+        """Return the session of the weights."""
+
+    @abstractmethod
+    def _forward(self, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> FloatArray:
+        """Return unit vectors (b, 384) of padded tokens (b, t), ``mask`` 1 at real ones."""
+
+
+class RoutingEncoder(_WordpieceEncoder):
+    """Encodes texts with MiniLM as tuned for routing, identically on every machine.
+
+    Args:
+        max_tokens: Longer texts are cut; 2 to 512.
+        threads: CPU threads of a forward pass; None takes the cores this process may use, 4 at
+            most, since short texts gain nothing from more.
+
+    Raises:
+        ArtifactError: The weights are not the ones this version was measured with.
+
+    Example:
+        >>> encoder = RoutingEncoder()
+        >>> encoder.encode(["will it rain?", "is rain expected?"]).shape
+        (2, 384)
+    """
+
+    packaged = "routing"
+
+    @property
+    def fingerprint(self) -> str:
+        """Weights and token limit; vectors of one fingerprint can be compared."""
+        return f"moma-l6-int8-{_ROUTING[1][:8]}-{self._pieces.max_tokens}"
+
+    def _opened(self, threads: int | None) -> Any:
+        self._words = WordEmbeddings.packaged()
+        return open_session(packaged(*_ROUTING), threads)
+
+    def _forward(self, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> FloatArray:
+        (unit,) = self._session.run(None, {"words": self._words.of(tokens), "mask": mask})
+        vectors: FloatArray = unit
         return vectors
 
 
-class MiniLMEncoder:
+class MiniLMEncoder(_WordpieceEncoder):
     """Encodes texts with the plain all-MiniLM-L6-v2, int8, identically on every machine.
 
     Args:
@@ -155,48 +185,20 @@ class MiniLMEncoder:
 
     packaged = "minilm"
 
-    def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
-        self._threads = threads
-        self._pieces = Wordpieces(max_tokens)
-        self._session = open_session(_minilm_weights(), threads)
-
-    def __reduce__(self) -> tuple[type[MiniLMEncoder], tuple[int, int | None]]:
-        return MiniLMEncoder, (
-            self._pieces.max_tokens,
-            self._threads,
-        )  # a copy opens the weights anew
-
     @property
     def fingerprint(self) -> str:
         """Weights and token limit; vectors of one fingerprint can be compared."""
         return f"minilm-l6-v2-int8-{_MINILM_SHA256[:8]}-{self._pieces.max_tokens}"
 
-    @property
-    def dimension(self) -> int:
-        """Length of a vector: 384."""
-        return _DIMENSION
+    def _opened(self, threads: int | None) -> Any:
+        return open_session(_minilm_weights(), threads)
 
-    def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Return unit vectors, shape (n, 384), float32, in the order of ``texts``.
-
-        A text without any token gets the vector of the empty text, never NaN.
-        """
-        rows = self._pieces.rows(texts)
-        vectors = np.empty((len(rows), _DIMENSION), dtype=np.float32)
-        for batch in _batches([len(row) for row in rows]):
-            vectors[batch] = self._forward([rows[i] for i in batch])
-        return vectors
-
-    def _forward(self, rows: list[list[int]]) -> FloatArray:
-        tokens, attention = padded(rows)
-        feed = {
-            "input_ids": tokens,
-            "attention_mask": attention,
-            "token_type_ids": np.zeros_like(tokens),
-        }
+    def _forward(self, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> FloatArray:
+        kinds = np.zeros_like(tokens)
+        feed = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": kinds}
         (hidden,) = self._session.run(None, feed)  # (B, T, 384)
         # (B, 1, T) @ (B, T, 384): the sum over real tokens; at unit length the divisor is moot.
-        pooled = np.matmul(attention[:, None, :].astype(np.float32), hidden)[:, 0]
+        pooled = np.matmul(mask[:, None, :].astype(np.float32), hidden)[:, 0]
         unit: FloatArray = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return unit
 
@@ -536,3 +538,87 @@ def _tokenizer(max_tokens: int) -> Tokenizer:
     )
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
+
+
+N_TERMS = 2**13
+_LOOKED_AT = 400  # characters that tell a language
+_WORD = re.compile(r"[^\W\d_]+")
+_TELLING = 3  # words from which the letters tell it
+_FOREIGN = 0.5  # log-odds from which the letters alone say that it is another language
+_DOUBTFUL = -2.0  # log-odds from which the wordpieces are asked as well
+_PIECES = 4  # words from which they tell
+_SHORT = 4  # letters of the longest words that count whole as well
+_WHOLE = 0.7  # share of whole words below which a doubtful text is foreign; benchmarks/LOG.md
+
+
+def is_english(text: str, is_piece: Callable[[str], bool]) -> bool:
+    """Say whether a text is English; below three words it is, if its script is Latin.
+
+    Two witnesses. A linear model over the letters of words, trained on queries in nine languages
+    (``benchmarks/weights/train_english.py``), knows those languages. For others there is how many
+    words are wordpieces of their own: of English ones nineteen in twenty. Words with a capital
+    inside a text are names, which tell no language.
+
+    Args:
+        text: Any; without letters it is English if it has digits.
+        is_piece: Says whether a word, in small letters without accents, is one wordpiece.
+
+    Example:
+        >>> is_english("wird es morgen in Oslo regnen?", lambda word: word in ("in", "es"))
+        False
+        >>> is_english("will it rain in Oslo tomorrow?", lambda word: True)
+        True
+    """
+    text = text[:_LOOKED_AT]
+    letters = [letter for letter in text if letter.isalpha()]
+    if not letters:
+        return any(letter.isdigit() for letter in text)
+    foreign = sum(not unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
+    if foreign > len(letters) / 2:
+        return False
+    if len(_WORD.findall(text)) < _TELLING:
+        return True
+    words = _words_of(text)
+    terms, values = letter_terms(text)
+    weights, bias = _letters()
+    odds = float(weights[terms] @ values + bias[0])
+    if odds > _FOREIGN:
+        return False
+    if odds < _DOUBTFUL or len(words) < _PIECES:
+        return True
+    return sum(is_piece(_unaccented(word)) for word in words) >= _WHOLE * len(words)
+
+
+def letter_terms(text: str) -> tuple[npt.NDArray[np.intp], FloatArray]:
+    """Return which runs of two to four letters a text holds, hashed, and how much of each.
+
+    Returns:
+        Terms, shape (t,), below `N_TERMS`, and their counts over the root of all of them, (t,).
+    """
+    found: list[str] = []
+    for word in _words_of(text[:_LOOKED_AT]):
+        padded = f" {word} "
+        found += [padded[i : i + n] for n in (2, 3, 4) for i in range(len(padded) - n + 1)]
+        if len(word) <= _SHORT:
+            found.append(padded)
+    counts = Counter(crc32(term.encode()) % N_TERMS for term in found)
+    values = np.array(list(counts.values()), dtype=np.float32) / np.sqrt(max(len(found), 1))
+    return np.array(list(counts), dtype=np.intp), values.astype(np.float32)
+
+
+def _words_of(text: str) -> list[str]:
+    words = _WORD.findall(text)
+    return [word.lower() for i, word in enumerate(words) if not (i and word[0].isupper())]
+
+
+def _unaccented(word: str) -> str:
+    letters = unicodedata.normalize("NFD", word)
+    return "".join(letter for letter in letters if unicodedata.category(letter) != "Mn")
+
+
+@cache
+def _letters() -> tuple[FloatArray, FloatArray]:
+    from safetensors.numpy import load
+
+    tensors = load((resources.files("moma_core") / "packaged" / "english.safetensors").read_bytes())
+    return tensors["weights"].astype(np.float32), tensors["bias"].astype(np.float32)

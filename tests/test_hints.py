@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from moma_core import AgentCard, MoMARouter
-from moma_core.agents.hints import effect_of
+from moma_core.agents.rank import effect_of
 
 READS = {"annotations": {"readOnlyHint": True}}
 DESTROYS = {"annotations": {"readOnlyHint": False, "destructiveHint": True}}

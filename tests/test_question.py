@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core import AgentCard, MoMARouter
-from moma_core.question import question_in
+from moma_core.agents.conversation import question_in
 
 ASKED = "will it snow in Tromsø on Saturday?"
 

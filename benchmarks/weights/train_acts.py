@@ -1,4 +1,4 @@
-"""Trains what tells requests from replies and statements (`moma_core.agents.acts`).
+"""Trains what tells requests from replies and statements (`moma_core.agents.conversation`).
 
     MOMA_DATA=DIR python benchmarks/weights/train_acts.py --out moma_core/packaged/acts.safetensors
 
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from moma_core.agents.acts import N_TERMS, act_terms
+from moma_core.agents.conversation import N_TERMS, act_terms
 
 HERE = Path(__file__).parent
 PER_TEMPLATE = 60  # texts at most

@@ -1,4 +1,4 @@
-"""Trains what tells English from other languages by the letters of words (`moma_core.english`).
+"""Trains what tells English from other languages by the letters of words (`moma_core.encoder`).
 
     MOMA_DATA=DIR python benchmarks/weights/train_english.py --out moma_core/packaged/english.safetensors
 
@@ -24,8 +24,7 @@ from scipy.sparse import csr_matrix, vstack
 from sklearn.linear_model import LogisticRegression
 
 from moma_core import english
-from moma_core.encoder import RoutingEncoder
-from moma_core.english import N_TERMS, letter_terms
+from moma_core.encoder import N_TERMS, RoutingEncoder, letter_terms
 
 LANGUAGES = ("de", "fr", "nl", "es", "it", "pt", "pl", "id")
 POOLS = ("ulab", "zeroeval", "mmlu_pro")

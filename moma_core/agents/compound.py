@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moma_core.agents.acts import acts
+from moma_core.agents.conversation import acts
 from moma_core.agents.router import AgentRouter, Choice
 from moma_core.protocols import Encoder
 from moma_core.types import AgentOutcome, Handled, Query

@@ -1,4 +1,4 @@
-"""How a turn is to be read: by itself, after the query it leans on, or as a change of mind.
+"""How a turn is to be read: what it asks, after which query, and whether it asks at all.
 
 "And for two people?" means nothing alone; "never mind, what's 2+2" is about 2+2. A `Reading` is
 made from the words, the history and the previous `RoutingState`; it knows neither states nor
@@ -11,21 +11,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from zlib import crc32
 
 import numpy as np
 
-from moma_core.agents.acts import acts, generality
 from moma_core.protocols import Encoder
-from moma_core.question import question_in
 from moma_core.types import FloatArray, Query, RoutingState
 
 __all__ = [
+    "ACTS",
+    "N_TERMS",
     "EncodedTurns",
     "Phrases",
     "Reading",
+    "act_terms",
+    "acts",
     "asking",
+    "generality",
     "goes_on",
     "in_context",
+    "question_in",
 ]
 
 
@@ -307,3 +315,194 @@ def asking(text: str) -> dict[str, float]:
 
 
 _READ_ON = 20_000  # characters of a long text
+
+
+ACTS = ("request", "reply", "statement")
+N_TERMS = 2**14
+_ACT_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d[\d.,:/-]*|[?!]")
+_MOST_WORDS_READ = 60
+
+
+def act_terms(text: str) -> list[int]:
+    """Return which terms a text holds: words, pairs, how it begins and ends, and its length.
+
+    Numbers count as one word whatever they are, as do names: words with a capital inside a text.
+
+    Example:
+        >>> act_terms("order 4471") == act_terms("order 12")
+        True
+    """
+    words = [_masked(word, i) for i, word in enumerate(_ACT_WORD.findall(text)[:_MOST_WORDS_READ])]
+    length = min(len(words), 12)
+    pairs = [f"{a} {b}" for a, b in pairwise(words)]
+    terms = [
+        *words,
+        *pairs,
+        f"length {length}",
+        f"^{' '.join(words[:1])}",
+        f"^{' '.join(words[:2])}",
+    ]
+    terms += [f"^{' '.join(words[:3])}", f"{' '.join(words[-1:])}$", f"{' '.join(words[-2:])}$"]
+    if length <= 6:
+        terms.append(f"all {' '.join(words)}")
+    return [crc32(term.encode()) % N_TERMS for term in dict.fromkeys(terms)]
+
+
+def _masked(word: str, place: int) -> str:
+    if word[0].isdigit():
+        return "#"
+    if place and word[0].isupper() and word not in ("I", "I'm", "I'd", "I'll", "I've"):
+        return "Name"
+    return word.lower()
+
+
+def acts(texts: Sequence[str]) -> FloatArray:
+    """Return how probable each of `ACTS` is of n texts, shape (n, 3), rows adding up to 1.
+
+    Whether a sentence asks for something, answers or goes on with what was said, or just tells: a
+    linear model over words, trained on what people ask of tools and on written replies and
+    statements (``benchmarks/weights/train_acts.py``). It looks at how things are said, an encoder
+    at what about. Words that it never saw say nothing: then the length decides.
+
+    Example:
+        >>> request, reply, statement = acts(["book a flight to Rome", "yes, go ahead", "Hi team,"])
+        >>> bool(request[0] > 0.5), bool(reply[1] > 0.5), bool(statement[2] > 0.5)
+        (True, True, True)
+    """
+    weights, bias = _act_weights("weights", "bias")
+    logits = np.array([weights[act_terms(text)].sum(axis=0) for text in texts]).reshape(-1, 3)
+    logits = logits + bias
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: FloatArray = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def generality(texts: Sequence[str]) -> FloatArray:
+    """Return log-odds that texts ask for what any LLM does rather than one tool, shape (n,).
+
+    By how they ask: to explain, to write, to translate, what a word means; not by what about.
+
+    Example:
+        >>> poem, flight = generality(["Write a poem about a flight", "book a flight to Rome"])
+        >>> bool(poem > 0 > flight)
+        True
+    """
+    weights, bias = _act_weights("general", "general_bias")
+    odds = [float(weights[act_terms(text)].sum()) for text in texts]
+    found: FloatArray = (np.array(odds) + bias[0]).astype(np.float32)
+    return found
+
+
+@cache
+def _act_weights(weights: str, bias: str) -> tuple[FloatArray, FloatArray]:
+    from safetensors.numpy import load
+
+    tensors = load((files("moma_core") / "packaged" / "acts.safetensors").read_bytes())
+    return tensors[weights].astype(np.float32), tensors[bias].astype(np.float32)
+
+
+_ENDS = 8_000  # characters at either end of a text; its question is near one of them
+_TAG = r"[A-Za-z][\w.:-]*"
+_ASKED_IN = re.compile(
+    r"<(user[_-]?(?:query|message|input|request|prompt)|query|question|prompt|request|message|input"
+    r"|task)\b[^<>]*>(?P<inside>.*?)</\1\s*>",
+    re.IGNORECASE | re.DOTALL,
+)
+_BLOCK = re.compile(rf"^[ \t]*<({_TAG})\b[^<>]*>.*?</\1\s*>[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(```|~~~).*?^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+_RULED = re.compile(
+    r"^[ \t]*([-=*_#])\1{4,}[ \t]*\n.*?^[ \t]*\1{5,}[ \t]*$", re.DOTALL | re.MULTILINE
+)
+_LABEL = (
+    r"(?:user|human|customer|me)?[ ]?(?:question|query|request|input|prompt|message|task|ask"
+    r"|instruction|q|user|human|customer)"
+)
+_CLOSING = (
+    r"(?:(?:helpful|final|your|short)\s)?(?:answer|response|reply|output|assistant|agent|ai|bot|a)\s*:"
+    r"|(?:context|sources?|documents?|passages?|thoughts?|history|chat history)\s*:"
+)
+_LABELLED = re.compile(
+    rf"^[ \t>*#]*{_LABEL}[*]*[ \t]*:[*]*[ \t]*\n?(?P<asked>[^\n].*?)"
+    rf"(?=^[ \t>*#]*(?:{_CLOSING}|{_LABEL}[*]*[ \t]*:)|\Z)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+_FORM = re.compile(
+    rf"^[ \t>*#]*(?:{_CLOSING})[*]*[ \t]*\Z"  # a place for the answer, at the end
+    r"|^[ \t>*#]*(?:retrieved |given |relevant |search |chat )?"
+    r"(?:context|sources?|documents?|passages?|results|history)[^\n:]{0,40}:"
+    rf"|\A\s*{_LABEL}[ \t]*:.*^[ \t]*(?:assistant|ai|bot|agent)[ \t]*:",  # who said what
+    re.IGNORECASE | re.MULTILINE | re.DOTALL,
+)
+_MAIL_BELOW = re.compile(
+    r"^(?:[ \t>]*On [^\n]{4,120}(?:\n[^\n]{0,80})? wrote:\s*$"
+    r"|[ \t]*-{2,}\s*(?:Original|Forwarded)[^\n]*$"
+    r"|[ \t]*_{10,}[ \t]*$(?=\s*From:)"
+    r"|[ \t]*From:[^\n]+\n(?:[ \t]*(?:Sent|Date|To|Cc|Subject):[^\n]*\n)+)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_QUOTED = re.compile(r"^ {0,3}>(?!>> )[^\n]*\n?", re.MULTILINE)  # not Python's own prompt
+_HEADERS = re.compile(
+    r"\A(?:[ \t]*(?:From|Sent|Date|To|Cc|Subject|Betreff):[^\n]*\n)+", re.IGNORECASE
+)
+_SIGNATURE = re.compile(r"^-- ?$.*\Z", re.DOTALL | re.MULTILINE)
+_REMARK = 3  # words above a forwarded mail, from which they are more than "FYI"
+_HAS_WORDS = re.compile(r"[^\W\d_]{2}|[\u3040-\u9fff\uac00-\ud7af]")
+
+
+def question_in(text: str) -> str:
+    r"""Return what a text asks, without what was put around it; the text itself where it is bare.
+
+    Only form counts, not topic: blocks in tags, fenced code, quoted and forwarded mail, signatures,
+    and labels such as ``Question:`` with what comes before and after.
+
+    Example:
+        >>> question_in("<system-reminder>\nRun the linter.\n</system-reminder>\nWill it rain?")
+        'Will it rain?'
+        >>> question_in("Context: It rained all May.\nQuestion: will it rain?\nAnswer:")
+        'will it rain?'
+        >>> question_in("Will it rain?\n\nOn Mon, Ada wrote:\n> The budget is attached.")
+        'Will it rain?'
+        >>> question_in("why is <b>this</b> not bold?")
+        'why is <b>this</b> not bold?'
+    """
+    if not _worth_a_look(text):
+        return text
+    ends = text if len(text) <= 2 * _ENDS else f"{text[:_ENDS]}\n{text[-_ENDS:]}"
+    asked = [match["inside"] for match in _ASKED_IN.finditer(ends)]
+    found = asked[-1] if asked and _said(asked[-1]) else ends
+    for strip in (_without_blocks, _labelled, _without_mail):
+        left = strip(found)
+        found = left if _said(left) else found
+    return text if found is text else found.strip()
+
+
+def _worth_a_look(text: str) -> bool:
+    return "\n" in text or "</" in text
+
+
+def _said(text: str) -> bool:
+    return bool(_HAS_WORDS.search(text))
+
+
+def _without_blocks(text: str) -> str:
+    left = _BLOCK.sub("", text)
+    for pattern in (_RULED, _FENCE):
+        shorter = pattern.sub("", left)
+        left = shorter if _said(shorter) else left
+    return left
+
+
+def _labelled(text: str) -> str:
+    """Return what follows the last label, in a form to fill in or a written down conversation."""
+    asked = [match["asked"] for match in _LABELLED.finditer(text)]
+    return asked[-1] if asked and _FORM.search(text) else text
+
+
+def _without_mail(text: str) -> str:
+    below = _MAIL_BELOW.search(text)
+    if below and len(text[: below.start()].split()) >= _REMARK:
+        text = text[: below.start()]
+    for pattern in (_HEADERS, _QUOTED, _SIGNATURE):
+        shorter = pattern.sub("", text)
+        text = shorter if _said(shorter) else text
+    return text

@@ -603,7 +603,7 @@ class ColdView:
         """
         best = [seen.cosine_lead, seen.log_share, seen.lead, seen.read_lead, seen.read]
         near, meant, right = (
-            np.where(read, _logistic(columns, along), _logistic(columns, unread))
+            _logistic(columns, np.where(read[:, None], along, unread))
             for columns, along, unread in (
                 ([seen.above, seen.foreign], _READ_ALONG.near, _UNREAD.near),
                 ([seen.refused, seen.general], _READ_ALONG.meant, _UNREAD.meant),
@@ -654,8 +654,11 @@ def with_cold_view(
     return fits * right, fits, common * least + (1.0 - common) * gate.threshold
 
 
-def _logistic(columns: Sequence[FloatArray], weights: tuple[float, ...]) -> npt.NDArray[np.float64]:
-    score = np.column_stack(columns).astype(np.float64) @ np.array(weights[:-1]) + weights[-1]
+def _logistic(
+    columns: Sequence[FloatArray], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return values of logistic curves of m columns (n,) by weights (n, m + 1)."""
+    score = (np.array(columns).T * weights[:, :-1]).sum(axis=1) + weights[:, -1]
     values: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
     return values
 

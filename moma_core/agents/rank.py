@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from moma_core.agents.acts import generality
+from moma_core._checks import readable
 from moma_core.agents.catalog import Snapshot, card_text
-from moma_core.agents.conversation import EncodedTurns, in_context
+from moma_core.agents.conversation import EncodedTurns, generality, in_context
 from moma_core.agents.gate import ColdView, Evidence, Negatives, with_cold_view
-from moma_core.agents.hints import effect_of
 from moma_core.agents.ranker import Columns, Features, description_columns, logsumexp
 from moma_core.agents.reranker import (
     LENGTH,
@@ -32,8 +31,9 @@ from moma_core.agents.reranker import (
 from moma_core.agents.search import MANY
 from moma_core.agents.training import Trained
 from moma_core.errors import ScoreError
-from moma_core.protocols import AgentRecord, FinalDecider
+from moma_core.protocols import FinalDecider
 from moma_core.types import (
+    AgentCard,
     AgentOutcome,
     Candidate,
     Deferred,
@@ -45,7 +45,7 @@ from moma_core.types import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Fitted", "K", "RankRequest", "apply_decider", "rank"]
+__all__ = ["Fitted", "K", "RankRequest", "apply_decider", "effect_of", "rank"]
 
 _LEAST = 1e-9  # a probability of nothing, whose logarithm is still a number
 
@@ -377,6 +377,12 @@ class Fitted:
         return description_columns(Features.of(texts, self.snapshot.descriptions, idf))
 
     @cached_property
+    def _usual(self) -> np.float32:
+        """The median of how near the packaged queries come, a cosine."""
+        _, nearest = self._reached
+        return np.float32(np.median(nearest)) if nearest.size else np.float32(0.0)
+
+    @cached_property
     def _reached(self) -> tuple[FloatArray, FloatArray]:
         """The packaged queries that no agent should take, (m, d), and how near each comes, (m,)."""
         vectors = self.negatives.vectors[self.negatives.n_given :]
@@ -396,10 +402,8 @@ class Fitted:
         nearest ones, which are of the query's own: texts of one language are nearer to each other.
         """
         known, nearest = self._reached
-        if not nearest.size:
-            return np.zeros(len(vectors), dtype=np.float32)
-        if not self.many_languages:
-            return np.full(len(vectors), np.median(nearest), dtype=np.float32)
+        if not self.many_languages or not nearest.size:
+            return np.full(len(vectors), self._usual, dtype=np.float32)
         alike = np.argpartition(-(vectors @ known.T), _ALIKE - 1, axis=1)[:, :_ALIKE]
         level: FloatArray = nearest[alike].mean(axis=1)
         return level
@@ -422,13 +426,9 @@ def _evidence(
     places = np.argsort(-refined, axis=1, kind="stable")[:, :LENGTH]
     n, pick = len(places), (np.arange(len(places)), places[:, 0])
     ranked = np.take_along_axis(refined, places, axis=1)
-    cosines = np.array(
-        [
-            [_cosine(snapshot.records[rows[agent]], vector) for agent in row[order]]
-            for row, order, vector in zip(best.agents, places, vectors, strict=True)
-        ],
-        dtype=np.float32,
-    )
+    listed = rows[np.take_along_axis(best.agents, places, axis=1)]
+    near = [_cosines(snapshot, *each) for each in zip(listed, vectors, strict=True)]
+    cosines = np.array(near, dtype=np.float32)
     said = np.take_along_axis(read.logits, places, axis=1)
     said = np.clip(np.where(np.isfinite(said), said, -LOUDEST), -_HEARD, _HEARD)
     nearest = cosines.max(axis=1)
@@ -479,11 +479,13 @@ _HEARD = 6.0  # log-odds of the reranker beyond which the gate is no surer
 _NOBODY = 0.5  # logit that somebody reaches for any query
 
 
-def _cosine(record: AgentRecord, vector: FloatArray) -> float:
-    told = float(record.description_vector @ vector)
-    if len(record.example_vectors):
-        told = max(told, float((record.example_vectors @ vector).max()))
-    return told
+def _cosines(snapshot: Snapshot, listed: npt.NDArray[np.intp], vector: FloatArray) -> FloatArray:
+    """Return the largest cosine of a vector (d,) with what k rows say or are asked, shape (k,)."""
+    largest: FloatArray = snapshot.descriptions[listed] @ vector
+    for i in np.flatnonzero(snapshot.n_examples[listed]):
+        nearest = (snapshot.records[listed[i]].example_vectors @ vector).max()
+        largest[i] = max(largest[i], nearest)
+    return largest
 
 
 def _scores(field: _Field, catalog: Fitted) -> tuple[FloatArray, FloatArray | None, FloatArray]:
@@ -609,3 +611,36 @@ def _careful(outcome: AgentOutcome, threshold: float, snapshot: Snapshot) -> Age
         return Handled((second.name,), probability, candidates, outcome.some_fits)
     reason = f"unsure whether {second.name!r} is to read or {first.name!r} to destroy"
     return Deferred(reason, probability, candidates, outcome.some_fits)
+
+
+Effect = Literal["reads", "destroys", "unknown"]
+
+_READS = frozenset({"get", "list", "read", "show", "find", "search", "view", "fetch", "describe"})
+_DESTROYS = frozenset(
+    {"delete", "remove", "destroy", "drop", "erase", "wipe", "purge", "cancel", "terminate"}
+)
+
+
+def effect_of(card: AgentCard) -> Effect:
+    """Return whether a tool reads, destroys or may do either, as far as its card says.
+
+    MCP's annotations (``readOnlyHint``, ``destructiveHint``) count, as cards keep them in
+    ``metadata["annotations"]``; without them the first word of the name.
+
+    Example:
+        >>> effect_of(AgentCard("delete_file", "Deletes a file")), effect_of(AgentCard("a", "b"))
+        ('destroys', 'unknown')
+        >>> safe = {"annotations": {"readOnlyHint": True}}
+        >>> effect_of(AgentCard("drop_rate", "How many packets are lost", metadata=safe))
+        'reads'
+    """
+    hints = card.metadata.get("annotations")
+    if isinstance(hints, Mapping):
+        if hints.get("readOnlyHint") is True:
+            return "reads"
+        if isinstance(hints.get("destructiveHint"), bool):
+            return "destroys" if hints["destructiveHint"] else "unknown"
+    verb = readable(card.name).lower().split()[:1]
+    if verb and verb[0] in _DESTROYS:
+        return "destroys"
+    return "reads" if verb and verb[0] in _READS else "unknown"

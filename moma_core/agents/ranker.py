@@ -44,39 +44,47 @@ __all__ = [
 ]
 
 N_WORD_FEATURES = 2**17
-_CHAR_FEATURES = 2**17
-N_FEATURES = N_WORD_FEATURES + _CHAR_FEATURES
+N_FEATURES = 2 * N_WORD_FEATURES  # as many of letters
 _WORD = r"(?u)\b\w+\b"
 _CHAR_LENGTH = 1.225  # of the character part: half as much again as words, by descriptions alone
 _MAX_CHARS = 4_096  # of a text; a 1 MB query costs no more than a page
 
 
 @cache
-def _vectorizers() -> tuple[Any, Any]:
+def _terms() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]], Any]:
+    """Return what cuts a text into words and pairs, into letters, and what hashes either."""
+    from sklearn.feature_extraction import FeatureHasher
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    shared = {"alternate_sign": False, "norm": None, "dtype": np.float32}
-    word = HashingVectorizer(
-        n_features=N_WORD_FEATURES, ngram_range=(1, 2), token_pattern=_WORD, **shared
+    words = HashingVectorizer(ngram_range=(1, 2), token_pattern=_WORD)
+    letters = HashingVectorizer(ngram_range=(3, 5), analyzer="char_wb")
+    hasher = FeatureHasher(
+        N_WORD_FEATURES, input_type="string", dtype=np.float32, alternate_sign=False
     )
-    char = HashingVectorizer(
-        n_features=_CHAR_FEATURES, ngram_range=(3, 5), analyzer="char_wb", **shared
-    )
-    return word, char
+    return words.build_analyzer(), letters.build_analyzer(), hasher
 
 
 def warm_up() -> None:
     """Do the slow imports now, so that no query waits for them."""
-    _vectorizers()
+    _terms()
 
 
-def _counts(texts: Sequence[str]) -> list[csr_matrix]:
-    from scipy.sparse import csr_matrix
+def _counts(texts: Sequence[str]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32], FloatArray]:
+    """Return rows, features and counts of n texts' terms, of the n by letters after those by words.
 
-    if not texts:  # the vectorizer refuses an empty list
-        return [csr_matrix((0, n), dtype=np.float32) for n in (N_WORD_FEATURES, _CHAR_FEATURES)]
+    Returns:
+        Ascending rows below 2n, features below N_FEATURES, counts; all of shape (t,).
+    """
+    n = len(texts)
+    if not n:  # the hasher refuses an empty list
+        return np.zeros(0, np.intp), np.zeros(0, np.int32), np.zeros(0, np.float32)
+    words, letters, hasher = _terms()
     clipped = [_RUN.sub(_in_pairs, text.lstrip()[:_MAX_CHARS]) for text in texts]
-    return [vectorizer.transform(clipped) for vectorizer in _vectorizers()]
+    found = hasher.transform([*map(words, clipped), *map(letters, clipped)])
+    rows = np.repeat(np.arange(2 * n), np.diff(found.indptr))
+    features = found.indices.astype(np.int32, copy=False)
+    features[found.indptr[n] :] += N_WORD_FEATURES
+    return rows, features, found.data
 
 
 # Han, kana, Thai, Lao, Khmer, Burmese: written without spaces between words.
@@ -94,12 +102,8 @@ def _in_pairs(run: re.Match[str]) -> str:
 
 def document_frequencies(texts: Sequence[str]) -> FloatArray:
     """Return in how many texts each feature occurs, shape (N_FEATURES,)."""
-    word, char = _counts(texts)
-    counts = (
-        np.bincount(word.indices, minlength=N_WORD_FEATURES),
-        np.bincount(char.indices, minlength=_CHAR_FEATURES),
-    )
-    return np.concatenate(counts).astype(np.float32)
+    _, features, _ = _counts(texts)
+    return np.bincount(features, minlength=N_FEATURES).astype(np.float32)
 
 
 def inverse_frequencies(frequencies: FloatArray, n_texts: int) -> FloatArray:
@@ -120,34 +124,18 @@ def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
         >>> lexical_rows(["rain", "snow"], idf).shape
         (2, 262144)
     """
-    from scipy.sparse import hstack
-
-    word, char = _counts(texts)
-    parts = [_weighted(word, idf[:N_WORD_FEATURES]), _weighted(char, idf[N_WORD_FEATURES:])]
-    parts[1].data *= np.float32(_CHAR_LENGTH)
-    if len(texts) == 1:  # the hot path: a quarter of what the general one takes
-        return _beside(*parts)
-    return hstack(parts, format="csr", dtype=np.float32)
-
-
-def _beside(word: csr_matrix, char: csr_matrix) -> csr_matrix:
-    """Return one row's two parts as one row."""
     from scipy.sparse import csr_matrix
 
-    data = np.concatenate([word.data, char.data])
-    terms = np.concatenate([word.indices, char.indices + N_WORD_FEATURES])
-    ends = np.array([0, data.size], dtype=terms.dtype)
-    return csr_matrix((data, terms, ends), shape=(1, N_FEATURES))
-
-
-def _weighted(counts: csr_matrix, idf: FloatArray) -> csr_matrix:
-    """Replace counts by log(1 + count) x idf, each row scaled to unit length, in place."""
-    counts.data = np.log1p(counts.data) * idf[counts.indices]
-    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    squares = np.bincount(rows, weights=counts.data**2, minlength=counts.shape[0])
-    norms = np.sqrt(np.maximum(squares, 1e-12))
-    counts.data = (counts.data / norms[rows]).astype(np.float32)
-    return counts
+    n = len(texts)
+    rows, features, counts = _counts(texts)
+    values = np.log1p(counts) * idf[features]
+    squares = np.bincount(rows, weights=values**2, minlength=2 * n)
+    values = (values / np.sqrt(np.maximum(squares, 1e-12))[rows]).astype(np.float32)
+    values[rows >= n] *= np.float32(_CHAR_LENGTH)
+    if n == 1:  # the hot path: its rows need no sorting
+        ends = np.array([0, values.size], dtype=np.int32)
+        return csr_matrix((values, features, ends), shape=(1, N_FEATURES))
+    return csr_matrix((values, (rows % max(n, 1), features)), shape=(n, N_FEATURES))
 
 
 # Scales of the two parts of a feature row and the share of a description in its agent's column;

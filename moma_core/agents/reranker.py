@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core._checks import readable
-from moma_core.agents.acts import generality
 from moma_core.agents.catalog import Snapshot
+from moma_core.agents.conversation import generality
 from moma_core.agents.gate import Signals
 from moma_core.agents.ranker import Columns, logsumexp
 from moma_core.encoder import WordEmbeddings, Wordpieces, open_session, packaged, padded
@@ -132,13 +132,19 @@ def _all_close(
 
     An agent's exemplars are multiplied once with all queries that list it, not once for each.
     """
-    if len(agents) == 1:  # the hot path
-        owns = [exemplars_of(int(agent)) for agent in agents[0]]
-        one = [np.nan if own is None else closeness(own, vectors)[0] for own in owns]
-        return np.array([one], dtype=np.float32)
     close = np.full(agents.size, np.nan, dtype=np.float32)
     if not len(agents):
         return close.reshape(agents.shape)
+    if len(agents) == 1:  # the hot path
+        owns = [exemplars_of(int(agent)) for agent in agents[0]]
+        known = np.array([own is not None for own in owns])
+        cosines = [own @ vectors[0] for own in owns if own is not None]
+        if cosines:
+            counts = np.array([each.size for each in cosines])
+            weights = np.exp(_GAMMA * np.concatenate(cosines))
+            sums = np.add.reduceat(weights, np.cumsum(counts) - counts)
+            close[known] = np.log(sums / counts) / np.float32(_GAMMA)
+        return close[None]
     order = np.argsort(agents, axis=None, kind="stable")
     listed, starts = np.unique(agents.ravel()[order], return_index=True)
     for agent, places in zip(listed, np.split(order, starts[1:]), strict=True):

@@ -204,5 +204,10 @@ def term_sums(by_term: csr_matrix, terms: npt.NDArray[Any], values: FloatArray) 
         terms: Which n-grams the text holds, shape (m,).
         values: How much of each, shape (m,).
     """
-    sums: FloatArray = by_term[terms].T @ values
-    return sums
+    starts, counts = by_term.indptr[terms], by_term.indptr[terms + 1]
+    counts = counts - starts
+    before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    held = before + np.arange(before.size)
+    weights = by_term.data[held] * np.repeat(values, counts)
+    sums = np.bincount(by_term.indices[held], weights, minlength=by_term.shape[1])
+    return sums.astype(np.float32)

@@ -32,6 +32,7 @@ from moma_core.llms.costs import (
     CostEstimator,
     PricedCosts,
     Sent,
+    Usage,
     build_costs,
     count_tokens,
 )
@@ -51,7 +52,6 @@ from moma_core.llms.selection import (
     preference_name,
     rank,
 )
-from moma_core.llms.usage import Usage
 from moma_core.protocols import Encoder
 from moma_core.types import (
     Auto,
