@@ -15,7 +15,7 @@ import threading
 import time
 import unicodedata
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from moma_core.errors import InvalidInputError, MoMAError, needs_extra
 from moma_core.health import Health
 from moma_core.llms.router import LLMRouter
 from moma_core.locks import Lock
+from moma_core.telemetry import Counts
 from moma_core.types import FloatArray, Query, RoutingDecision, RoutingState, Trace, TraceStep
 
 __all__ = [
@@ -249,7 +250,7 @@ class RouteCache:
         self._store: Store | None = _open_store(store)
         self._store_health = Health(failures=1, cooldown=5.0)
         self._clock, self._lock, self._naming = clock, Lock(), Lock()
-        self.counts: Counter[str] = Counter()
+        self.counts = Counts("cache")
         self.clear()
 
     def clear(self) -> None:
@@ -289,7 +290,7 @@ class RouteCache:
         if not leads and flight.thread != threading.get_ident():  # else a decider asks its router
             flight.done.wait()
             if flight.decision is not None and asked.others[1] is None:
-                self.counts["waited"] += 1
+                self.counts.add("waited")
                 return replace(flight.decision, trace=(_step(start, "just made"),))
         try:
             flight.decision = self._made(key, asked, parts)
@@ -323,7 +324,7 @@ class RouteCache:
             if near is not None:
                 return replace(near, trace=(*trace.done()[1:], *near.trace))
         decision = asked.decide(turns, trace)
-        self.counts["made"] += 1
+        self.counts.add("made")
         if _same(parts, asked.parts()) and key[1:] == asked.key():
             self._keep(key, asked, reading, decision)
             if scope is not None and decision.kind == "agent" and decision.probability >= _SURE:
@@ -343,7 +344,7 @@ class RouteCache:
             return None
         decision = _for_words(entry, asked[1])
         self._put(key, entry._replace(decision=decision, text=asked[0].query.text))
-        self.counts["near"] += 1
+        self.counts.add("near")
         age = f"{self._clock() - entry.at:.0f} s old"
         step = _step(start, f"means {entry.text[:80]!r} ({found[1]:.3f}), {age}")
         return replace(decision, trace=(step,))
@@ -399,7 +400,7 @@ class RouteCache:
         self._bytes -= self._kept.pop(key).size
 
     def _served(self, entry: _Entry, asked: Asked, start: float) -> RoutingDecision:
-        self.counts["same words"] += 1
+        self.counts.add("same words")
         decision = entry.decision
         if entry.own_topic and entry.text != asked.query.text:
             decision = _for_words(entry, asked.reading())
@@ -419,7 +420,7 @@ class RouteCache:
             if not age < self._ttl or not asked.knows(decision):
                 return None
         except (MoMAError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self.counts["unreadable"] += 1
+            self.counts.add("unreadable")
             return None
         entry = _Entry(decision, text, own, self._clock() - age, _size(decision, text))
         self._put(key, entry)
@@ -437,7 +438,7 @@ class RouteCache:
                     "the route cache's store does not answer (%s); routes are decided without it",
                     type(error).__name__,
                 )
-            self.counts["store failed"] += 1
+            self.counts.add("store failed")
             self._store_health.report_failure("store")
             return None
         self._store_health.report_success("store")

@@ -196,8 +196,9 @@ class _Field:
         """Return the field of one reading with the likeliest of very many agents alone."""
         ranker, count = catalog.trained.ranker, max(_NEAR_ENOUGH, 4 * self.request.k)
         texts = [self.alone] if self.joined is None else [self.alone, self.joined]
-        previous = catalog.snapshot.position.get(self.request.state.last_target or "", -1)
-        rows, rest = [self.rows[self.rows == previous]], []
+        previous = catalog.snapshot.position.get(self.request.state.last_target or "")
+        rows = [] if previous is None else [self.rows[self.rows == previous]]
+        rest = []
         for kind in catalog.kinds(self.rows):
             found = [ranker.near(text, kind, count) for text in texts] if kind.size else []
             rows += [near for near, _ in found]

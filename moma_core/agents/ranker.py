@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moma_core.agents.search import Index, term_sums
+from moma_core.agents.search import Index
 from moma_core.types import FloatArray
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "minimised",
     "stack_columns",
     "stack_features",
+    "term_sums",
     "warm_up",
 ]
 
@@ -136,6 +137,22 @@ def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
         ends = np.array([0, values.size], dtype=np.int32)
         return csr_matrix((values, features, ends), shape=(1, N_FEATURES))
     return csr_matrix((values, (rows % max(n, 1), features)), shape=(n, N_FEATURES))
+
+
+def term_sums(by_term: csr_matrix, terms: csr_matrix) -> FloatArray:
+    """Return ``terms @ by_term`` as an array, touching only the rows of these terms.
+
+    Args:
+        by_term: Weight of each term in each column, shape (t, n).
+        terms: One text, shape (1, t).
+    """
+    starts, counts = by_term.indptr[terms.indices], by_term.indptr[terms.indices + 1]
+    counts = counts - starts
+    before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    held = before + np.arange(before.size)
+    weights = by_term.data[held] * np.repeat(terms.data, counts)
+    sums = np.bincount(by_term.indices[held], weights, minlength=by_term.shape[1])
+    return sums.astype(np.float32)
 
 
 # Scales of the two parts of a feature row and the share of a description in its agent's column;
@@ -302,9 +319,7 @@ class LinearRanker:
         logits += self.columns.bias
         indexed, by_term = len(self._index), self._index.by_term
         if features.dense.shape[0] == 1:
-            logits[0, :indexed] += term_sums(
-                by_term, features.lexical.indices, features.lexical.data
-            )
+            logits[0, :indexed] += term_sums(by_term, features.lexical)
         else:
             logits[:, :indexed] += (features.lexical @ by_term).toarray()
         if indexed < len(self.names):
@@ -322,8 +337,9 @@ class LinearRanker:
             count: How many to return; those that came after the index was made are always there.
         """
         indexed = len(self._index)
-        among = np.zeros(len(self.names), dtype=bool)
-        among[rows] = True
+        among = np.full(len(self.names), rows.size == len(self.names))
+        if rows.size < among.size:
+            among[rows] = True
         found, rest = self._index.near(features.dense[0], features.lexical, among[:indexed], count)
         return np.concatenate([found, np.flatnonzero(among[indexed:]) + indexed]), rest
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     _Rows = npt.NDArray[np.intp]
 
-__all__ = ["MANY", "Index", "term_sums"]
+__all__ = ["MANY", "Index"]
 
 MANY = 20_000
 """Columns from which a query is compared with the likeliest only."""
@@ -31,11 +31,11 @@ _DIRECTIONS = 96
 _GROUPS = 256
 _SAMPLE = 8_192  # columns that directions and groups are found from
 _ROUNDS = 5  # of k-means
-_LOOKED_AT = 0.33  # share of the columns whose groups are looked at
+_LOOKED_AT = 0.16  # share of the columns whose groups are looked at
 _BY_TERMS = 1_000  # columns looked at for their n-grams
-_ROUGH = 24  # times the columns wanted, looked at with their whole vectors
+_ROUGH = 16  # times the columns wanted, looked at with their whole vectors
 _COMMON = 0.2  # share of columns from which an n-gram is left out of rough scores
-_TELLING = 512  # columns that tell for all
+_TELLING = 256  # columns that tell for all
 _TELLING_TERMS = 16  # columns of which one tells how much the best hold of rare n-grams
 _CHUNK = 8_192
 
@@ -159,9 +159,9 @@ class Index:
         places, common = self._common
         place = places[terms.indices]
         rare = place < 0
-        by_terms = term_sums(self.by_term, terms.indices[rare], terms.data[rare])
-        by_terms += self._bias
-        by_terms[~among] = -np.inf
+        by_terms: FloatArray = self.by_term[terms.indices[rare]].T @ terms.data[rare] + self._bias
+        if not among.all():
+            by_terms[~among] = -np.inf
         weights = np.zeros(common.shape[1], dtype=np.float32)
         weights[place[~rare]] = terms.data[~rare]
 
@@ -194,20 +194,3 @@ def _highest(scores: FloatArray, some: _Rows, count: int) -> _Rows:
     place = max(some.size - max(count * some.size // scores.size, 1), 0)
     rows = np.flatnonzero(scores > np.partition(told, place)[place])
     return _best(rows, scores[rows], count)
-
-
-def term_sums(by_term: csr_matrix, terms: npt.NDArray[Any], values: FloatArray) -> FloatArray:
-    """Return a text's n-grams times all columns, touching only the rows of these n-grams.
-
-    Args:
-        by_term: Weight of each n-gram in each column, shape (t, n).
-        terms: Which n-grams the text holds, shape (m,).
-        values: How much of each, shape (m,).
-    """
-    starts, counts = by_term.indptr[terms], by_term.indptr[terms + 1]
-    counts = counts - starts
-    before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
-    held = before + np.arange(before.size)
-    weights = by_term.data[held] * np.repeat(values, counts)
-    sums = np.bincount(by_term.indices[held], weights, minlength=by_term.shape[1])
-    return sums.astype(np.float32)
