@@ -32,8 +32,8 @@ from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Negatives
 from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter
+from moma_core.decision import Handled
 from moma_core.registry.memory import MemoryRegistry
-from moma_core.types import Handled
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 OUT = Path("benchmarks/results/few_examples.json")

@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage
 from langchain_moma import teams
 from langchain_moma.testing import ScriptedChat
 from moma_core import LLMCard, TeamPlan
-from moma_core.types import TeamMember
+from moma_core.decision import TeamMember
 
 QUESTION = "A bat and a ball cost 1.10 together. The bat costs 1.00 more. How much is the ball?"
 CARDS = [LLMCard("small", 0.15, 0.6), LLMCard("middle", 0.25, 1.25), LLMCard("large", 2.5, 10.0)]

@@ -22,8 +22,8 @@ from moma_core import (
     RoutingState,
     UnknownNameError,
 )
-from moma_core.llms.selection import check_latency, parse_preference
-from moma_core.types import did_you_mean
+from moma_core.llms.selection import check_latency
+from moma_core.types import did_you_mean, parse_preference
 
 __all__ = [
     "DECISION_KEY",

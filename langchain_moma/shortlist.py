@@ -21,8 +21,8 @@ from moma_core import (
     RoutingDecision,
     RoutingState,
 )
+from moma_core.decision import Ranking
 from moma_core.places import rank_requests, shared
-from moma_core.types import Ranking
 
 __all__ = [
     "Bind",

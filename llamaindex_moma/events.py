@@ -12,7 +12,7 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
 
-from moma_core.types import Ranking, RoutingDecision
+from moma_core.decision import Ranking, RoutingDecision
 
 __all__ = [
     "Kind",

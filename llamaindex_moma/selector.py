@@ -40,10 +40,11 @@ from moma_core import (
     Query,
     UnknownNameError,
 )
+from moma_core.decision import Ranking
 from moma_core.errors import DuplicateNameError
 from moma_core.health import Health
 from moma_core.locks import Lock
-from moma_core.types import MAX_DESCRIPTION_CHARS, Ranking, is_text, is_visible, joined, nearest
+from moma_core.types import MAX_DESCRIPTION_CHARS, is_text, is_visible, joined, nearest
 
 __all__ = [
     "MoMASelector",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moma_core import InvalidInputError
-from moma_core.types import Ranking, is_number
+from moma_core.decision import Ranking
+from moma_core.types import is_number
 
 __all__ = [
     "CLOSED_LIST",

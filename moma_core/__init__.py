@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moma_core.agents.categories import Category
     from moma_core.agents.states import State, StateMachine
+    from moma_core.decision import Candidate, RoutingDecision, ScoreTable, TeamPlan
     from moma_core.encoder import MiniLMEncoder, RoutingEncoder
     from moma_core.errors import (
         ArtifactError,
@@ -33,21 +34,18 @@ if TYPE_CHECKING:
     from moma_core.types import (
         AgentCard,
         Auto,
-        Candidate,
         Cost,
         LLMCard,
         Performance,
         Preference,
         Query,
-        RoutingDecision,
         RoutingState,
-        ScoreTable,
-        TeamPlan,
     )
 
 _HOMES = {
     "moma_core.agents.categories": ("Category",),
     "moma_core.agents.states": ("State", "StateMachine"),
+    "moma_core.decision": ("Candidate", "RoutingDecision", "ScoreTable", "TeamPlan"),
     "moma_core.encoder": ("MiniLMEncoder", "RoutingEncoder"),
     "moma_core.errors": (
         "ArtifactError",
@@ -70,16 +68,12 @@ _HOMES = {
     "moma_core.types": (
         "AgentCard",
         "Auto",
-        "Candidate",
         "Cost",
         "LLMCard",
         "Performance",
         "Preference",
         "Query",
-        "RoutingDecision",
         "RoutingState",
-        "ScoreTable",
-        "TeamPlan",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -12,9 +12,10 @@ from itertools import zip_longest
 from typing import Any
 
 from moma_core.agents.compound import pieces
+from moma_core.decision import Candidate, Ranking
 from moma_core.errors import NoTargetError
 from moma_core.router import MoMARouter
-from moma_core.types import Candidate, Query, Ranking, RoutingState
+from moma_core.types import Query, RoutingState
 
 __all__ = [
     "rank_requests",

@@ -9,15 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from moma_core.types import (
-    AgentCard,
-    FloatArray,
-    LLMCard,
-    Preference,
-    Query,
-    RoutingDecision,
-    RoutingState,
-)
+from moma_core.decision import RoutingDecision
+from moma_core.types import AgentCard, FloatArray, LLMCard, Preference, Query, RoutingState
 
 if TYPE_CHECKING:
     import numpy as np

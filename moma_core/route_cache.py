@@ -26,12 +26,13 @@ import numpy as np
 from moma_core._checks import is_finite
 from moma_core.agents.conversation import EncodedTurns, Reading
 from moma_core.agents.router import AgentRouter
+from moma_core.decision import RoutingDecision, Trace, TraceStep
 from moma_core.errors import InvalidInputError, MoMAError, needs_extra
 from moma_core.health import Health
 from moma_core.llms.router import LLMRouter
 from moma_core.locks import Lock
 from moma_core.telemetry import Counts
-from moma_core.types import FloatArray, Query, RoutingDecision, RoutingState, Trace, TraceStep
+from moma_core.types import FloatArray, Query, RoutingState
 
 __all__ = [
     "NEAR",

@@ -35,32 +35,35 @@ from moma_core.agents.rank import K
 from moma_core.agents.reranker import Reranker
 from moma_core.agents.router import AgentRouter, Choice
 from moma_core.agents.states import StateMachine
+from moma_core.decision import (
+    AgentOutcome,
+    Candidate,
+    Deferred,
+    Handled,
+    Part,
+    Ranking,
+    RoutingDecision,
+    ScoreTable,
+    Trace,
+)
 from moma_core.encoder import encoder_of, open_encoder
 from moma_core.errors import DuplicateNameError, InvalidInputError, InvalidQueryError, NoTargetError
 from moma_core.health import Health
 from moma_core.llms.costs import Sent
 from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter, pool_of
-from moma_core.llms.selection import parse_preference, preference_name
 from moma_core.protocols import Encoder, FinalDecider, Progress
 from moma_core.registry.location import ChromaServer
 from moma_core.teams.router import TeamRouter, team_instead
 from moma_core.types import (
     AgentCard,
-    AgentOutcome,
-    Candidate,
-    Deferred,
     FloatArray,
-    Handled,
     LLMCard,
-    Part,
     Preference,
     Query,
-    Ranking,
-    RoutingDecision,
     RoutingState,
-    ScoreTable,
-    Trace,
+    parse_preference,
+    preference_name,
 )
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from moma_core import AgentCard, Query, RoutingState, State, StateMachine
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.conversation import EncodedTurns
 from moma_core.agents.router import AgentRouter, Choice, eligible_agents
+from moma_core.decision import Deferred, Handled, Trace
 from moma_core.errors import ScoreError
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Deferred, Handled, Trace
 
 ENCODER = HashEncoder()
 START = RoutingState()

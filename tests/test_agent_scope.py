@@ -9,9 +9,9 @@ from moma_core.agents.gate import ENOUGH_NEGATIVES, Negatives, Scope, cross_fit_
 from moma_core.agents.ranker import Features, document_frequencies, inverse_frequencies
 from moma_core.agents.router import AgentRouter
 from moma_core.agents.training import read_trained, write_trained
+from moma_core.decision import Handled
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Handled
 
 ENCODER = HashEncoder()
 TOPICS = {

@@ -28,9 +28,9 @@ from moma_core.agents.categories import (
 )
 from moma_core.agents.ranker import LinearRanker
 from moma_core.agents.router import AgentRouter, Choice
+from moma_core.decision import Deferred, Trace
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Deferred, Trace
 
 ENCODER = HashEncoder()
 pytestmark = pytest.mark.filterwarnings("ignore:agent .* brings:UserWarning")  # random words

@@ -13,9 +13,9 @@ from moma_core.agents.ranker import Columns, Features, description_columns
 from moma_core.agents.reranker import cold_start_features, downweight_ngrams, shortlist
 from moma_core.agents.router import AgentRouter
 from moma_core.agents.training import train
+from moma_core.decision import Deferred
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Deferred
 
 ENCODER = HashEncoder()
 NAMES = ("exchange_rate", "tip", "account_balance")

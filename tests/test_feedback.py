@@ -15,6 +15,7 @@ from langchain_moma import feedback_from_scores
 from langchain_moma.collect import reward_of_scores
 from langchain_moma.decision import record as node_record
 from moma_core import AgentCard, Candidate, MoMARouter, RoutingDecision
+from moma_core.decision import ScoreTable
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.llms.feedback import (
     Arm,
@@ -26,8 +27,8 @@ from moma_core.llms.feedback import (
     safe_set,
 )
 from moma_core.llms.off_policy import estimate
-from moma_core.llms.selection import parse_preference, preference_text, rank
-from moma_core.types import Auto, Cost, Performance, ScoreTable, Topsis
+from moma_core.llms.selection import rank
+from moma_core.types import Auto, Cost, Performance, Topsis, parse_preference, preference_text
 
 VECTOR = np.zeros(4, np.float32)
 LLMS = (

@@ -13,9 +13,9 @@ from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import Curve, Gate, Negatives, Signals, fit_gate, signals
 from moma_core.agents.router import AgentRouter
 from moma_core.agents.training import cold_threshold, train
+from moma_core.decision import Deferred, Handled
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
-from moma_core.types import Deferred, Handled
 
 ENCODER = HashEncoder()
 finite = st.floats(-60, 60, width=32)

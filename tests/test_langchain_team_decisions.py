@@ -20,7 +20,7 @@ from moma_core import (
     TeamPlan,
     UnknownNameError,
 )
-from moma_core.types import TeamMember
+from moma_core.decision import TeamMember
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
 PLAN = TeamPlan("chain", (TeamMember("planner", SMALL), TeamMember("writer", LARGE)))

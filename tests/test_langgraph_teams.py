@@ -26,9 +26,9 @@ from moma_core import (
     TeamPlan,
     UnknownNameError,
 )
+from moma_core.decision import TeamMember
 from moma_core.errors import InvalidQueryError
 from moma_core.teams.cards import calls
-from moma_core.types import TeamMember
 
 QUESTION = "What is 6 times 7?"
 SIZES = {"io": 1, "cot": 1, "chain": 3, "full": 3, "debate": 3, "reflection": 2}

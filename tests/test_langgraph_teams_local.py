@@ -8,8 +8,8 @@ from langchain_core.messages import HumanMessage
 from langchain_moma.teams.graph import build
 from langchain_moma.teams.transcript import Limits
 from moma_core import LLMCard, TeamPlan
+from moma_core.decision import TeamMember
 from moma_core.teams.cards import calls
-from moma_core.types import TeamMember
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

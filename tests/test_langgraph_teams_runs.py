@@ -26,10 +26,10 @@ from langchain_moma.teams.graph import build
 from langchain_moma.teams.transcript import Limits
 from langchain_moma.testing import ScriptedChat
 from moma_core import InvalidInputError, LLMCard, NoTargetError, TeamPlan
+from moma_core.decision import TeamMember
 from moma_core.health import Health
 from moma_core.teams.cards import calls
 from moma_core.teams.router import Signal
-from moma_core.types import TeamMember
 
 QUESTION = "What is 6 times 7?"
 SIZES = {"io": 1, "cot": 1, "chain": 3, "full": 3, "debate": 3, "reflection": 2}

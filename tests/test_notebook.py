@@ -18,8 +18,8 @@ from moma_core import (
     TeamPlan,
     UnknownNameError,
 )
+from moma_core.decision import Candidate, Part, TeamMember, TraceStep
 from moma_core.testing import HashEncoder
-from moma_core.types import Candidate, Part, TeamMember, TraceStep
 
 NASTY = "<img src=x onerror=alert(1)> & 'x' \u202etxt.exe\x1b[2J"
 

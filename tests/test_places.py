@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core import AgentCard, Candidate, MoMARouter
+from moma_core.decision import Ranking
 from moma_core.places import rank_requests, shared
-from moma_core.types import Ranking
 
 CARDS = [
     AgentCard("weather", "Weather forecast for a place"),

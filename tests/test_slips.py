@@ -25,6 +25,7 @@ from moma_core import (
     TeamPlan,
     UnknownNameError,
 )
+from moma_core.decision import TeamMember, Trial
 from moma_core.decoding.decider import FusionWeights
 from moma_core.errors import (
     ArtifactError,
@@ -33,7 +34,6 @@ from moma_core.errors import (
     InvalidQueryError,
 )
 from moma_core.testing import HashEncoder
-from moma_core.types import TeamMember, Trial
 
 DECISION = RoutingDecision("agent", ("weather",), 0.9).to_dict()
 PLAN = TeamPlan("io", (TeamMember("solver", "small"),)).to_dict()

@@ -19,8 +19,9 @@ from moma_core import (
     ScoreTable,
 )
 from moma_core._checks import MAX_NAME_CHARS
+from moma_core.decision import TraceStep
 from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError, ScoreError
-from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, Topsis, TraceStep
+from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, Topsis
 
 GOOD_NAMES = (
     "a",

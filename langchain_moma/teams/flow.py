@@ -21,9 +21,10 @@ from langchain_moma.teams.transcript import (
     total,
 )
 from moma_core import InvalidInputError, LLMCard, TeamPlan, UnknownNameError
+from moma_core.decision import TeamMember
 from moma_core.llms.answers import normalise_answer
 from moma_core.teams.router import Signal
-from moma_core.types import TeamMember, did_you_mean
+from moma_core.types import did_you_mean
 
 __all__ = [
     "APPROVED",

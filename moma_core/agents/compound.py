@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from moma_core.agents.conversation import acts
 from moma_core.agents.router import AgentRouter, Choice
+from moma_core.decision import AgentOutcome, Handled
 from moma_core.protocols import Encoder
-from moma_core.types import AgentOutcome, Handled, Query
+from moma_core.types import Query
 
 __all__ = ["Ranked", "divided", "pieces"]
 

@@ -30,17 +30,10 @@ from moma_core.agents.reranker import (
 )
 from moma_core.agents.search import MANY
 from moma_core.agents.training import Trained
+from moma_core.decision import AgentOutcome, Candidate, Deferred, Handled
 from moma_core.errors import ScoreError
 from moma_core.protocols import FinalDecider
-from moma_core.types import (
-    AgentCard,
-    AgentOutcome,
-    Candidate,
-    Deferred,
-    FloatArray,
-    Handled,
-    RoutingState,
-)
+from moma_core.types import AgentCard, FloatArray, RoutingState
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -57,6 +50,7 @@ def apply_decider(
     snapshot: Snapshot,
     weight: float,
     decider: FinalDecider,
+    *,
     away: npt.NDArray[np.bool_] | None = None,
 ) -> Shortlist:
     """Return the list of each of n queries with the logits that a final decision gives it.
@@ -276,7 +270,7 @@ def _listed(
     elif catalog.measured:
         read = Read.nothing(best, rows, snapshot, weight)
     if decider is not None:
-        best = apply_decider(best, texts, rows, snapshot, weight, decider, away)
+        best = apply_decider(best, texts, rows, snapshot, weight, decider, away=away)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
     return best, read, scope

@@ -178,7 +178,7 @@ def exemplars(record: AgentRecord) -> FloatArray | None:
     return record.example_vectors if len(record.example_vectors) else None
 
 
-_NAMES_LEXICAL = 0.7  # share of the n-grams' weight that bare names keep; benchmarks/LOG.md
+_NAMES_LEXICAL = 0.25  # share of the n-grams' weight that bare names keep; benchmarks/LOG.md
 _NOBODY = np.float32(0.5)  # logit that somebody reaches for any query: no lead over less
 
 
@@ -290,7 +290,7 @@ def rerank(
     With m examples an agent among the best three it counts ``1 / (1 + m / 3)``. With four to nine
     it is asked only where the ranker is not sure, or the words are such as an LLM is asked with;
     with more, not at all. The order within a list changes, not the probability that its agents
-    hold together.
+    hold together; among bare names, of which it has little to read, not even the order.
 
     Args:
         best: The ranker's, k agents a query.
@@ -310,13 +310,14 @@ def rerank(
         asked[maybe] = ~sure | (generality([texts[int(i)] for i in maybe]) >= 0.0)
     said = np.full(refined.shape, -np.inf, dtype=np.float32)
     moved = best.logits.copy()
+    say = np.float32(0.0 if snapshot.names_only else _READ_WEIGHT)
     for i in np.flatnonzero(asked):
         places = order[i, :_READ]
         records = [snapshot.records[rows[agent]] for agent in best.agents[i, places]]
         shown = [_nearest_examples(record, vectors[i]) for record in records]
         found = reranker.logits(texts[int(i)], [record.card for record in records], shown)
         said[i, places] = np.clip(found, -LOUDEST, LOUDEST)
-        moved[i, places] += _READ_WEIGHT * share[i] * said[i, places]
+        moved[i, places] += say * share[i] * said[i, places]
         after = moved[i, places] + weight * best.closeness[i, places]
         moved[i, places] += logsumexp(refined[i, places]) - logsumexp(after)
     share[share < _LEAST_SHARE] = 0.0

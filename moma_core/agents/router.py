@@ -27,21 +27,13 @@ from moma_core.agents.reranker import (
 )
 from moma_core.agents.states import StateMachine
 from moma_core.agents.training import Trained, extend, sources_of, train
+from moma_core.decision import AgentOutcome, Candidate, Deferred, Handled, Trace
 from moma_core.encoder import PACKAGED
 from moma_core.health import Health
 from moma_core.locks import Lock
 from moma_core.protocols import FinalDecider, Progress
 from moma_core.telemetry import Counts
-from moma_core.types import (
-    AgentOutcome,
-    Candidate,
-    Deferred,
-    FloatArray,
-    Handled,
-    Query,
-    RoutingState,
-    Trace,
-)
+from moma_core.types import FloatArray, Query, RoutingState
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -195,12 +187,12 @@ class AgentRouter:
         states: StateMachine | None = None,
         negatives: Negatives | None = None,
         trained: Trained | None = None,
+        *,
         health: Health | None = None,
         max_wrong_agent_rate: float | None = None,
         taxonomy: Taxonomy | None = None,
         decider: FinalDecider | None = None,
         reranker: Reranker | None = None,
-        *,
         substitutes: bool = False,
     ) -> None:
         self.catalog = catalog

@@ -18,8 +18,8 @@ from typing import Any
 from moma_core._checks import is_text
 from moma_core._store import write_whole
 from moma_core.cli.terminal import HERE, open_router, progress_bar, router_exists
+from moma_core.decision import RoutingDecision
 from moma_core.errors import ArtifactError, InvalidDataError, NoTargetError, needs_extra
-from moma_core.types import RoutingDecision
 
 __all__ = ["route_file"]
 

@@ -30,7 +30,7 @@ from moma_core.errors import MissingExtraError, MoMAError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moma_core.types import RoutingDecision
+    from moma_core.decision import RoutingDecision
 
 __all__ = [
     "main",

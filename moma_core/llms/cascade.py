@@ -30,15 +30,8 @@ from moma_core.llms.cascade_planner import (
 )
 from moma_core.llms.costs import Sent
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.selection import (
-    POINTS,
-    check_latency,
-    choose,
-    in_time,
-    parse_preference,
-    preference_name,
-)
-from moma_core.types import FloatArray, Preference
+from moma_core.llms.selection import POINTS, check_latency, choose, in_time
+from moma_core.types import FloatArray, Preference, parse_preference, preference_name
 
 __all__ = [
     "CASCADE_FILES",
@@ -505,7 +498,7 @@ class CascadeRouter:
         Args:
             text: The query's words.
             vector: Its unit vector, shape (d,).
-            preference: See `selection.parse_preference`; None means auto.
+            preference: See `types.parse_preference`; None means auto.
             exclude: LLMs that may not be asked now.
             max_latency: Most seconds of all calls, one after the other, by `LLMCard.latency`. The
                 fastest LLM alone where none is in time; an unknown latency counts as none.

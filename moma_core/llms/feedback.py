@@ -17,18 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._store import read_pair, write_pair
+from moma_core.decision import Candidate, RoutingDecision, ScoreTable, Trial
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.llms.selection import preference_text, rank
+from moma_core.llms.selection import rank
 from moma_core.locks import Lock
-from moma_core.types import (
-    Candidate,
-    Cost,
-    FloatArray,
-    Preference,
-    RoutingDecision,
-    ScoreTable,
-    Trial,
-)
+from moma_core.types import Cost, FloatArray, Preference, preference_text
 
 __all__ = [
     "FILES",

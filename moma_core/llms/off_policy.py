@@ -21,7 +21,7 @@ from moma_core.llms.feedback import (
     corrected,
     learnt_choice,
 )
-from moma_core.llms.selection import parse_preference
+from moma_core.types import parse_preference
 
 __all__ = [
     "LEAST",

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._store import prefixed, read_pair, under, write_pair
+from moma_core.decision import Candidate, ScoreTable
 from moma_core.errors import (
     ArtifactError,
     DuplicateNameError,
@@ -44,24 +45,17 @@ from moma_core.llms.heads.adapted import GAMMA, AdaptedHead, Blend, fit_blend
 from moma_core.llms.heads.contract import Head
 from moma_core.llms.heads.joined import JoinedHead
 from moma_core.llms.prices import listed_card
-from moma_core.llms.selection import (
-    POINTS,
-    check_latency,
-    in_time,
-    parse_preference,
-    preference_name,
-    rank,
-)
+from moma_core.llms.selection import POINTS, check_latency, in_time, rank
 from moma_core.protocols import Encoder
 from moma_core.types import (
     Auto,
-    Candidate,
     Cost,
     FloatArray,
     LLMCard,
     Preference,
-    ScoreTable,
     nearest,
+    parse_preference,
+    preference_name,
 )
 
 __all__ = [
@@ -302,7 +296,7 @@ class LLMRouter:
 
         Args:
             table: From `score`.
-            preference: See `selection.parse_preference`; None means auto.
+            preference: See `types.parse_preference`; None means auto.
             exclude: Names that may not be chosen now (disabled, failing); others are ignored.
             max_latency: Most seconds, by `LLMCard.latency`; the fastest LLM where none is in time.
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from moma_core.decision import ScoreTable
 from moma_core.errors import InvalidPreferenceError, NoTargetError
-from moma_core.types import Auto, Cost, Performance, Preference, ScoreTable, Topsis, did_you_mean
+from moma_core.types import Auto, Cost, Performance, Preference, Topsis
 
 __all__ = [
     "DEFAULT_BUDGET_SHARE",
     "LEAST_USD",
     "POINTS",
-    "PREFERENCES",
     "StreamBudget",
     "check_latency",
     "choose",
@@ -25,9 +24,6 @@ __all__ = [
     "front_mask",
     "in_time",
     "pareto_front",
-    "parse_preference",
-    "preference_name",
-    "preference_text",
     "rank",
     "select",
     "topsis",
@@ -168,93 +164,8 @@ def _min_max(values: _Array, front: npt.NDArray[np.bool_], constant: float) -> _
     return scaled
 
 
-PREFERENCES = ("auto", "cost", "performance", "topsis")
 DEFAULT_BUDGET_SHARE = 0.25
 """``cost`` without a budget may spend this share of what the strongest LLM costs on the query."""
-
-_CHOICES = (
-    "Choose 'performance', 'auto', 'auto:0.03' (halving the cost is worth 0.03 of score), 'cost', "
-    "'cost:0.002' (a budget in USD per query), or 'topsis:0.7,0.3' (weights of score and cost)."
-)
-
-
-def parse_preference(preference: str | Preference | None) -> Preference:
-    """Return a `Preference` from what a user typed; None means auto.
-
-    Args:
-        preference: ``"performance"``, ``"auto"``, ``"auto:0.03"`` (score that halving the cost is
-            worth), ``"cost"``, ``"cost:0.002"`` (USD per query), ``"topsis"``,
-            ``"topsis:0.7,0.3"`` (weights of score and cost), a `Preference`, or None.
-
-    Raises:
-        InvalidPreferenceError: Anything else; the message lists the choices.
-
-    Example:
-        >>> parse_preference("cost:0.002"), parse_preference("auto:0.03")
-        (Cost(budget=0.002), Auto(points=0.03))
-    """
-    if preference is None:
-        return Auto()
-    if isinstance(preference, Performance | Auto | Cost | Topsis):
-        return preference
-    if not isinstance(preference, str):
-        raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {_CHOICES}")
-    name, separator, amount = preference.strip().lower().partition(":")
-    match name, separator:
-        case "performance", "":
-            return Performance()
-        case "auto", _:
-            return Auto(_number(amount, preference) if separator else None)
-        case "cost", _:
-            return Cost(
-                _number(amount.strip().removeprefix("$"), preference) if separator else None
-            )
-        case "topsis", _:
-            return Topsis(_weight(amount, preference) if separator else 0.5)
-    meant = did_you_mean(name, ("performance", "auto", "cost", "topsis"))
-    raise InvalidPreferenceError(f"unknown preference {preference!r:.60}. {meant}{_CHOICES}")
-
-
-def _number(text: str, preference: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise InvalidPreferenceError(
-            f"expected a number of zero or more after the colon, got {preference!r:.60}. {_CHOICES}"
-        )
-    return number
-
-
-def _weight(text: str, preference: str) -> float:
-    """Return the weight of the score from ``"0.7,0.3"``."""
-    numbers = [_number(part, preference) for part in text.split(",")]
-    if len(numbers) != 2 or sum(numbers) <= 0:
-        raise InvalidPreferenceError(
-            f"topsis takes the weights of score and cost, got {preference!r:.60}. {_CHOICES}"
-        )
-    return numbers[0] / sum(numbers)
-
-
-def preference_name(preference: Preference) -> str:
-    """Return ``"performance"``, ``"auto"``, ``"cost"`` or ``"topsis"``."""
-    return type(preference).__name__.lower()
-
-
-def preference_text(preference: Preference) -> str:
-    """Return a preference as text that `parse_preference` reads back.
-
-    Example:
-        >>> preference_text(Auto(0.03)), preference_text(Cost())
-        ('auto:0.03', 'cost')
-    """
-    match preference:
-        case Auto(points=float() | int() as amount) | Cost(budget=float() | int() as amount):
-            return f"{preference_name(preference)}:{amount!r}"
-        case Topsis(w_score=weight):
-            return f"topsis:{weight!r},{1.0 - weight!r}"
-    return preference_name(preference)
 
 
 def choose(

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from moma_core._numerics import sigmoid
 from moma_core._store import read_pair, under, write_pair
+from moma_core.decision import TeamMember, TeamPlan
 from moma_core.errors import ArtifactError, MoMAError
 from moma_core.teams.cards import ModeCard, RoleCard, TeamOptions
 from moma_core.teams.features import Tables, TeamInputs
 from moma_core.teams.policy import RATES, Allowed, PlanBatch, Policy
-from moma_core.types import TeamMember, TeamPlan
 
 __all__ = [
     "TEAM_FILES",

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._checks import is_number, is_text
+from moma_core.decision import RoutingDecision, TeamPlan
 from moma_core.errors import (
     ArtifactError,
     InvalidCardError,
@@ -21,7 +22,7 @@ from moma_core.errors import (
     NoTargetError,
 )
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.selection import choose, pareto_front, parse_preference, preference_name, value
+from moma_core.llms.selection import choose, pareto_front, value
 from moma_core.protocols import Encoder
 from moma_core.teams.cards import ModeCard, RoleCard
 from moma_core.teams.features import TeamInputs
@@ -41,9 +42,9 @@ from moma_core.types import (
     FloatArray,
     Performance,
     Preference,
-    RoutingDecision,
-    TeamPlan,
     Topsis,
+    parse_preference,
+    preference_name,
 )
 
 __all__ = [
@@ -212,7 +213,7 @@ class TeamRouter:
 
         Args:
             query: The user's words.
-            preference: See `selection.parse_preference`; None means auto. With a budget, the plan's
+            preference: See `types.parse_preference`; None means auto. With a budget, the plan's
                 expected cost never exceeds it.
             exclude: LLMs, roles and modes that may not take part now.
 

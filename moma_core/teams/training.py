@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from moma_core.decision import TeamPlan
 from moma_core.errors import InvalidDataError, UnknownNameError
 from moma_core.protocols import Progress
 from moma_core.teams.cards import TeamOptions
@@ -27,7 +28,6 @@ from moma_core.teams.policy import (
     greedy,
     sampled,
 )
-from moma_core.types import TeamPlan
 
 __all__ = [
     "Environment",
@@ -104,8 +104,8 @@ def reinforce(
     environment: Environment,
     domains: _Index,
     config: TrainConfig,
-    rng: np.random.Generator,
     *,
+    rng: np.random.Generator,
     allowed: Allowed | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -425,7 +425,15 @@ def fit_teams(
     policy = Policy.start(inputs.vectors.shape[1], unit, rng)
     tables = Tables.of(options, policy.projection)
     history = reinforce(
-        policy, tables, inputs, environment, labels, config, rng, allowed=allowed, progress=progress
+        policy,
+        tables,
+        inputs,
+        environment,
+        labels,
+        config,
+        rng=rng,
+        allowed=allowed,
+        progress=progress,
     )
     value = fit_value(policy, tables, inputs, environment, rng, runs=config.priced, allowed=allowed)
     last = history[-max(len(history) // 10, 1) :]

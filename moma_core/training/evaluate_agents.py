@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moma_core.agents.data import LabelledQueries, with_examples
+from moma_core.decision import Ranking
 from moma_core.encoder import RoutingEncoder
 from moma_core.errors import InvalidDataError
 from moma_core.protocols import Encoder, Progress
 from moma_core.router import MoMARouter
 from moma_core.training.plots import canvas, write_picture
-from moma_core.types import AgentCard, FloatArray, Ranking
+from moma_core.types import AgentCard, FloatArray
 
 if TYPE_CHECKING:
     import numpy.typing as npt

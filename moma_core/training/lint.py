@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from moma_core._checks import readable
+from moma_core.decision import Ranking
 from moma_core.protocols import Progress
 from moma_core.router import MoMARouter
 from moma_core.training.evaluate_agents import ranked
-from moma_core.types import AgentCard, Ranking
+from moma_core.types import AgentCard
 
 __all__ = ["Finding", "lint"]
 

@@ -21,12 +21,13 @@ import numpy as np
 
 from moma_core._store import write_whole
 from moma_core._tables import ENDINGS, names_in, read_table
+from moma_core.decision import RoutingDecision
 from moma_core.errors import InvalidDataError, NoTargetError
 from moma_core.llms.selection import LEAST_USD
 from moma_core.protocols import Progress
 from moma_core.router import MoMARouter
 from moma_core.training.lint import lint
-from moma_core.types import Auto, Preference, RoutingDecision, RoutingState, is_text
+from moma_core.types import Auto, Preference, RoutingState, is_text
 
 __all__ = ["Asked", "explore", "page", "read_asked", "reason_kind", "write_report"]
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from moma_core.agents.data import LabelledQueries
 from moma_core.agents.gate import Negatives
+from moma_core.decision import Ranking
 from moma_core.errors import InvalidDataError
 from moma_core.protocols import Progress
 from moma_core.router import MoMARouter
 from moma_core.training.evaluate_agents import ranked
 from moma_core.training.plots import canvas, write_picture
-from moma_core.types import Ranking
 
 __all__ = ["Figures", "Tuning", "draw_tuning", "figures", "tune"]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moma_core.decision import TeamPlan
 from moma_core.errors import (
     ArtifactError,
     DuplicateNameError,
@@ -19,7 +20,7 @@ from moma_core.teams.cards import ModeCard, RoleCard, calls
 from moma_core.teams.router import Signal, TeamRouter
 from moma_core.teams.training import TrainConfig, fit_teams
 from moma_core.testing import HashEncoder
-from moma_core.types import Auto, Cost, Performance, TeamPlan
+from moma_core.types import Auto, Cost, Performance
 
 QUERY = "sum number equation"
 UNIT = 2e-3

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import moma_core.teams.simulator
+from moma_core.decision import TeamMember, TeamPlan
 from moma_core.errors import InvalidDataError, UnknownNameError
 from moma_core.teams.cards import ModeCard
 from moma_core.teams.features import Tables
 from moma_core.teams.simulator import MECHANICS, Assumptions, TeamSimulator
 from moma_core.teams.training import index_plans
-from moma_core.types import TeamMember, TeamPlan
 
 NAMES = ("small", "medium", "large")
 

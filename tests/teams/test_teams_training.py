@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from moma_core.decision import TeamMember, TeamPlan
 from moma_core.errors import InvalidDataError, InvalidInputError, UnknownNameError
 from moma_core.teams.features import Tables
 from moma_core.teams.planner import TeamParts
@@ -20,7 +21,6 @@ from moma_core.teams.training import (
     index_plans,
     reinforce,
 )
-from moma_core.types import TeamMember, TeamPlan
 
 UNIT = 2e-3
 QUICK = TrainConfig(steps=10, queries=16, samples=4, repeats=1, priced=300)
@@ -70,7 +70,7 @@ def test_reinforce_finds_the_mode_and_the_role_that_pay(world):
         OnlyReflection(tables, inputs),
         labels,
         TrainConfig(steps=200, queries=24, samples=8, repeats=1),
-        np.random.default_rng(1),
+        rng=np.random.default_rng(1),
     )
     assert np.mean(history[-25:]) > np.mean(history[:25]) + 0.1
     plans = policy.rollout(tables, inputs, np.full(len(inputs), 0.003)).plans
