@@ -209,7 +209,7 @@ def _outcomes(
 ) -> list[AgentOutcome]:
     """Return the outcome of each of n readings, as `rank` does."""
     request, rows, away = field.request, field.rows, field.away
-    best, read, scope = _listed(field, away, catalog, decider, reranker)
+    best, read, scope, reserve = _listed(field, away, catalog, decider, reranker)
     gated, some, thresholds = _gated(best, (read, scope), request.turns, rows, catalog)
     if request.min_probability is not None:
         thresholds = np.full(len(gated), request.min_probability)
@@ -228,6 +228,11 @@ def _outcomes(
         candidates = tuple(
             Candidate(names[listed[j]], float(shares[i, places[j]])) for j in there[: request.k]
         )
+        if reserve is not None:
+            held = np.exp(reserve.refined(weight)[i] - best.total(weight)[i])
+            pairs = zip(rows[reserve.agents[i]], held, strict=True)
+            others = [Candidate(names[row], float(share)) for row, share in pairs]
+            candidates = _of_both(candidates, others, _places(request.k, rows, catalog.snapshot))
         probabilities, threshold = (float(gated[i]), float(some[i])), float(thresholds[i])
         outcome = _outcome(probabilities, threshold, candidates, names[listed[0]], missing)
         outcomes.append(_careful(outcome, threshold, catalog.snapshot))
@@ -240,8 +245,10 @@ def _listed(
     catalog: Fitted,
     decider: FinalDecider | None,
     reranker: Reranker | None,
-) -> tuple[Shortlist, Read | None, FloatArray | None]:
+) -> tuple[Shortlist, Read | None, FloatArray | None, Shortlist | None]:
     """Return the shortlists, what the reranker said of them, and logits of being in scope (n,).
+
+    The fourth is the list of agents with examples alone, where others have none.
 
     Args:
         field: n readings and the agents to rank.
@@ -261,6 +268,12 @@ def _listed(
     own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
     length = max(request.k, LENGTH) + min(len(request.absent), _ABSENT)
     best = shortlist(_few_absent(logits, away), request.turns.alone, own, length)
+    known = np.flatnonzero((snapshot.n_examples[rows] > 0) & ~away)
+    reserve = None
+    if known.size not in (0, rows.size) and request.k > 1:
+        theirs = None if own is None else lambda i: own(known[i])
+        reserve = shortlist(logits[:, known], request.turns.alone, theirs)
+        reserve = replace(reserve, agents=known[reserve.agents])
     left_out = np.logaddexp(field.rest[0], field.rest[1] + raised)
     best = replace(best, rest=np.logaddexp(best.rest, left_out.astype(np.float32)))
     texts = [reading.text for reading in request.turns.readings]
@@ -273,7 +286,36 @@ def _listed(
         best = apply_decider(best, texts, rows, snapshot, weight, decider, away=away)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
-    return best, read, scope
+    return best, read, scope, reserve
+
+
+def _places(k: int, rows: npt.NDArray[np.intp], snapshot: Snapshot) -> int:
+    """Return how many of k places are kept for agents with examples, half at most.
+
+    What descriptions alone say of many agents is much alike: those without examples would take all
+    places behind the first. The more examples the others have, the less is their due.
+    """
+    known = snapshot.n_examples[rows]
+    known = known[known > 0]
+    return round(k / 2 * float(np.mean(known / (known + _HALF_KNOWN))))
+
+
+def _of_both(
+    best: tuple[Candidate, ...], known: Sequence[Candidate], places: int
+) -> tuple[Candidate, ...]:
+    """Return candidates, best first, of which the last ``places`` go to the best ``known``.
+
+    One that was not among the best counts no more than the last of them.
+    """
+    first = best[: max(len(best) - places, 1)]
+    names = {candidate.name for candidate in first}
+    others = sorted((c for c in known if c.name not in names), key=lambda c: -c.score)
+    listed = {candidate.name: candidate for candidate in best}
+    least = best[-1].score
+    last = [replace(c, score=min(c.score, least)) for c in others[: len(best) - len(first)]]
+    more = [listed.get(c.name, c) for c in last]
+    kept = {candidate.name: candidate for candidate in (*first, *more, *best)}
+    return tuple(sorted([*kept.values()][: len(best)], key=lambda c: -c.score))
 
 
 def _meant_instead(logits: FloatArray, there: npt.NDArray[np.intp]) -> int | None:
