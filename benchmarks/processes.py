@@ -75,8 +75,9 @@ def work(place: str, log: Path, name: str, end: float) -> None:
                 shared = rng.choice(SHARED).name
                 router.agents.update(AgentCard(shared, f"words of {own}"))
                 note(log, "updated", shared)
-        except ConflictError as error:
-            note(log, "conflict", str(error)[:80])
+        except MoMAError as error:
+            told = "conflict" if isinstance(error, ConflictError) else "refused"
+            note(log, told, str(error)[:80])
 
 
 def switch(place: str, log: Path, end: float) -> None:
@@ -189,6 +190,7 @@ def judged(place: str, logs: list[Path]) -> dict[str, object]:
         "disables_lost": on[:5],
         "updates": sum(line[1] == "updated" for line in acknowledged),
         "conflicts_told": sum(line[1] == "conflict" for line in acknowledged),
+        "refusals_told": sum(line[1] == "refused" for line in acknowledged),
         "shared_whole": len(words) == len(SHARED),
         **stale(said),
     }
