@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llm_added import vectors_of
+from llms import POOLS, split, vectors_of
 
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
@@ -29,7 +29,6 @@ from moma_core.llms.training import train
 from moma_core.training.evaluate_llms import score_at_cost, upper_hull
 from moma_core.types import Auto, Cost, Performance, Preference, Topsis
 
-POOLS = ("ulab", "zeroeval", "mmlu_pro", "alpaca_eval2", "livecodebench", "bfcl_v1")
 AFFORDABLE = ("ulab", "zeroeval", "mmlu_pro", "bfcl_v1")
 RULES: dict[str, Preference] = {
     "performance": Performance(),
@@ -40,15 +39,6 @@ RULES: dict[str, Preference] = {
     "topsis": Topsis(),
     "cost": Cost(),
 }
-
-
-def split(data: LLMDataset, seed: int) -> np.ndarray:
-    """Return which rows are held out, shape (n,)."""
-    if "val" in data.splits:
-        return np.array(data.splits) == "val"
-    held = np.zeros(len(data), bool)
-    held[np.random.default_rng(seed).permutation(len(data))[: round(0.3 * len(data))]] = True
-    return held
 
 
 def possible(scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
@@ -84,8 +74,8 @@ def run(pool: str, folder: Path, seeds: int, encoder: RoutingEncoder) -> list[di
     data = LLMDataset.read(folder / f"{pool}.parquet")
     vectors, results = vectors_of(pool, data, encoder), []
     for seed in range(seeds):
-        held, start = split(data, seed), time.perf_counter()
-        router = train(data.take(~held), encoder, seed=seed, vectors=vectors[~held])
+        (kept, held), start = split(data, seed), time.perf_counter()
+        router = train(data.take(kept), encoder, seed=seed, vectors=vectors[kept])
         seconds = round(time.perf_counter() - start, 1)
         test = data.take(held).pool(router.names)
         report = measure(router, test, vectors[held])

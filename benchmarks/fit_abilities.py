@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llm_added import vectors_of
+from llms import vectors_of
 from scipy.optimize import minimize
 
 from moma_core._numerics import sigmoid
@@ -77,6 +77,9 @@ GROUPS = {
 ITEMS, FOLDS = 24, 4
 SUBJECT_PENALTY, DIFFICULTY_PENALTY, STEEPNESS_PENALTY = 1.0, 30.0, 300.0
 LEVEL_PENALTY, DEVIATION_PENALTY = 0.3, 3.0
+EVEN_DIFFICULTY, EVEN_STEEPNESS = 10.0, 100.0
+"""On a subject's own difficulty and steepness: with little on the latter it grew to seven, under
+which deviations of a few tenths mean anything, and unseen subjects were all easy for everybody."""
 
 
 @dataclass
@@ -198,8 +201,8 @@ def fit_responses(
     right = np.where(seen, scores, 0.0)
     cut = np.cumsum([m, m * k, d + k])
     penalties = [np.full(m, LEVEL_PENALTY), np.full(m * k, DEVIATION_PENALTY)]
-    penalties += [np.r_[np.full(d, DIFFICULTY_PENALTY), np.full(k, 0.1)]]
-    penalties += [np.r_[np.full(d, STEEPNESS_PENALTY), np.full(k, 3.0)]]
+    penalties += [np.r_[np.full(d, DIFFICULTY_PENALTY), np.full(k, EVEN_DIFFICULTY)]]
+    penalties += [np.r_[np.full(d, STEEPNESS_PENALTY), np.full(k, EVEN_STEEPNESS)]]
     penalty = np.concatenate(penalties)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llms import POOLS
+from llms import POOLS, vectors_of
 
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.costs import FittedCosts
@@ -125,19 +125,13 @@ def jackknife(above: _Array, below: _Array) -> tuple[float, float]:
     return float(above.sum() / below.sum()), float(error)
 
 
-def vectors_of(pool: str, data: LLMDataset, encoder: RoutingEncoder) -> _Array:
-    cache = os.environ.get("MOMA_VECTORS")
-    if not cache:
-        return encoder.encode(data.queries)
-    vectors = np.load(Path(cache) / f"{pool}.npz")["q_mean"]
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pools", nargs="+", default=list(POOLS), choices=POOLS)
+    parser.add_argument(
+        "--pools", nargs="+", default=["ulab", "zeroeval", "mmlu_pro"], choices=POOLS
+    )
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--folds", type=int, default=3)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llms import vectors_of
 
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
@@ -26,14 +27,6 @@ from moma_core.training.evaluate_llms import evaluate_cascade, score_at_cost, up
 POOLS = ("zeroeval", "mmlu_pro")
 SHARES = (0.25, 0.4, 0.6, 0.685)
 TARGETS = {"zeroeval": 0.40, "mmlu_pro": 0.60}
-
-
-def vectors_of(pool: str, data: LLMDataset, encoder: RoutingEncoder) -> np.ndarray:
-    cache = os.environ.get("MOMA_VECTORS")
-    if not cache:
-        return encoder.encode(data.queries)
-    vectors = np.load(Path(cache) / f"{pool}.npz")["q_mean"]
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def run(pool: str, folder: Path, seeds: int, encoder: RoutingEncoder) -> list[dict[str, Any]]:

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llm_added import vectors_of
-from llms import POOLS, split
+from llms import POOLS, split, vectors_of
 
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
@@ -117,7 +116,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pools", nargs="+", default=list(POOLS), choices=POOLS)
+    parser.add_argument(
+        "--pools", nargs="+", default=["ulab", "zeroeval", "mmlu_pro"], choices=POOLS
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/llm_table.json"))
     options = parser.parse_args()
     folder = Path(os.environ.get("MOMA_DATA", "../shared/data"))

@@ -19,6 +19,10 @@ between the cheapest and the dearest LLM of the pool:
   over single    against the best single LLM that costs no more
   over uniform   against each LLM for a third of the queries, at that cost
 
+``auto`` is what routes of `auto` at its default are worth, score less 0.02 for each doubling of the
+real cost, less that of the cheapest LLM for all (``auto over cheapest``), and of whichever one is
+worth most, known in hindsight (``auto over fixed``).
+
 ``level error`` is predicted less measured mean score of an LLM (root mean square), ``covered`` how
 often the measured one lies within one standard deviation of the mean that the card leaves, and
 "covered_2" within two (.68 and .95 if true).
@@ -37,14 +41,14 @@ from typing import Any
 
 import numpy as np
 from fit_abilities import SAME, Rows, exam_of, fit_scale, read
-from llm_added import vectors_of
+from llms import vectors_of
 
 from moma_core._numerics import sigmoid
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.abilities import AbilityScale
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.router import LLMRouter
-from moma_core.llms.selection import choose
+from moma_core.llms.selection import POINTS, choose, value
 from moma_core.training.evaluate_llms import score_at_cost, upper_hull
 from moma_core.types import Auto, LLMCard
 
@@ -82,6 +86,8 @@ def lead(pool: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> dict[str, fl
     """Return mean leads at equal cost, and how well levels were known."""
     quality, costs = pool.predict(test.queries, vectors)
     rows = np.arange(len(test))
+    worth = value(test.costs, test.scores, POINTS)
+    auto = worth[rows, choose(costs, quality, Auto())].mean() - worth.mean(axis=0)
     picks = [choose(costs, quality, Auto(points)) for points in LADDER]
     curve = upper_hull(
         np.array([[test.costs[rows, p].mean(), test.scores[rows, p].mean()] for p in picks])
@@ -94,6 +100,8 @@ def lead(pool: LLMRouter, test: LLMDataset, vectors: np.ndarray) -> dict[str, fl
         "level_error": float(np.sqrt((error**2).mean())),
         "covered": float((np.abs(error) <= spread).mean()),
         "covered_2": float((np.abs(error) <= 2.0 * spread).mean()),
+        "auto_over_cheapest": float(auto[test.costs.mean(axis=0).argmin()]),
+        "auto_over_fixed": float(auto.min()),
     }
     if len(mixes) == 1:
         return found
@@ -167,6 +175,8 @@ def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "level_error",
                 "covered",
                 "covered_2",
+                "auto_over_cheapest",
+                "auto_over_fixed",
             ):
                 values = np.array([each[key] for each in own if key in each])
                 noise = values.std(ddof=1) / np.sqrt(len(values))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from llm_added import vectors_of
+from llms import vectors_of
 
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset

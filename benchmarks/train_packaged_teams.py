@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from team_systems import DOMAINS
 from teams import vectors_of
-from train_packaged_head import joined
+from train_packaged_head import PUBLISHED, completed, joined
 
 from moma_core.cli.terminal import progress_bar
 from moma_core.encoder import RoutingEncoder
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
-from moma_core.llms.training import fill_scores, train_pool
+from moma_core.llms.training import train_pool
 from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import TeamInputs
 from moma_core.teams.planner import write_teams
@@ -57,13 +57,14 @@ def main() -> None:
         kept = np.array(data.splits) == "train"
         parts.append(data.take(kept))
         vectors.append(vectors_of(pool, data, encoder)[kept])
-    both = joined(*parts)
+    both, every = joined(*parts), np.concatenate(vectors)
+    filled = completed(both, QueryFeatures.fit(both.queries).join(both.queries, every), PUBLISHED)
     with progress_bar() as tell:
-        trained = train_pool(both, encoder, seed=options.seed, progress=tell,
-                             vectors=np.concatenate(vectors))  # fmt: skip
-        ordered = np.concatenate(vectors)[both.order()]
-        inputs = QueryFeatures.fit(trained.data.queries).join(trained.data.queries, ordered)
-        scores = fill_scores(trained.data.scores, inputs, options.seed)
+        trained = train_pool(both, encoder, seed=options.seed, progress=tell, vectors=every,
+                             completed=filled)  # fmt: skip
+        order = both.order()
+        ordered = every[order]
+        scores = filled[order][:, [both.llms.index(name) for name in trained.data.llms]]
         domains = {**DOMAINS["zeroeval"], **DOMAINS["mmlu_pro"]}
         named = [domains[task] for task in trained.data.tasks]
         experts = [SPECIALISTS[task] for task in trained.data.tasks]

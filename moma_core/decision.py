@@ -130,12 +130,12 @@ class Trial:
         propensity: Chance with which this LLM was chosen.
         baseline: What would have been chosen without learning.
         safe: The LLMs among which was chosen.
-        context: What the correction of an LLM is linear in, shape (k,).
         preference: ``"performance"``, ``"auto:0.5"``, ``"cost"`` or ``"cost:0.002"``.
         anchor: The LLM whose cost sets the default budget.
+        vector: The query's unit vector as text, a byte a number, for the memory of outcomes.
 
     Example:
-        >>> trial = Trial("1", 0.9, "small", ("small", "big"), (1.0,), "auto:0.5", "big")
+        >>> trial = Trial("1", 0.9, "small", ("small", "big"), "auto:0.5", "big")
         >>> import dataclasses, json
         >>> Trial.from_dict(json.loads(json.dumps(dataclasses.asdict(trial)))) == trial
         True
@@ -145,9 +145,9 @@ class Trial:
     propensity: float
     baseline: str
     safe: tuple[str, ...]
-    context: tuple[float, ...]
     preference: str
     anchor: str
+    vector: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trial:
@@ -157,8 +157,7 @@ class Trial:
             InvalidInputError: A key is missing, or a value has a wrong type.
         """
         with rebuilding("a Trial"):
-            kept = {**data, "safe": tuple(data["safe"]), "context": tuple(data["context"])}
-            return cls(**kept)
+            return cls(**{**data, "safe": tuple(data["safe"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,15 @@ from moma_core import AgentCard, Candidate, MoMARouter, RoutingDecision
 from moma_core.decision import ScoreTable
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.llms.feedback import (
-    Arm,
-    Directions,
     FeedbackLog,
     FeedbackRecord,
     Learning,
     LearningConfig,
+    Memory,
     safe_set,
 )
 from moma_core.llms.off_policy import estimate
-from moma_core.llms.selection import rank
+from moma_core.llms.selection import POINTS, rank, value
 from moma_core.types import Auto, Cost, Performance, Topsis, parse_preference, preference_text
 
 VECTOR = np.zeros(4, np.float32)
@@ -84,7 +83,12 @@ def test_the_floor_holds_whatever_was_learnt(scores, costs, delta, dearest, rewa
         chosen, first = tried.candidates[0], candidates[0]
         assert chosen.name == tried.target
         assert chosen.score >= first.score - delta
-        assert chosen.cost <= max(first.cost * dearest, first.cost)
+        if isinstance(preference, Auto):  # worth its price but for delta
+            worth = value(np.array([chosen.cost, first.cost]),
+                          np.array([chosen.score, first.score]), POINTS)  # fmt: skip
+            assert worth[0] >= worth[1] - delta
+        else:
+            assert chosen.cost <= max(first.cost * dearest, first.cost)
         if preference == Cost(0.3):
             assert chosen.cost <= max(0.3, first.cost)
         assert {c.name for c in tried.candidates} == {c.name for c in candidates}
@@ -138,40 +142,63 @@ def test_caution_waits_for_evidence():
     assert trial_of(wary).target == "small"
 
 
-def test_the_correction_may_depend_on_the_query():
+def units(*rows):
+    vectors = np.array(rows, np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_outcomes_are_remembered_near_their_queries():
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(400, 6)).astype(np.float32) * np.array([5, 1, 1, 1, 1, 1])
-    directions = Directions.fit(vectors, 2)
-    config = LearningConfig(1.0, mean_prior=10, weight_prior=10)
-    learning = Learning(config, directions=directions)
-    for vector in vectors.astype(np.float32):
+    learning = Learning(LearningConfig(1.0, mean_prior=10, nearby_prior=5))
+    right, left, far = units([1, 0, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1])
+    for number in range(400):
+        vector = units((right, left)[number % 2] + rng.normal(size=4) * 0.2)[0]
         decision = learning.instead(plain(), vector, Performance(), "big")
-        good = (decision.target == "small") == (vector[0] > 0)
+        good = (decision.target == "small") == (number % 2 == 0)
         learning.feedback(decision, 0.95 if good else 0.6)
-    right, left = np.array([[6] + [0] * 5, [-6] + [0] * 5], np.float32)
     there, here = learning.corrections(right), learning.corrections(left)
     assert there["small"] > there["big"] + 0.1
     assert here["big"] > here["small"] + 0.1
-    with pytest.raises(InvalidInputError, match="directions"):
-        Directions.fit(vectors[:2], 2)
-    other = Learning(config)
-    other.configure(explore=0.0)
-    learning.configure(explore=0.0)
-    other.feedback(trial_of(other), 1.0)
-    with pytest.raises(InvalidInputError, match="numbers of context"):
-        other.feedback(learning.instead(plain(), right, Performance(), "big"), 1.0)
+    assert learning.corrections(far)["big"] == pytest.approx(
+        np.mean([there["big"], here["big"]]), abs=0.03
+    )  # nothing near: the level alone
+    learning.configure(apply=True, explore=0.0, caution=0.5)
+    assert learning.instead(plain(), right, Performance(), "big").target == "small"
+    assert learning.instead(plain(), left, Performance(), "big").target == "big"
+    longer = Learning(ON).instead(plain(), np.zeros(9, np.float32), Performance(), "big")
+    with pytest.raises(InvalidInputError, match="another encoder"):
+        learning.feedback(longer, 1.0)
 
 
-def test_an_arm_is_ridge_regression():
-    rng = np.random.default_rng(0)
-    config = LearningConfig(mean_prior=3.0, weight_prior=7.0)
-    X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
-    arm = Arm.blank(config, 3)
-    for row, surprise in zip(X, y, strict=True):
-        arm = arm.after(row, surprise)
-    weights = np.linalg.solve(X.T @ X + np.diag([3.0, 7.0, 7.0]), X.T @ y)
-    new = rng.normal(size=3)
-    assert arm.correction(new) == pytest.approx(new @ weights)
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 2), st.floats(-1, 1)), min_size=1, max_size=30),
+    prior=st.floats(0.5, 50),
+)
+def test_a_memory_is_a_shrunk_mean_and_forgets_by_age(steps, prior):
+    memory = Memory(LearningConfig(mean_prior=prior, nearby_prior=prior))
+    here, aside = units([1, 0], [0, 1])
+    for llm, surprise in steps:
+        memory.learn(str(llm), aside, surprise)
+    for name, (correction, variance) in memory.beliefs(here).items():
+        own = [surprise for llm, surprise in steps if str(llm) == name]
+        assert correction == pytest.approx(sum(own) / (len(own) + prior))
+        assert 0 < variance <= 0.16 / prior
+    before = memory.beliefs(here, ["new"])
+    assert before["new"][0] == 0.0
+    memory.learn("new", here, 1.0)
+    assert memory.beliefs(here)["new"][0] > memory.beliefs(aside)["new"][0] > 0.0
+
+
+def test_what_is_new_counts_more_and_the_oldest_is_forgotten():
+    memory = Memory(LearningConfig(mean_prior=1e9, nearby_prior=1.0))
+    (here,) = units([1, 0])
+    for surprise in (1.0, -1.0):
+        for _ in range(3000):
+            memory.learn("small", here, surprise)
+    assert memory.beliefs(here)["small"][0] < -0.5  # 1,000 of the old remain, and count less
+    for _ in range(6000):
+        memory.learn("small", here, 0.5)
+    assert memory.beliefs(here)["small"][0] == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("reward", [-0.1, 1.5, float("nan"), "good", None, "1"])
@@ -219,7 +246,7 @@ def test_many_threads_share_one():
 
 def test_saved_replayed_and_damaged(tmp_path):
     log = tmp_path / "feedback.jsonl"
-    learning = Learning(ON, log, Directions.fit(np.eye(4, dtype=np.float32), 2))
+    learning = Learning(ON, log)
     last = [trial_of(learning) for _ in range(60)]
     for number, decision in enumerate(last):
         learning.feedback(decision, (number % 3) / 2)
@@ -228,7 +255,7 @@ def test_saved_replayed_and_damaged(tmp_path):
     assert loaded.corrections(VECTOR) == learning.corrections(VECTOR)
     assert loaded.config == ON
     assert not loaded.feedback(last[0], 1.0)
-    fresh = Learning(ON, directions=Directions.fit(np.eye(4, dtype=np.float32), 2))
+    fresh = Learning(ON)
     assert (fresh.replay(log), fresh.replay(log)) == (60, 0)
     assert fresh.corrections(VECTOR) == pytest.approx(learning.corrections(VECTOR))
     with log.open("ab") as file:
@@ -308,7 +335,7 @@ def test_preferences_travel_as_text():
 
 def test_slips_in_the_configuration():
     for wrong in (
-        {"explore": 2}, {"delta": -1}, {"dearest": 0.5}, {"mean_prior": 0}, {"weight_prior": -1},
+        {"explore": 2}, {"delta": -1}, {"dearest": 0.5}, {"mean_prior": 0}, {"nearby_prior": -1},
         {"caution": -1},
     ):  # fmt: skip
         with pytest.raises(InvalidInputError):
@@ -418,7 +445,7 @@ def test_a_changed_configuration_on_disk_is_refused(key, value, tmp_path):
     with pytest.raises(ArtifactError, match="does not hold together"):
         Learning.load(tmp_path)
     saved["config"] = dataclasses.asdict(ON)
-    saved["llms"] = [None]
+    saved["memory"]["outcomes"] = [None]
     path.write_text(json.dumps(saved))
     with pytest.raises(ArtifactError, match="does not hold together"):
         Learning.load(tmp_path)

@@ -21,7 +21,7 @@ from moma_core.errors import (
 )
 from moma_core.llms.costs import PricedCosts, count_tokens, indicative_price
 from moma_core.llms.data import LLMDataset
-from moma_core.llms.heads import HEADS, fit_head, head_choices
+from moma_core.llms.heads import HEADS, TasksConfig, fit_head, head_choices
 from moma_core.llms.heads.stack import fit_weights
 from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import choose
@@ -75,7 +75,11 @@ def test_heads_learn_the_topics(kind):
     data = pool()
     cards = tuple(LLMCard(name, 1, 1) for name in data.llms)
     encoder = WordEncoder()
-    head = fit_head(kind, encoder.encode(data.queries), data.scores, cards)
+    topics = tuple(
+        "law" if {*text.split()} & {*WORDS["law"].split()} else "maths" for text in data.queries
+    )
+    config = TasksConfig(topics) if kind == "tasks" else None
+    head = fit_head(kind, encoder.encode(data.queries), data.scores, cards, config=config)
     assert isinstance(head, QualityHead)
     predicted = head.predict(encoder.encode(["prime sum digit", "court appeal statute"]))
     assert predicted.shape == (2, 3)
@@ -496,3 +500,33 @@ def test_points_are_learnt_kept_and_said(router, tmp_path):
     assert "halving the cost is worth 0.035 of score" in again.reason(chosen, "auto")
     assert again.select(table, "auto") == again.select(table, Auto(0.035))
     assert "no LLM is within the budget of $0" in again.reason(chosen, Cost(0.0))
+
+
+def test_the_tasks_of_a_table_are_read_where_they_route_better():
+    rng = np.random.default_rng(0)
+    n, k, d = 900, 8, 48
+    task, centres = rng.integers(0, k, n), rng.normal(size=(k, d))
+    vectors = centres[task] * 0.35 + rng.normal(size=(n, d))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    chance = np.where(np.arange(4) == np.arange(k)[:, None] % 4, 0.9, 0.3)[task]
+    scores, queries = (
+        (rng.random((n, 4)) < chance).astype(float),
+        tuple(map("query {}".format, range(n))),
+    )
+    encoder = WordEncoder()
+    encoder.dimension = d
+
+    def trained(tasks):
+        data = LLMDataset(queries, ("a", "b", "c", "d"), scores, np.full((n, 4), 1e-3), tasks=tasks)
+        return train(data.take(np.arange(600)), encoder, vectors=vectors[:600])
+
+    told = trained(tuple(map(str, task)))
+    assert [member.kind for member in told.head.members][-1] == "tasks"
+    others = [trained(tasks) for tasks in ((), tuple(map(str, rng.permutation(task))))]
+    for other in others:
+        assert "tasks" not in [member.kind for member in other.head.members]
+    right = [
+        scores[600:][np.arange(300), router.predict(queries[600:], vectors[600:])[0].argmax(axis=1)]
+        for router in (told, others[0])
+    ]
+    assert right[0].mean() > right[1].mean() + 0.02

@@ -179,8 +179,9 @@ class Population:
 _FREE = 0.05
 """USD per million tokens: an LLM that costs less, or nothing, is as able as one of this price."""
 
-_UNLIKE = 0.25
-"""Share of the population's variance by which LLMs that are called alike differ."""
+_UNLIKE, _ALIKE = 0.25, 0.25
+"""Share of the population's variance by which LLMs that are called alike differ, and of strengths
+by subject that they have in common: mostly it is the level that is alike."""
 
 _PUBLISHED, _MEAN_SCORE, _SETTING = 0.15, 0.4, 0.08
 """Standard error, in logits, of a published score, and of one number for everything; and of what
@@ -269,7 +270,12 @@ class AbilityScale:
                 f"{did_you_mean(card.like, known)}Name one of "
                 f"{', '.join(known)}, or give quality=... instead."
             )
-        return Ability(like.mean, like.covariance + _UNLIKE * self.population.covariance)
+        covariance = like.covariance + _UNLIKE * self.population.covariance
+        firm = 1.0 / np.diag(covariance)
+        above = like.mean - self.population.mean
+        level = float(firm @ above / firm.sum())
+        mean = self.population.mean + level + _ALIKE * (above - level)
+        return Ability(mean, covariance)
 
     def _updated(self, start: Ability, scores: list[tuple[_Array, float]], error: float) -> Ability:
         """Return the normal around the most probable ability (Laplace; damped Gauss-Newton).

@@ -1,14 +1,15 @@
-"""Learning from use: tries safe LLMs now and then, keeps what feedback says of them."""
+"""Learning from use: tries safe LLMs now and then, remembers what feedback says of them."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import math
 import os
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,17 @@ import numpy.typing as npt
 from moma_core._store import read_pair, write_pair
 from moma_core.decision import Candidate, RoutingDecision, ScoreTable, Trial
 from moma_core.errors import ArtifactError, InvalidInputError
-from moma_core.llms.selection import rank
+from moma_core.llms.selection import POINTS, rank, value
 from moma_core.locks import Lock
-from moma_core.types import Cost, FloatArray, Preference, preference_text
+from moma_core.types import Auto, Cost, FloatArray, Preference, preference_text
 
 __all__ = [
     "FILES",
-    "Arm",
-    "Directions",
     "FeedbackLog",
     "FeedbackRecord",
     "Learning",
     "LearningConfig",
+    "Memory",
     "cautious",
     "corrected",
     "learnt_choice",
@@ -80,9 +80,20 @@ class FeedbackRecord:
         return self.trial.id
 
     @property
-    def context(self) -> tuple[float, ...]:
-        """Of the trial."""
-        return self.trial.context
+    def vector(self) -> FloatArray:
+        """Of the query, shape (d,); empty where the decision did not keep it.
+
+        Raises:
+            InvalidInputError: It is no vector.
+        """
+        try:
+            kept = np.frombuffer(base64.b64decode(self.trial.vector), np.int8)
+        except (ValueError, TypeError) as error:
+            raise InvalidInputError(
+                f"a trial's vector is bytes as text, got {self.trial.vector!r:.40}. Keep decisions "
+                "whole: decision.to_dict()."
+            ) from error
+        return kept.astype(np.float32) / 127.0
 
     def predicted(self, name: str) -> float:
         """Return the head's prediction for an LLM."""
@@ -216,11 +227,12 @@ class LearningConfig:
         explore: Share of queries on which any safe LLM is tried, each with the same probability.
         delta: An LLM is safe when its predicted quality is at most this much below that of the
             choice without learning.
-        dearest: And when it costs at most so many times as much as that choice.
+        dearest: And when it costs at most so many times as much as that choice; under `Auto`, when
+            it is worth its price but for ``delta``.
         apply: Whether what was learnt changes choices; else it is only collected.
         caution: Standard deviations by which an LLM must be better before it is chosen instead.
         mean_prior: Rewards' worth of belief that the head's mean for an LLM is right.
-        weight_prior: The same for each direction of the context.
+        nearby_prior: The same for what is left near a query.
 
     Raises:
         InvalidInputError: A number is out of bounds.
@@ -232,11 +244,11 @@ class LearningConfig:
     apply: bool = False
     caution: float = 1.0
     mean_prior: float = 100.0
-    weight_prior: float = 300.0
+    nearby_prior: float = 20.0
 
     def __post_init__(self) -> None:
         numbers = (self.explore, self.delta, self.dearest, self.caution)
-        priors = (self.mean_prior, self.weight_prior)
+        priors = (self.mean_prior, self.nearby_prior)
         if not all(isinstance(value, int | float) for value in (*numbers, *priors)):
             raise InvalidInputError(f"all but apply are numbers, got {self}.")
         if not isinstance(self.apply, bool):
@@ -245,43 +257,138 @@ class LearningConfig:
             raise InvalidInputError(f"explore and delta lie in [0, 1], got {self}.")
         if not (self.dearest >= 1.0 and self.caution >= 0.0):
             raise InvalidInputError(f"dearest is 1 or more and caution 0 or more, got {self}.")
-        if not (self.mean_prior > 0.0 and self.weight_prior > 0.0):
+        if not (self.mean_prior > 0.0 and self.nearby_prior > 0.0):
             raise InvalidInputError(f"priors are positive, got {self}.")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arm:
-    """What is known of one LLM's correction.
+_Beliefs = Mapping[str, tuple[float, float]]
+_REMEMBERED, _NEAR, _FADES = 4_000, 0.5, 3_000.0
+"""Outcomes kept with their queries; cosine from which one is near; newer ones after which it counts
+half."""
+
+
+class Memory:
+    """How much better than predicted LLMs turned out, in general and near a query.
+
+    In general it is the mean surprise. Near a query it is the mean of what that left over of
+    surprises there, outcomes weighed by how near and how recent they are. Both are shrunk towards
+    nothing.
 
     Args:
-        spread: Inverse of prior and observed squares, shape (k, k).
-        moment: Sum of context times surprise, shape (k,).
-        rewards: How many rewards were seen.
+        config: Its priors.
+
+    Example:
+        >>> memory = Memory(LearningConfig(mean_prior=9.0))
+        >>> here, there = np.eye(2, dtype=np.float32)
+        >>> memory.learn("small", here, 0.5)
+        >>> memory.beliefs(there)["small"][0]
+        0.05
+        >>> memory.beliefs(here)["small"][0] > 0.05
+        True
     """
 
-    spread: _Array
-    moment: _Array
-    rewards: int = 0
+    def __init__(self, config: LearningConfig) -> None:
+        self.config = config
+        self.levels: dict[str, tuple[int, float]] = {}  # rewards, sum of surprises
+        self._outcomes: list[tuple[str, float]] = []  # LLM, surprise left over
+        self._vectors = np.zeros((0, 0), np.float32)  # one row an outcome, then free ones
 
     @classmethod
-    def blank(cls, config: LearningConfig, k: int) -> Arm:
-        """Return an LLM without rewards; the first number of a context is 1, for its mean."""
-        prior = np.array([config.mean_prior, *[config.weight_prior] * (k - 1)])
-        return cls(np.diag(1.0 / prior), np.zeros(k))
+    def of(cls, records: Iterable[FeedbackRecord], config: LearningConfig) -> Memory:
+        """Return what records say, in their order."""
+        memory = cls(config)
+        for record in records:
+            memory.take(record)
+        return memory
 
-    def correction(self, context: _Array) -> float:
-        """Return how much better than predicted the LLM is expected to be; context (k,)."""
-        return float(self.moment @ self.spread @ context)
+    def take(self, record: FeedbackRecord) -> None:
+        """Learn from a record.
 
-    def variance(self, context: _Array) -> float:
-        """Return the variance of that expectation, for rewards in [0, 1]."""
-        return _NOISE**2 * float(context @ self.spread @ context)
+        Raises:
+            InvalidInputError: Its query's vector is of another length than those before.
+        """
+        name = record.chosen
+        self.learn(name, record.vector, record.reward - record.predicted(name))
 
-    def after(self, context: _Array, surprise: float) -> Arm:
-        """Return what is known after a reward that was ``surprise`` above the prediction."""
-        step = self.spread @ context
-        shrunk = self.spread - np.outer(step, step) / (1.0 + float(context @ step))
-        return Arm(shrunk, self.moment + context * surprise, self.rewards + 1)
+    def learn(self, name: str, vector: FloatArray, surprise: float) -> None:
+        """Learn that an LLM was better than predicted by so much on a query, vector (d,).
+
+        Raises:
+            InvalidInputError: The vector is of another length than those before.
+        """
+        left = surprise - self._level(name)[0]
+        rewards, total = self.levels.get(name, (0, 0.0))
+        if len(vector):
+            self._keep(vector, (name, left))
+        self.levels[name] = (rewards + 1, total + surprise)
+
+    def _keep(self, vector: FloatArray, outcome: tuple[str, float]) -> None:
+        if self._outcomes and len(vector) != self._vectors.shape[1]:
+            raise InvalidInputError(
+                f"feedback on a query with a vector of {len(vector)} numbers, expected "
+                f"{self._vectors.shape[1]}: it is of another encoder. Start a new Learning."
+            )
+        if len(self._outcomes) == len(self._vectors):
+            self._outcomes = self._outcomes[-_REMEMBERED:]
+            kept = self._vectors[len(self._vectors) - len(self._outcomes) :]
+            self._vectors = np.zeros((2 * _REMEMBERED, len(vector)), np.float32)
+            if len(kept):
+                self._vectors[: len(kept)] = kept
+        self._vectors[len(self._outcomes)] = vector
+        self._outcomes.append(outcome)
+
+    def _level(self, name: str) -> tuple[float, float]:
+        rewards, total = self.levels.get(name, (0, 0.0))
+        spread = 1.0 / (rewards + self.config.mean_prior)
+        return total * spread, _NOISE**2 * spread
+
+    def beliefs(self, vector: FloatArray, names: Iterable[str] = ()) -> _Beliefs:
+        """Return the correction near a vector (d,) and its variance of LLMs seen, and of others."""
+        found = {name: self._level(name) for name in (*self.levels, *names)}
+        rows = slice(max(len(self._outcomes) - _REMEMBERED, 0), len(self._outcomes))
+        if rows.stop == 0:
+            return found
+        cosines = self._vectors[rows] @ np.asarray(vector, np.float32)
+        near = np.maximum(cosines - _NEAR, 0.0) / (1.0 - _NEAR)
+        weights = near**2 * 0.5 ** (np.arange(len(near))[::-1] / _FADES)
+        sums: dict[str, _Array] = {}
+        for row in np.flatnonzero(weights).tolist():
+            (name, left), weight = self._outcomes[rows.start + row], float(weights[row])
+            sums[name] = sums.get(name, 0.0) + np.array([weight, weight * left, weight**2])
+        for name, (mass, pull, square) in sums.items():
+            total, (level, variance) = mass + self.config.nearby_prior, found[name]
+            found[name] = float(level + pull / total), variance + _NOISE**2 * square / total**2
+        return found
+
+    def config_and_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Return what JSON and what safetensors keep."""
+        outcomes = self._outcomes[-_REMEMBERED:]
+        start = len(self._outcomes) - len(outcomes)
+        vectors = self._vectors[start : len(self._outcomes)]
+        plain = {"levels": self.levels, "outcomes": [list(each) for each in outcomes]}
+        return plain, {"vectors": vectors.copy()}
+
+    @classmethod
+    def from_parts(
+        cls, config: LearningConfig, plain: Mapping[str, Any], arrays: Mapping[str, Any]
+    ) -> Memory:
+        """Rebuild from `config_and_arrays`.
+
+        Raises:
+            ValueError: They do not hold together.
+        """
+        memory, vectors = cls(config), arrays["vectors"]
+        memory.levels = {str(name): (int(n), float(t)) for name, (n, t) in plain["levels"].items()}
+        memory._outcomes = [(str(name), float(left)) for name, left in plain["outcomes"]]
+        if len(vectors) != len(memory._outcomes) or not np.isfinite(vectors).all():
+            raise ValueError("not a vector for each outcome")
+        memory._vectors = vectors.astype(np.float32)
+        return memory
+
+
+def _packed(vector: FloatArray) -> str:
+    """Return a unit vector as text, a byte a number."""
+    return base64.b64encode(np.rint(np.asarray(vector) * 127.0).astype(np.int8).tobytes()).decode()
 
 
 def safe_set(
@@ -303,42 +410,42 @@ def safe_set(
     most = (baseline.cost or 0.0) * config.dearest
     if isinstance(preference, Cost) and preference.budget is not None:
         most = min(most, max(preference.budget, baseline.cost or 0.0))
-    return tuple(
-        each.name
-        for each in candidates
-        if each.name == baseline.name
-        or (each.score >= baseline.score - config.delta and (each.cost or 0.0) <= most)
-    )
+
+    def is_safe(each: Candidate) -> bool:
+        if isinstance(preference, Auto):
+            costs, scores = np.array([[c.cost or 0.0, c.score] for c in (each, baseline)]).T
+            worth = value(costs, scores, POINTS if preference.points is None else preference.points)
+            affordable = bool(worth[0] >= worth[1] - config.delta)
+        else:
+            affordable = (each.cost or 0.0) <= most
+        return each.score >= baseline.score - config.delta and affordable
+
+    return tuple(each.name for each in candidates if each.name == baseline.name or is_safe(each))
 
 
-def corrected(
-    candidates: Sequence[Candidate], arms: Mapping[str, Arm], context: _Array
-) -> tuple[Candidate, ...]:
+def corrected(candidates: Sequence[Candidate], beliefs: _Beliefs) -> tuple[Candidate, ...]:
     """Return the candidates with their learnt corrections, held to [0, 1]."""
     return tuple(
-        replace(each, score=float(np.clip(each.score + arms[each.name].correction(context), 0, 1)))
-        if each.name in arms
+        replace(each, score=float(np.clip(each.score + beliefs[each.name][0], 0, 1)))
+        if each.name in beliefs
         else each
         for each in candidates
     )
 
 
 def cautious(
-    candidates: Sequence[Candidate],
-    arms: Mapping[str, Arm],
-    context: _Array,
-    baseline: str,
-    config: LearningConfig,
+    candidates: Sequence[Candidate], beliefs: _Beliefs, baseline: str, config: LearningConfig
 ) -> tuple[Candidate, ...]:
     """Return corrected candidates, those beside the baseline lowered by how uncertain that is."""
-    blank = Arm.blank(config, len(context))
-    own = arms.get(baseline, blank).variance(context)
     return tuple(
         each
         if each.name == baseline
-        else replace(each, score=each.score - config.caution * float(np.sqrt(own + variance)))
-        for each in corrected(candidates, arms, context)
-        for variance in [arms.get(each.name, blank).variance(context)]
+        else replace(
+            each,
+            score=each.score
+            - config.caution * float(np.sqrt(beliefs[each.name][1] + beliefs[baseline][1])),
+        )
+        for each in corrected(candidates, beliefs)
     )
 
 
@@ -354,68 +461,9 @@ def learnt_choice(
     return next(table.names[i] for i in rank(table, preference, anchor) if table.names[i] in safe)
 
 
-_CLIP = 3.0
-_MEASURE = 0.7
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Directions:
-    """Turns a query's vector into the few numbers that corrections are linear in.
-
-    Args:
-        centre: Mean of the queries, shape (d,).
-        weights: One column a direction, shape (d, k); k may be 0.
-
-    Example:
-        >>> Directions.none().context(np.ones(384, np.float32)).tolist()
-        [1.0]
-    """
-
-    centre: _Array
-    weights: _Array
-
-    @classmethod
-    def none(cls) -> Directions:
-        """Return no direction: an LLM's correction is one number."""
-        return cls(np.zeros(0), np.zeros((0, 0)))
-
-    @classmethod
-    def fit(cls, vectors: FloatArray, k: int = 8) -> Directions:
-        """Return the k principal directions of typical queries' vectors, shape (n, d).
-
-        Raises:
-            InvalidInputError: There are fewer than k + 1 vectors.
-        """
-        points = np.asarray(vectors, np.float64)
-        if points.ndim != 2 or not 0 < k < len(points):
-            raise InvalidInputError(
-                f"{k} directions need more than {k} vectors, got shape {points.shape}."
-            )
-        centre = points.mean(axis=0)
-        _, values, rows = np.linalg.svd(points - centre, full_matrices=False)
-        scale = np.maximum(values[:k] / np.sqrt(len(points)), 1e-6)
-        return cls(centre, rows[:k].T / scale * _MEASURE)
-
-    def context(self, vector: FloatArray) -> _Array:
-        """Return 1 and the clipped coordinates of a vector (d,), shape (k + 1,)."""
-        if not len(self.centre):
-            return np.ones(1)
-        places = (np.asarray(vector, np.float64) - self.centre) @ self.weights
-        return np.concatenate([np.ones(1), np.clip(places, -_CLIP, _CLIP)])
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what safetensors keeps."""
-        return {"centre": self.centre, "directions": self.weights}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> Directions:
-        """Rebuild from `arrays`."""
-        return cls(arrays["centre"], arrays["directions"])
-
-
 FILES = ("learning.json", "learning.safetensors")
 _REMEDY = "Delete that directory, or restore it from a copy."
-_REMEMBERED = 100_000
+_KNOWN = 100_000
 
 
 class Learning:
@@ -424,11 +472,11 @@ class Learning:
     Args:
         config: How carefully.
         log: File to which each feedback is appended as a line of JSON; None: not kept.
-        directions: What, beside its mean, the correction of an LLM may depend on.
         seed: Of the random tries.
 
     Example:
-        >>> from moma_core.types import Candidate, Performance
+        >>> from moma_core.decision import Candidate
+        >>> from moma_core.types import Performance
         >>> bold = LearningConfig(explore=0.0, apply=True, mean_prior=1.0, caution=0.1)
         >>> learning = Learning(bold)
         >>> llms = (Candidate("big", 0.80, 0.002), Candidate("small", 0.78, 0.001))
@@ -444,14 +492,12 @@ class Learning:
         self,
         config: LearningConfig | None = None,
         log: str | Path | None = None,
-        directions: Directions | None = None,
         seed: int = 0,
     ) -> None:
         self._config = config or LearningConfig()
         self._log = None if log is None else FeedbackLog(log)
-        self._directions = directions or Directions.none()
         self._rng = np.random.default_rng(seed)
-        self._arms: dict[str, Arm] = {}
+        self._memory = Memory(self._config)
         self._seen: dict[str, None] = {}  # in order of arrival
         self._lock = Lock()
 
@@ -467,18 +513,17 @@ class Learning:
             InvalidInputError: A number is out of bounds.
         """
         with self._lock:
-            self._config = dataclasses.replace(self._config, **changes)
+            self._config = self._memory.config = dataclasses.replace(self._config, **changes)
 
     def rewards(self) -> dict[str, int]:
         """Return how many rewards were seen of each LLM."""
         with self._lock:
-            return {name: arm.rewards for name, arm in self._arms.items()}
+            return {name: rewards for name, (rewards, _) in self._memory.levels.items()}
 
     def corrections(self, vector: FloatArray) -> dict[str, float]:
         """Return how much better than predicted each LLM is expected to be; vector (d,)."""
-        context = self._directions.context(vector)
         with self._lock:
-            return {name: arm.correction(context) for name, arm in self._arms.items()}
+            return {name: mean for name, (mean, _) in self._memory.beliefs(vector).items()}
 
     def instead(
         self, decision: RoutingDecision, vector: FloatArray, preference: Preference, anchor: str
@@ -491,14 +536,14 @@ class Learning:
             preference: With which it was made.
             anchor: The LLM whose cost sets the default budget of `Cost`.
         """
-        context = self._directions.context(vector)
         baseline = decision.candidates[0]
         with self._lock:
             config = self._config
             safe = safe_set(decision.candidates, baseline, preference, config)
             best = baseline.name
             if config.apply:
-                scored = cautious(decision.candidates, self._arms, context, best, config)
+                beliefs = self._memory.beliefs(vector, [each.name for each in decision.candidates])
+                scored = cautious(decision.candidates, beliefs, best, config)
                 best = learnt_choice(scored, safe, preference, anchor)
             name = best
             if self._rng.random() < config.explore:
@@ -509,9 +554,9 @@ class Learning:
             propensity=share + (1.0 - config.explore) * (name == best),
             baseline=baseline.name,
             safe=safe,
-            context=tuple(round(float(value), 6) for value in context),
             preference=preference_text(preference),
             anchor=anchor,
+            vector=_packed(vector),
         )
         return _moved(decision, name, "learnt from use" if name == best else "tried", trial)
 
@@ -549,17 +594,9 @@ class Learning:
         return len(new)
 
     def _learn(self, record: FeedbackRecord) -> None:
-        context = np.array(record.context, np.float64)
-        arm = self._arms.get(record.chosen) or Arm.blank(self._config, len(context))
-        if len(context) != len(arm.moment):
-            raise InvalidInputError(
-                f"feedback with {len(context)} numbers of context, expected {len(arm.moment)}: it "
-                "is of a router with other directions. Start a new Learning."
-            )
-        surprise = record.reward - record.predicted(record.chosen)
-        self._arms[record.chosen] = arm.after(context, surprise)
+        self._memory.take(record)
         self._seen[record.id] = None
-        while len(self._seen) > _REMEMBERED:
+        while len(self._seen) > _KNOWN:
             del self._seen[next(iter(self._seen))]
 
     def save(self, directory: str | Path) -> None:
@@ -569,18 +606,13 @@ class Learning:
             ArtifactError: It cannot be written.
         """
         with self._lock:
-            names = sorted(self._arms)
-            arms = [self._arms[name] for name in names]
+            memory, arrays = self._memory.config_and_arrays()
             config: dict[str, Any] = {
                 "config": dataclasses.asdict(self._config),
-                "llms": names,
-                "rewards": [arm.rewards for arm in arms],
+                "memory": memory,
                 "log": None if self._log is None else str(self._log.path),
                 "seen": list(self._seen),
             }
-            arrays = dict(self._directions.arrays())
-            for number, arm in enumerate(arms):
-                arrays |= {f"spread.{number}": arm.spread, f"moment.{number}": arm.moment}
         write_pair(Path(directory), FILES, config, arrays)
 
     @classmethod
@@ -592,28 +624,16 @@ class Learning:
         """
         config, arrays = read_pair(Path(directory), FILES, _REMEDY)
         try:
-            directions = Directions.from_arrays(arrays)
-            learning = cls(LearningConfig(**config["config"]), config["log"], directions)
+            learning = cls(LearningConfig(**config["config"]), config["log"])
             learning._rng = np.random.default_rng(seed)
-            learning._arms = _arms(config, arrays)
+            learning._memory = Memory.from_parts(learning._config, config["memory"], arrays)
             learning._seen = dict.fromkeys(config["seen"])
-        except (KeyError, TypeError, ValueError, InvalidInputError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidInputError) as error:
             raise ArtifactError(
                 f"what was learnt in {str(directory)!r} does not hold together ({error!r}). Delete "
                 "that directory, or restore it from a copy."
             ) from error
         return learning
-
-
-def _arms(config: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Arm]:
-    if not all(isinstance(name, str) for name in config["llms"]):
-        raise ValueError("an LLM's name is no text")
-    return {
-        name: Arm(arrays[f"spread.{number}"], arrays[f"moment.{number}"], int(rewards))
-        for number, (name, rewards) in enumerate(
-            zip(config["llms"], config["rewards"], strict=True)
-        )
-    }
 
 
 def _moved(decision: RoutingDecision, name: str, why: str, trial: Trial) -> RoutingDecision:

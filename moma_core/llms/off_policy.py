@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from moma_core.errors import InvalidDataError
 from moma_core.llms.feedback import (
-    Arm,
     FeedbackRecord,
     LearningConfig,
+    Memory,
     cautious,
     corrected,
     learnt_choice,
@@ -114,9 +114,9 @@ def estimate(
         )
     config, n = config or LearningConfig(), len(records)
     folds = np.random.default_rng(seed).permutation(n) % _FOLDS
-    arms = [_learnt([r for r, f in zip(records, folds, strict=True) if f != fold], config)
-            for fold in range(_FOLDS)]  # fmt: skip
-    expected = _Expected(records, [arms[fold] for fold in folds], config)
+    memories = [Memory.of([r for r, f in zip(records, folds, strict=True) if f != fold], config)
+                for fold in range(_FOLDS)]  # fmt: skip
+    expected = _Expected(records, [memories[fold] for fold in folds], config)
     static, static_lines = expected.of(lambda i: records[i].trial.baseline)
     learnt, learnt_lines = expected.of(expected.learnt_choice)
     gains = learnt_lines - static_lines
@@ -132,32 +132,22 @@ def estimate(
     )
 
 
-def _learnt(records: Sequence[FeedbackRecord], config: LearningConfig) -> dict[str, Arm]:
-    arms: dict[str, Arm] = {}
-    for record in records:
-        context = np.array(record.context, np.float64)
-        arm = arms.get(record.chosen) or Arm.blank(config, len(context))
-        surprise = record.reward - record.predicted(record.chosen)
-        arms[record.chosen] = arm.after(context, surprise)
-    return arms
-
-
 class _Expected:
     """Estimates policies on lines whose corrections were learnt elsewhere."""
 
     def __init__(
         self,
         records: Sequence[FeedbackRecord],
-        arms: Sequence[dict[str, Arm]],
+        memories: Sequence[Memory],
         config: LearningConfig,
     ) -> None:
         self._records = records
         self._scored, self._ranked = [], []
-        for record, known in zip(records, arms, strict=True):
-            context, asked = np.array(record.context, np.float64), record.candidates
-            baseline = record.trial.baseline
-            self._scored.append(corrected(asked, known, context))
-            self._ranked.append(cautious(asked, known, context, baseline, config))
+        for record, memory in zip(records, memories, strict=True):
+            asked, names = record.candidates, [each.name for each in record.candidates]
+            beliefs = memory.beliefs(record.vector, names)
+            self._scored.append(corrected(asked, beliefs))
+            self._ranked.append(cautious(asked, beliefs, record.trial.baseline, config))
 
     def learnt_choice(self, line: int) -> str:
         """Return what the learnt corrections choose on a line."""

@@ -20,7 +20,7 @@ from moma_core.llms.cascade_planner import SharedDifficulty
 from moma_core.llms.costs import LONGEST, FittedCosts, count_tokens, indicative_price
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
-from moma_core.llms.heads import STACKED, fit_head, head_choices
+from moma_core.llms.heads import STACKED, TasksConfig, fit_head, head_choices
 from moma_core.llms.heads.contract import Head
 from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
@@ -178,6 +178,7 @@ def train(
     progress: Progress | None = None,
     vectors: FloatArray | None = None,
     notes: Mapping[str, Any] | None = None,
+    completed: _Array | None = None,
 ) -> LLMRouter:
     """Train a router for the dataset's pool of LLMs.
 
@@ -195,6 +196,8 @@ def train(
         progress: Called after each step.
         vectors: The queries' vectors when already encoded, shape (n, d), in the dataset's order.
         notes: JSON-like facts to keep in the checkpoint (sources, licences).
+        completed: The scores without a gap, shape (n, m), in the dataset's order: what is taken
+            where none was measured. None: `fill_scores`.
 
     Returns:
         The router; its ``metadata`` holds seed, data fingerprint and held-out error.
@@ -212,6 +215,7 @@ def train(
         progress=progress,
         vectors=vectors,
         notes=notes,
+        completed=completed,
     ).router
 
 
@@ -225,22 +229,25 @@ def train_pool(
     progress: Progress | None = None,
     vectors: FloatArray | None = None,
     notes: Mapping[str, Any] | None = None,
+    completed: _Array | None = None,
 ) -> Trained:
     """Train as `train` does and keep the held-out predictions too; same arguments and errors."""
     _check(dataset, head, vectors, encoder.dimension)
     report = progress or (lambda *_: None)
-    total = 3 + (FOLDS + 1) * (len(STACKED) if head == "auto" else 1)
+    kinds = _kinds(head, dataset)
+    total = 3 + (FOLDS + 1) * len(kinds)
     order = dataset.order()
     data = dataset.take(order).pool(sorted(dataset.llms))
     vectors = encoder.encode(data.queries) if vectors is None else vectors[order]
     report("encode", 1, total)
     features = QueryFeatures.fit(data.queries)
     inputs = features.join(data.queries, vectors)
-    scores, spent = fill_scores(data.scores, inputs, seed), fill_costs(data.costs)
+    scores = data.scores if completed is None else completed[order][:, np.argsort(dataset.llms)]
+    scores, spent = fill_scores(scores, inputs, seed), fill_costs(data.costs)
     llms = tuple(_card(data, name, prices or {}) for name in data.llms)
-    observed = ~np.isnan(data.scores)
-    fitted, errors, held_out = _fit(head, inputs, scores, observed, llms, seed, report, total)
     costs, expected = _costs(data.queries, inputs, spent), _expected(inputs, spent, seed)
+    members = _cross_fitted(kinds, data, inputs, scores, llms, seed, report)
+    fitted, errors, held_out = _fit(members, data.scores, expected, spent)
     single = _best_single(llms, scores, spent)
     min_gain, points, margin = _learnt(
         held_out, expected, data.scores, spent, data.llms.index(single)
@@ -403,42 +410,90 @@ def _check(dataset: LLMDataset, head: str, vectors: FloatArray | None, dimension
         )
 
 
-def _fit(
-    kind: str,
+def _kinds(head: str, dataset: LLMDataset) -> tuple[str, ...]:
+    if head != "auto":
+        return (head,)
+    return (*STACKED, "tasks") if len(set(dataset.tasks)) > 1 else STACKED
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Members:
+    """Heads fitted on all rows, what they predict of rows they did not see, and the true scores."""
+
+    kinds: tuple[str, ...]
+    heads: tuple[Head, ...]
+    held_out: _Array  # (h, n, m)
+    scores: _Array  # (n, m), complete
+
+
+def _cross_fitted(
+    kinds: tuple[str, ...],
+    data: LLMDataset,
     inputs: FloatArray,
     scores: _Array,
-    observed: npt.NDArray[np.bool_],
     llms: tuple[LLMCard, ...],
     seed: int,
     report: Progress,
-    total: int,
-) -> tuple[Head, dict[str, float], _Array]:
-    """Fit on all rows, with the held-out error of each kind over `FOLDS` folds of the rows."""
-    kinds = STACKED if kind == "auto" else (kind,)
-    folds = _folds(len(inputs), seed)
-    held_out = np.zeros((len(kinds), *scores.shape))
-    done = 1
+) -> _Members:
+    """Fit each kind on all rows, and on all but each of `FOLDS` folds in turn."""
+    folds, total = _folds(len(inputs), seed), 3 + (FOLDS + 1) * len(kinds)
+    held_out, done = np.zeros((len(kinds), *scores.shape)), 1
+    tasks = np.array(data.tasks or [""] * len(data))
+
+    def fit(kind: str, rows: npt.NDArray[np.bool_]) -> Head:
+        config = TasksConfig(tuple(tasks[rows].tolist())) if kind == "tasks" else None
+        return fit_head(kind, inputs[rows], scores[rows], llms, seed, config)
+
     for fold in range(FOLDS):
-        seen, unseen = folds != fold, folds == fold
-        for position, each in enumerate(kinds):
-            part = fit_head(each, inputs[seen], scores[seen], llms, seed)
+        for position, kind in enumerate(kinds):
+            part, unseen = fit(kind, folds != fold), folds == fold
             held_out[position, unseen] = part.predict(inputs[unseen])
             done += 1
-            report(f"cross-validate {each}", done, total)
-    errors = {
-        each: _error(held_out[position], scores, observed) for position, each in enumerate(kinds)
-    }
-    weights = fit_weights(held_out, scores, observed)
-    blended = weights.blend(held_out)
-    errors["stack"] = _error(blended, scores, observed)
+            report(f"cross-validate {kind}", done, total)
     heads = []
-    for each in kinds:
-        heads.append(fit_head(each, inputs, scores, llms, seed))
+    for kind in kinds:
+        heads.append(fit(kind, np.ones(len(inputs), bool)))
         done += 1
-        report(f"fit {each}", done, total)
-    if kind != "auto":
-        return heads[0], {kind: errors[kind]}, held_out[0]
-    return StackedHead(llms, heads, weights), errors, blended
+        report(f"fit {kind}", done, total)
+    return _Members(kinds, tuple(heads), held_out, scores)
+
+
+def _fit(
+    members: _Members, measured: _Array, expected: _Array, spent: _Array
+) -> tuple[Head, dict[str, float], _Array]:
+    """Return the head, the held-out error of each member, and what the head predicts held out.
+
+    ``tasks`` is blended in where queries are then routed significantly better.
+    """
+    observed, scores = ~np.isnan(measured), members.scores
+    errors = {
+        kind: _error(own, scores, observed)
+        for kind, own in zip(members.kinds, members.held_out, strict=True)
+    }
+    if len(members.kinds) == 1:
+        return members.heads[0], errors, members.held_out[0]
+    sizes = sorted({len(STACKED), len(members.kinds)})
+    weights = [fit_weights(members.held_out[:n], scores, observed) for n in sizes]
+    blends = [w.blend(members.held_out[:n]) for w, n in zip(weights, sizes, strict=True)]
+    earned = [_routed(blend, expected, measured, spent) for blend in blends]
+    gain, best = earned[-1] - earned[0], 0
+    if len(gain) and gain.mean() > _SIGNIFICANT * gain.std() / np.sqrt(len(gain)):
+        best = len(sizes) - 1
+    errors["stack"] = _error(blends[best], scores, observed)
+    heads = members.heads[: sizes[best]]
+    return StackedHead(heads[0].llms, heads, weights[best]), errors, blends[best]
+
+
+def _routed(predicted: _Array, expected: _Array, scores: _Array, spent: _Array) -> _Array:
+    """Return measured score - rate * cost of routed queries, mean over `RATES`, shape (n,)."""
+    rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    predicted, expected = predicted[rows], expected[rows]
+    unit = max(float(spent[:, np.nanmean(scores, axis=0).argmax()].mean()), 1e-12)
+    earned = np.zeros(len(rows))
+    for rate in RATES:
+        picks = choose_at_rate(expected, predicted, rate / unit)
+        earned += scores[rows, picks] - rate * spent[rows, picks] / unit
+    return earned / len(RATES)
 
 
 def _error(predicted: _Array, scores: _Array, observed: npt.NDArray[np.bool_]) -> float:

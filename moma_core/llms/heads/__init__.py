@@ -32,6 +32,7 @@ from moma_core.llms.heads.logistic import LogisticConfig, LogisticHead, fit_logi
 from moma_core.llms.heads.moe import MoEConfig, MoEHead, fit_moe
 from moma_core.llms.heads.neighbours import NeighboursConfig, NeighboursHead, fit_neighbours
 from moma_core.llms.heads.stack import StackedHead, StackWeights, fit_weights
+from moma_core.llms.heads.tasks import TasksConfig, TasksHead, fit_tasks
 from moma_core.types import FloatArray, LLMCard, did_you_mean
 
 __all__ = [
@@ -58,6 +59,8 @@ __all__ = [
     "NeighboursHead",
     "StackWeights",
     "StackedHead",
+    "TasksConfig",
+    "TasksHead",
     "build_head",
     "fit_blend",
     "fit_head",
@@ -94,11 +97,12 @@ HEADS: Mapping[str, HeadKind] = {
     "preference": HeadKind(
         JudgedConfig(MoEConfig(experts=4, top=2, width=32)), fit_preference, JudgedHead.from_parts
     ),
+    "tasks": HeadKind(TasksConfig(), fit_tasks, TasksHead.from_parts),
 }
 """Every head that is fitted on its own."""
 
 STACKED = ("kernel", "moe", "mlp", "clusters")
-"""Members of the stacked head, which is what ``auto`` trains."""
+"""Members of the stacked head, which is what ``auto`` trains; ``tasks`` joins where it pays."""
 
 
 def head_choices() -> tuple[str, ...]:
