@@ -347,7 +347,7 @@ def selectors() -> str:
 
 
 def tools() -> str:
-    found = load("langgraph_tools")
+    found, big = load("langgraph_tools"), load("bigtool")
     agent, rival = found["agent"], found["ours_against_rival"]["LLMToolSelectorMiddleware"]
     rows = [
         (
@@ -362,6 +362,12 @@ def tools() -> str:
             f"{rival['tool_and_schema_tokens_per_turn']:,.0f}",
             f"{rival['turns_that_raised_for_an_invented_name']} of {rival['turns']}",
         ),
+        (
+            "langgraph-bigtool (MiniLM)",
+            f"{big['llm_calls_per_turn'] - agent['llm_calls_per_turn']:.0f}",
+            f"{big['tool_and_schema_tokens_per_turn']:,.0f}",
+            "0",
+        ),
     ]
     head = (
         f"{found['tools']} tools, {found['max_tools']} bound | extra LLM calls a turn | "
@@ -370,7 +376,8 @@ def tools() -> str:
     note = (
         f" The right tool is among the {found['max_tools']} for "
         f"{rate(found['val']['right_tool_present'])} of MetaTool's validation queries; "
-        f"{agent['added_ms_p50']:.1f} ms are added to a turn."
+        f"{agent['added_ms_p50']:.1f} ms are added to a turn. bigtool's search, which has no "
+        f"examples, has it among as many for {rate(big['right_tool_bound'], 2)}."
     )
     return table(head, rows, "langgraph_tools.py", ("langgraph_tools", "")) + note
 
@@ -385,19 +392,21 @@ CACHES = {
 
 def prompt_cache() -> str:
     found = load("prompt_cache")
-    ways = ("all", "turn", "stable", "LLMToolSelectorMiddleware")
+    ways = ("all", "turn", "stable", "deferred", "LLMToolSelectorMiddleware")
     rows = [
         (
             title,
             *(f"{found[name][way]['input_usd_per_talk']['cached_10_percent']:.2f}" for way in ways),
             f"{100 * found[name]['stable']['prefix_equal_mean']:.0f} %",
             rate(found[name]["stable"]["right_tool_bound"], 2),
+            rate(found[name]["deferred"]["right_tool_bound"], 2),
         )
         for name, title in CACHES.items()
     ]
     head = (
         'input USD a conversation, a cached token costs a tenth | all tools | `"turn"` | '
-        '`"stable"` | LLMToolSelectorMiddleware | prompt equal (stable) | right tool bound'
+        '`"stable"` | `"deferred"` | LLMToolSelectorMiddleware | prompt equal (stable) | '
+        "right tool bound (stable) | (deferred)"
     )
     return table(head, rows, "prompt_cache.py", *(("prompt_cache", name) for name in CACHES))
 

@@ -216,7 +216,8 @@ def test_an_llm_that_thinks_is_told_by_system_messages_where_it_knows_them() -> 
 def test_an_llm_in_anothers_place_reads_searches_as_words() -> None:
     search = ("find_tools", {"query": "price of a share on the stock exchange"})
     first, other = claude(search), ScriptedChat(name="other", reply=lambda *_: "done")
-    say, moma = talking(first, llms={"claude": first, "other": other}, cards=CARDS)
+    llms = {"claude": first, "other": other}
+    say, moma = talking(first, llms=llms, cards=CARDS, preference="cost")
     say(TURNS["weather"])
     assert first.payloads
     moma._calls.health.leave_alone("claude", 60)  # type: ignore[union-attr]

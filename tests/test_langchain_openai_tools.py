@@ -167,9 +167,8 @@ def test_anothers_searches_are_read_in_its_own_form() -> None:
 
     first, second = ScriptedChat(name="other", reply=searches), gpt()
     cards = (LLMCard("other", 0.1, 0.4, quality=0.6), LLMCard("gpt", 2.0, 8.0, quality=0.9))
-    moma = MoMAMiddleware(
-        ROUTER, max_tools=1, bind="deferred", llms={"other": first, "gpt": second}, cards=cards
-    )
+    options = {"llms": {"other": first, "gpt": second}, "cards": cards, "preference": "cost"}
+    moma = MoMAMiddleware(ROUTER, max_tools=1, bind="deferred", **options)
     agent = create_agent(first, TOOLS, middleware=[moma], checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "1"}}
     agent.invoke({"messages": TURNS["weather"]}, config)
