@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Token
+from dataclasses import replace
 from typing import Annotated, Any, NotRequired
 from uuid import UUID
 
@@ -38,6 +39,8 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
+from langchain_moma.allowed import allowed_choice
+from langchain_moma.bind_cost import Prompt, cached_share, tool_tokens
 from langchain_moma.calls import ChatCalls, ChatRequest, Needs, router_over
 from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
 from langchain_moma.decision import (
@@ -52,15 +55,16 @@ from langchain_moma.decision import (
 )
 from langchain_moma.deferred import (
     SEARCH,
-    deferred,
-    defers,
+    declared_tools,
+    form_of,
     found_message,
     in_words,
     referenced,
     search_tool,
+    searching,
     with_reveals,
 )
-from langchain_moma.messages import marked
+from langchain_moma.messages import count_tokens, marked
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
 from langchain_moma.shortlist import Bind, Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
@@ -121,11 +125,14 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         router: Knows the tools as agents (`agent_cards_from_tools`), and the LLMs.
         max_tools: Most tools of the router to pick for a turn.
         bind: ``"stable"``: what was picked stays bound for the conversation. ``"turn"``: what was
-            picked for this turn alone. ``"deferred"``: where the LLM is Anthropic's, all tools are
-            declared and those picked are revealed behind the messages, so that nothing cached is
-            written anew; elsewhere they are bound as with ``"stable"``. ``"fitting"``: what was
-            picked for this turn, and nothing when none fits.
-            ``"all"``: every tool that is enabled.
+            picked for this turn alone. ``"deferred"``: where the provider can (Anthropic, OpenAI's
+            Responses API), those picked are revealed behind the messages, so that nothing cached
+            is written anew; elsewhere they are bound as with ``"stable"``. ``"allowed"``: OpenAI's
+            LLMs have all tools declared and may call those picked; elsewhere as ``"stable"``.
+            ``"fitting"``: what was picked for this turn, and nothing when none fits.
+            ``"all"``: every tool that is enabled. ``"auto"``: of these ways the one that is
+            expected to cost least (`Prompt`), chosen at a conversation's begin and told in
+            ``state["moma_turn"]`` and the decision's reason.
         max_bound: With ``"stable"``: most tools of the router that are bound in a conversation.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
         cards: As in `ChatMoMA`, where the router has agents alone.
@@ -187,7 +194,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self._preference, self._max_latency = preference, max_latency
         self._always = frozenset(names_of(always, "always"))
         self._declared: set[str] = set()
-        if bind == "deferred":
+        if bind in ("deferred", "auto"):
             self.tools = [search_tool()]
             self._always |= {SEARCH}
         self._seen = set(router.agents.names)
@@ -321,7 +328,9 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             return await handler(self._own_tool(request))
 
     def _is_search(self, request: ToolCallRequest) -> bool:
-        return self._shortlist.bind == "deferred" and request.tool_call["name"] == SEARCH
+        turn = _record(request.state)
+        way = self._shortlist.bind if turn is None else self._way(turn)
+        return way in ("deferred", "auto") and request.tool_call["name"] == SEARCH
 
     def _found(self, request: ToolCallRequest) -> ToolMessage:
         """Answer the LLM's own search for tools."""
@@ -356,8 +365,46 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
     def _turn(self, request: ModelRequest[Any]) -> TurnRecord:
         tools = (tool.name for tool in request.tools if not isinstance(tool, dict))
         names = [name for name in tools if name not in self._always]
-        out = excluded_in(ensure_config())
-        return self._shortlist.turn(request.messages, names, _record(request.state), out)
+        out, last = excluded_in(ensure_config()), _record(request.state)
+        if self._shortlist.bind != "auto":
+            return self._shortlist.turn(request.messages, names, last, out)
+        if last is not None and "bind" in last:
+            way, costs = last["bind"], last.get("costs", {})
+        else:
+            way, costs = self._cheapest(request, names)
+        turn = replace(self._shortlist, bind=way).turn(request.messages, names, last, out)
+        if turn is not last:
+            turn["bind"], turn["costs"] = way, costs
+            if turn["decision"] is not None:
+                told = f"{turn['decision']['reason']}; {way} costs least"
+                turn["decision"] = {**turn["decision"], "reason": told}
+        return turn
+
+    def _cheapest(
+        self, request: ModelRequest[Any], names: Sequence[str]
+    ) -> tuple[Bind, dict[Bind, float]]:
+        """Return the way of binding that is expected to cost least, and what each costs."""
+        agents, calls, pool = self.router.agents, self._calls, self.router.llms
+        known = [n for n in names if n in agents and agents.get(n).enabled]
+        asked = [request.model] if calls is None else list(calls.llms.values())
+        system = [] if request.system_message is None else [request.system_message]
+        prompt = Prompt(
+            tool_tokens(agents.get(name) for name in known),
+            len(known),
+            self._shortlist.max_tools,
+            count_tokens([*system, *request.messages]),
+            cached_share(
+                card for card in (pool.cards if pool else ()) if calls and card.name in calls.llms
+            ),
+        )
+        restricts = all(allowed_choice(llm, request, request.tools) for llm in asked)
+        ways: dict[Bind, Bind] = {"allowed" if restricts else "all": "all"}
+        if all(form_of(llm) for llm in asked):
+            ways["deferred"] = "deferred"
+        return prompt.cheapest({**ways, "stable": "stable", "turn": "turn"})
+
+    def _way(self, turn: TurnRecord) -> Bind:
+        return turn.get("bind", self._shortlist.bind)
 
     def _is_new(self, turn: TurnRecord, request: ModelRequest[Any]) -> bool:
         return turn is not _record(request.state)
@@ -384,16 +431,23 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self._warn({tool.name for tool in fixed if not isinstance(tool, dict)} - self._always)
         self._declared.update(mine)
         opened = [mine[n] for n in self._open(turn, request.messages) if n in mine]
-        if self._shortlist.bind != "deferred":
+        agents = self.router.agents
+        enabled = {n: t for n, t in mine.items() if n in agents and agents.get(n).enabled}
+        way = self._way(turn)
+        if way != "deferred" and self._shortlist.bind == "auto":
+            fixed = [t for t in fixed if isinstance(t, dict) or t.name != SEARCH]
+        if way == "allowed" and reader is not None:
+            choice = allowed_choice(reader, request, [*fixed, *opened])
+            if choice is not None:
+                return request.override(tools=[*fixed, *enabled.values()], tool_choice=choice)
+        if way != "deferred":
             return request.override(tools=[*fixed, *opened])
-        if reader is None or not defers(reader):
+        form = None if reader is None else form_of(reader)
+        if form is None:
             return request.override(tools=[*fixed, *opened], messages=in_words(request.messages))
-        enabled = [t for n, t in mine.items() if n in self.router.agents]
-        declared = {t.name for t in enabled if self.router.agents.get(t.name).enabled}
-        tools = [deferred(tool) for tool in enabled if tool.name in declared]
-        shown = with_reveals(request.messages, turn.get("revealed", []), declared)
-        # LangChain's caching middleware marks the last tool, which may not be a deferred one.
-        return request.override(tools=[*tools, *fixed], messages=shown)
+        shown = with_reveals(request.messages, turn.get("revealed", []), enabled, form)
+        tools = declared_tools(fixed, enabled.values(), form)
+        return request.override(tools=tools, messages=shown)
 
     def _warn(self, unknown: set[str]) -> None:
         """Say once which tools are bound in every turn because the router does not know them."""
@@ -424,8 +478,9 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         """Return what may be run now, in the order in which it is bound."""
         agents, bound = self.router.agents, turn.get("bound", turn["tools"])
         revealed = [name for _, names in turn.get("revealed", []) for name in names]
-        found = referenced(messages) if self._shortlist.bind == "deferred" else []
-        names = dict.fromkeys([*bound, *revealed, *found])
+        found = referenced(messages) if self._way(turn) == "deferred" else []
+        picked = turn["tools"] if self._way(turn) == "allowed" else []
+        names = dict.fromkeys([*bound, *revealed, *found, *picked])
         return [name for name in names if name in agents and agents.get(name).enabled]
 
     def _is_open(self, request: ToolCallRequest, turn: TurnRecord | None) -> bool:
@@ -487,7 +542,8 @@ def _event(turn: TurnRecord) -> dict[str, Any]:
 
 
 def _kept(response: ModelResponse[Any], turn: TurnRecord) -> ExtendedModelResponse[Any]:
-    return ExtendedModelResponse(response, Command(update={_KEY: turn}))
+    heard = replace(response, result=[searching(message) for message in response.result])
+    return ExtendedModelResponse(heard, Command(update={_KEY: turn}))
 
 
 def _for_llm(request: ModelRequest[Any], llm: BaseChatModel, name: str) -> ModelRequest[Any]:

@@ -30,12 +30,14 @@ __all__ = [
     "TurnRecord",
 ]
 
-Bind = Literal["stable", "deferred", "turn", "fitting", "all"]
+Bind = Literal["stable", "deferred", "allowed", "turn", "fitting", "all", "auto"]
 """Which tools are bound: what was picked so far, for this turn, if it fits; or every one."""
 
-# Shares of the picks' probability: what is bound will do; what is bound when it had to grow. By
+# Shares of the picks' probability: what is bound will do; what is bound when it had to grow; what
+# is revealed to begin with. A list in front of the messages grows rarely and then by more. By
 # simulated conversations over MetaTool's val rows (benchmarks/LOG.md).
 _WILL_DO, _SAFE = 0.7, 0.98
+_SHOWN_DO, _SHOWN, _SHOWN_FIRST = 0.8, 0.95, 0.98
 
 
 class TurnRecord(TypedDict):
@@ -49,6 +51,12 @@ class TurnRecord(TypedDict):
 
     bound: NotRequired[list[str]]
     """Tools known to the router that may be bound and executed in this turn, in that order."""
+
+    bind: NotRequired[Bind]
+    """With ``bind="auto"``: the way that was chosen for this conversation."""
+
+    costs: NotRequired[dict[Bind, float]]
+    """Likewise: what a turn of each way was expected to cost, in tokens at the uncached price."""
 
     revealed: NotRequired[list[Reveal]]
     """With ``bind="deferred"``: which human turn revealed which tools, in that order."""
@@ -205,18 +213,21 @@ class Shortlist:
         """Return what to bind; a list that grows does so at its end alone."""
         if self.bind == "all":
             return list(known)
-        if self.bind not in ("stable", "deferred"):
+        if self.bind not in ("stable", "deferred", "allowed"):
             return [name for name in known if name in tools]
         allowed = set(known)
         bound = [n for n in (last.get("bound", last["tools"]) if last else ()) if n in allowed]
-        if not bound:
+        reveals = self.bind == "deferred"
+        if not bound and not reveals:
             return [name for name in known if name in tools]
-        if all(_share(bound, each) >= _WILL_DO for each in rankings):
+        will_do, safe = (_SHOWN_DO, _SHOWN) if reveals else (_WILL_DO, _SAFE)
+        if bound and all(_share(bound, each) >= will_do for each in rankings):
             return bound
         longer = list(bound)
         for name in tools:
             for each in rankings:
-                if name in each.names and name not in longer and _share(longer, each) < _SAFE:
+                missing = name in each.names and name not in longer
+                if missing and _share(longer, each) < (safe if bound else _SHOWN_FIRST):
                     longer.append(name)
         if self.bind == "deferred" or len(longer) <= self.max_bound:
             return longer

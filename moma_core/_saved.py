@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moma_core._generation import finish, replacing
 from moma_core._store import parse_json, write_whole
@@ -24,16 +24,18 @@ from moma_core.agents.states import StateMachine
 from moma_core.agents.training import Trained, read_trained, trained_exists, write_trained
 from moma_core.encoder import RoutingEncoder, encoder_of
 from moma_core.errors import ArtifactError, InvalidInputError, MoMAError
-from moma_core.llms.feedback import FILES as LEARNING_FILES
-from moma_core.llms.feedback import Learning
-from moma_core.llms.router import LLMRouter
 from moma_core.protocols import Encoder, FinalDecider, Registry
 from moma_core.registry.files import FileRegistry
 from moma_core.registry.location import ChromaServer, place_of
 from moma_core.registry.memory import MemoryRegistry
-from moma_core.teams.planner import TEAM_FILES
-from moma_core.teams.router import TeamRouter
 from moma_core.types import AgentCard, FloatArray
+
+if TYPE_CHECKING:  # `saved_agents` needs none of them, and a command starts the sooner
+    from moma_core.llms.feedback import Learning
+    from moma_core.llms.router import LLMRouter
+    from moma_core.teams.router import TeamRouter
+
+    Parts = tuple[AgentRouter, LLMRouter | None, TeamRouter | None, Learning | None]
 
 __all__ = [
     "check_parts",
@@ -46,8 +48,6 @@ __all__ = [
     "saved_encoder",
     "write_parts",
 ]
-
-Parts = tuple[AgentRouter, LLMRouter | None, TeamRouter | None, Learning | None]
 
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
@@ -63,11 +63,15 @@ def open_pool(llms: object) -> LLMRouter | None:
     Raises:
         InvalidInputError: It is something else.
     """
+    from moma_core.llms.router import LLMRouter
+
     pool: Any = LLMRouter.packaged() if llms == "packaged" else llms
     return _checked_pool(pool)
 
 
 def _checked_pool(llms: Any) -> LLMRouter | None:
+    from moma_core.llms.router import LLMRouter
+
     if llms is not None and not isinstance(llms, LLMRouter):
         raise InvalidInputError(
             f"llms is a pool of LLMs, 'packaged' or None, got {llms!r:.60}. Load a trained pool: "
@@ -106,6 +110,8 @@ def check_parts(llms: object, teams: object) -> None:
     Raises:
         InvalidInputError: One of them is something else than its kind or None.
     """
+    from moma_core.teams.router import TeamRouter
+
     _checked_pool(llms)
     if teams is not None and not isinstance(teams, TeamRouter):
         raise InvalidInputError(
@@ -164,7 +170,10 @@ def write_parts(
         ArtifactError: The directory cannot be written.
         RegistryError: The agents cannot be written.
     """
-    optional = {_TEAMS: (teams, TEAM_FILES), _LEARNING: (learning, LEARNING_FILES)}
+    from moma_core.llms.feedback import FILES
+    from moma_core.teams.planner import TEAM_FILES
+
+    optional = {_TEAMS: (teams, TEAM_FILES), _LEARNING: (learning, FILES)}
     gone = [f"{place}/{n}" for place, (part, files) in optional.items() if not part for n in files]
     server = _write_in_chroma(folder, encoder, agents)
     with replacing(folder, gone) as new:
@@ -281,6 +290,10 @@ def _read(
     server: str | ChromaServer | None,
     refresh_every: float | None,
 ) -> Parts:
+    from moma_core.llms.router import LLMRouter
+    from moma_core.teams.planner import TEAM_FILES
+    from moma_core.teams.router import TeamRouter
+
     document = _document(folder)
     place = server or document["server"] or _with_agents(folder)
     if document["encoder"] == encoder.fingerprint:
@@ -343,7 +356,9 @@ def _encoded_anew(place: str | Path | ChromaServer, saved: _Saved, encoder: Enco
 
 
 def _learning(folder: Path) -> Learning | None:
-    if not (folder / LEARNING_FILES[0]).exists():
+    from moma_core.llms.feedback import FILES, Learning
+
+    if not (folder / FILES[0]).exists():
         return None
     try:
         return Learning.load(folder)
@@ -352,7 +367,7 @@ def _learning(folder: Path) -> Learning | None:
     except (OSError, ValueError, TypeError) as error:  # of the log that it names
         raise ArtifactError(
             f"what was learnt in {folder} names a log that cannot be used ({error!s:.200}). Delete "
-            f"{' and '.join(LEARNING_FILES)} there, and learn anew."
+            f"{' and '.join(FILES)} there, and learn anew."
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from moma_core.errors import InvalidInputError
 from moma_core.locks import Lock
+from moma_core.telemetry import Counts
 
 __all__ = [
     "Circuit",
@@ -76,6 +77,7 @@ class Health:
         self._records: dict[str, _Record] = {}  # only of names whose last report was a failure
         self._waits: dict[str, float] = {}  # until when a name asked to be left alone
         self._lock = Lock()
+        self.counts = Counts("health")
 
     def leave_alone(self, name: str, seconds: float) -> None:
         """Wait so long before the next call to ``name``, as a rate limit's ``retry-after`` asks.
@@ -114,6 +116,8 @@ class Health:
             record.failures = [*recent, now][-self._limit :]
             if half_open or (record.opened is None and len(record.failures) >= self._limit):
                 record.opened = now
+                self.counts.add("circuit opened")
+        self.counts.add("failure")
 
     def report_success(self, name: str) -> None:
         """Tell that a call to ``name`` succeeded."""

@@ -15,7 +15,7 @@ import threading
 import time
 import unicodedata
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from moma_core.errors import InvalidInputError, MoMAError, needs_extra
 from moma_core.health import Health
 from moma_core.llms.router import LLMRouter
 from moma_core.locks import Lock
+from moma_core.telemetry import Counts
 from moma_core.types import FloatArray, Query, RoutingState
 
 __all__ = [
@@ -96,15 +97,22 @@ class Asked(NamedTuple):
     decide: Callable[[EncodedTurns, Trace], RoutingDecision]
 
     def parts(self) -> tuple[object, ...]:
-        """Return all that decisions depend on but health: each is another once it changed."""
-        observed = self.llms.usage.observed if self.llms else 0
-        return self.llms, observed, *self.others, *self.agents.parts
+        """Return all that agents' decisions depend on but health: each is another once changed."""
+        return self.agents.parts
 
     def version(self) -> str:
         """Return a digest of the parts, a new one where some cannot say what they are."""
-        pool = "" if self.llms is None else pool_fingerprint(self.llms)
-        only_here = "" if self.others == (None, None) else uuid.uuid4().hex
-        return f"{version('moma-router')} {pool} {self.agents.fingerprint()} {only_here}"
+        return f"{version('moma-router')} {self.agents.fingerprint()}"
+
+    def pool_parts(self) -> tuple[object, ...]:
+        """Return what else LLMs' decisions depend on, and no agent's alone."""
+        observed = self.llms.usage.observed if self.llms else 0
+        return self.llms, observed, *self.others
+
+    def pool_version(self) -> str:
+        """Return a digest of these, a new one where some cannot say what they are."""
+        pool = "none" if self.llms is None else pool_fingerprint(self.llms)
+        return pool if self.others == (None, None) else f"{pool} {uuid.uuid4().hex}"
 
     def key(self) -> tuple[Hashable, ...]:
         """Return what the caller asked, less capitals and the like where those do not matter."""
@@ -185,6 +193,7 @@ class _Entry(NamedTuple):
     own_topic: bool  # whether its state's topic is these words
     at: float
     size: int
+    pool: str | None  # the LLMs that it depends on; None: on none
 
 
 @dataclass(slots=True)
@@ -198,6 +207,9 @@ class _Flight:
 
 class RouteCache:
     """Keeps a router's decisions; none is served once anything that it depends on changed.
+
+    An agent's decision depends on agents alone and outlives a change of prices or LLMs; whatever
+    changes of the agents, even one that no decision names, may tip any of them.
 
     Exact hits are of queries with the same words but for case, spaces, Unicode form and usual
     abbreviations; an LLM's expected cost is of the very text, so LLMs' decisions want that. Near
@@ -250,7 +262,7 @@ class RouteCache:
         self._store: Store | None = _open_store(store)
         self._store_health = Health(failures=1, cooldown=5.0)
         self._clock, self._lock, self._naming = clock, Lock(), Lock()
-        self.counts: Counter[str] = Counter()
+        self.counts = Counts("cache")
         self.clear()
 
     def clear(self) -> None:
@@ -260,7 +272,7 @@ class RouteCache:
             self._bytes = 0
             self._known = _Known(min(self._entries, _COMPARED))
             self._flying: dict[Hashable, _Flight] = {}
-            self._version: tuple[tuple[object, ...], str] | None = None
+            self._versions: dict[str, tuple[tuple[object, ...], str]] = {}
             self.counts.clear()
 
     def __len__(self) -> int:
@@ -276,12 +288,13 @@ class RouteCache:
 
     def decide(self, asked: Asked) -> RoutingDecision:
         """Return the decision that is kept, or make it: once for all who ask for it at a time."""
-        start, parts = time.perf_counter(), asked.parts()
-        key = self._version_of(parts, asked), *asked.key()
+        start, before = time.perf_counter(), (asked.parts(), asked.pool_parts())
+        key = self._version_of("agents", before[0], asked.version), *asked.key()
         entry = self._get(key, asked)
         if entry is not None:
             return self._served(entry, asked, start)
-        flown = os.getpid(), key, asked.query.text
+        pool = self._version_of("pool", before[1], asked.pool_version)
+        flown = os.getpid(), key, pool, asked.query.text
         with self._lock:
             flight = self._flying.get(flown)
             leads = flight is None
@@ -290,10 +303,10 @@ class RouteCache:
         if not leads and flight.thread != threading.get_ident():  # else a decider asks its router
             flight.done.wait()
             if flight.decision is not None and asked.others[1] is None:
-                self.counts["waited"] += 1
+                self.counts.add("waited")
                 return replace(flight.decision, trace=(_step(start, "just made"),))
         try:
-            flight.decision = self._made(key, asked, parts)
+            flight.decision = self._made(key, asked, before, pool)
             return flight.decision
         finally:
             if leads:
@@ -301,16 +314,18 @@ class RouteCache:
                     self._flying.pop(flown, None)
                 flight.done.set()
 
-    def _version_of(self, parts: tuple[object, ...], asked: Asked) -> str:
-        known = self._version
+    def _version_of(self, what: str, parts: tuple[object, ...], version: Callable[[], str]) -> str:
+        known = self._versions.get(what)
         if known is None or not _same(known[0], parts):
             with self._naming:
-                known = self._version
+                known = self._versions.get(what)
                 if known is None or not _same(known[0], parts):
-                    known = self._version = parts, asked.version()
+                    known = self._versions[what] = parts, version()
         return known[1]
 
-    def _made(self, key: _Key, asked: Asked, parts: tuple[object, ...]) -> RoutingDecision:
+    def _made(
+        self, key: _Key, asked: Asked, before: tuple[tuple[object, ...], ...], pool: str
+    ) -> RoutingDecision:
         """Return a near decision or one made now; keep it unless something changed meanwhile."""
         trace, scope = Trace(), None
         with trace.timed("cache") as detail:
@@ -324,9 +339,11 @@ class RouteCache:
             if near is not None:
                 return replace(near, trace=(*trace.done()[1:], *near.trace))
         decision = asked.decide(turns, trace)
-        self.counts["made"] += 1
-        if _same(parts, asked.parts()) and key[1:] == asked.key():
-            self._keep(key, asked, reading, decision)
+        self.counts.add("made")
+        by_llms = decision.kind != "agent" or bool(decision.parts)
+        after_all = asked.parts(), asked.pool_parts() if by_llms else before[1]
+        if all(map(_same, before, after_all)) and key[1:] == asked.key():
+            self._keep(key, asked, reading, decision, pool if by_llms else None)
             if scope is not None and decision.kind == "agent" and decision.probability >= _SURE:
                 with self._lock:
                     self._known.add(scope, key, vector)
@@ -344,23 +361,31 @@ class RouteCache:
             return None
         decision = _for_words(entry, asked[1])
         self._put(key, entry._replace(decision=decision, text=asked[0].query.text))
-        self.counts["near"] += 1
+        self.counts.add("near")
         age = f"{self._clock() - entry.at:.0f} s old"
         step = _step(start, f"means {entry.text[:80]!r} ({found[1]:.3f}), {age}")
         return replace(decision, trace=(step,))
 
-    def _keep(self, key: _Key, asked: Asked, reading: Reading, decision: RoutingDecision) -> None:
+    def _keep(
+        self,
+        key: _Key,
+        asked: Asked,
+        reading: Reading,
+        decision: RoutingDecision,
+        pool: str | None,
+    ) -> None:
         learns = asked.others[1] is not None  # then LLMs are tried, and chosen otherwise tomorrow
         if learns and any(decision.kind_of(name) != "agent" for name in decision.targets):
             return
         topic = decision.state.topic
         own = bool(topic) and topic == reading.words[:_HEAD]
         plain, text = replace(decision, trace=()), asked.query.text
-        entry = _Entry(plain, text, own, self._clock(), _size(plain, text))
+        entry = _Entry(plain, text, own, self._clock(), _size(plain, text), pool)
         self._put(key, entry)
         if self._store is None:
             return
-        document = {"decision": plain.to_dict(), "text": text, "own": own, "at": time.time()}
+        kept = {"decision": plain.to_dict(), "text": text, "own": own, "pool": pool}
+        document = {**kept, "at": time.time()}
         self._in_store(
             lambda store: store.set(_digest(key), json.dumps(document).encode(), self._ttl)
         )
@@ -372,7 +397,10 @@ class RouteCache:
             entry = self._shared(key, asked)
         if entry is None or (entry.text != asked.query.text and entry.decision.kind != "agent"):
             return None
-        return entry
+        if entry.pool is None:  # no LLM had a say
+            return entry
+        pool = self._version_of("pool", asked.pool_parts(), asked.pool_version)
+        return entry if entry.pool == pool else None
 
     def _fresh(self, key: Hashable) -> _Entry | None:
         with self._lock:
@@ -400,7 +428,7 @@ class RouteCache:
         self._bytes -= self._kept.pop(key).size
 
     def _served(self, entry: _Entry, asked: Asked, start: float) -> RoutingDecision:
-        self.counts["same words"] += 1
+        self.counts.add("same words")
         decision = entry.decision
         if entry.own_topic and entry.text != asked.query.text:
             decision = _for_words(entry, asked.reading())
@@ -415,14 +443,16 @@ class RouteCache:
         try:
             document = json.loads(found)
             decision = RoutingDecision.from_dict(document["decision"])
-            text, own = str(document["text"]), bool(document["own"])
+            text, own, pool = str(document["text"]), bool(document["own"]), document["pool"]
+            if pool is not None and not isinstance(pool, str):
+                raise TypeError(pool)
             age = max(time.time() - float(document["at"]), 0.0)
             if not age < self._ttl or not asked.knows(decision):
                 return None
         except (MoMAError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self.counts["unreadable"] += 1
+            self.counts.add("unreadable")
             return None
-        entry = _Entry(decision, text, own, self._clock() - age, _size(decision, text))
+        entry = _Entry(decision, text, own, self._clock() - age, _size(decision, text), pool)
         self._put(key, entry)
         return entry
 
@@ -438,7 +468,7 @@ class RouteCache:
                     "the route cache's store does not answer (%s); routes are decided without it",
                     type(error).__name__,
                 )
-            self.counts["store failed"] += 1
+            self.counts.add("store failed")
             self._store_health.report_failure("store")
             return None
         self._store_health.report_success("store")

@@ -291,6 +291,24 @@ class MoMARouter:
 
         self._cache = open_cache(cache)
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return what happened so far, by part: gate, cache, registry, health.
+
+        Where the program has set up OpenTelemetry's metrics they get the same, as ``moma.events``.
+
+        Example:
+            >>> router = MoMARouter.from_cards([AgentCard("clock", "Tells the time")], llms=None)
+            >>> router.rank("what time is it?").names, router.counts()["registry"]
+            (('clock',), {'written': 1})
+        """
+        cache = {} if self._cache is None else {"cache": dict(self._cache.counts)}
+        return {
+            "gate": dict(self._agent_router.counts),
+            **cache,
+            "registry": dict(self.agents.counts),
+            "health": dict(self.health.counts),
+        }
+
     @property
     def encoder(self) -> Encoder:
         """The encoder that every part shares."""

@@ -26,9 +26,9 @@ from moma_core.agents.categories import (
     near_duplicates,
     unit,
 )
-from moma_core.agents.ranker import Directions, LinearRanker, refined
-from moma_core.agents.router import AgentRouter
-from moma_core.decision import Trace
+from moma_core.agents.ranker import LinearRanker
+from moma_core.agents.router import AgentRouter, Choice
+from moma_core.decision import Deferred, Trace
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.testing import HashEncoder
 
@@ -406,38 +406,74 @@ def test_adding_to_thousands_takes_milliseconds():
 # Very many agents
 
 
-def test_rough_scores_find_the_same_best(monkeypatch):
-    cards = [AgentCard(f"agent{i}", f"does thing {i} with {i % 89}") for i in range(1_500)]
-    router = AgentRouter(catalog_of(cards))
-    texts = ["thing 3", "does 77 with", "thing 1234"]
-    exact = [routed(router, text)[0] for text in texts]
-    monkeypatch.setattr("moma_core.agents.ranker._COARSE_FROM", 1_000)
-    for text, before in zip(texts, exact, strict=True):
-        now = routed(router, text)[0]
-        assert now.candidates[0].name == before.candidates[0].name
-        assert now.candidates[0].score == pytest.approx(before.candidates[0].score, rel=0.3)
+@pytest.fixture
+def many_at_once(monkeypatch):
+    """Have a thousand agents count as very many."""
+    monkeypatch.setattr("moma_core.agents.rank.MANY", 1_000)
+    monkeypatch.setattr("moma_core.agents.rank._FEW", 200)
+
+
+def counted(n, every=0):
+    """n agents of a few words each; one in ``every`` has examples."""
+    told = [f"does thing {i} with {i % 89} for {i % 7}" for i in range(n)]
+    return [
+        AgentCard(
+            f"agent{i}", text, examples=(f"thing {i}", text) if every and not i % every else ()
+        )
+        for i, text in enumerate(told)
+    ]
+
+
+QUERIES = [f"thing {3 * i} with {i % 89}" for i in range(150)] + ["with 7 for 3", "?", "okapi"]
+
+
+@pytest.mark.parametrize("every", [0, 20])
+def test_of_very_many_agents_the_best_are_found_without_looking_at_all(monkeypatch, every):
+    router = AgentRouter(catalog_of(counted(3_000, every)))
+    exact = [routed(router, text)[0] for text in QUERIES]
+    monkeypatch.setattr("moma_core.agents.rank.MANY", 1_000)
+    now = [routed(router, text)[0] for text in QUERIES]
+    names = [[[c.name for c in each.candidates] for each in found] for found in (exact, now)]
+    same = np.mean([before == after for before, after in zip(*names, strict=True)])
+    assert same >= 0.99, [both for both in zip(QUERIES, *names, strict=True) if both[1] != both[2]]
+    off = [b.candidates[0].score - n.candidates[0].score for b, n in zip(exact, now, strict=True)]
+    assert np.abs(off).max() < 0.05
+
+
+def test_very_many_agents_change_and_are_left_out_as_few_are(many_at_once):
+    router = AgentRouter(catalog_of(counted(1_500)))
+    assert routed(router, "thing 3")[0].candidates[0].name == "agent3"
     router.catalog.add(AgentCard("zebra", "okapi"))
     assert routed(router, "okapi")[0].candidates[0].name == "zebra"
     router.catalog.disable("agent3")
-    assert "agent3" not in [c.name for c in routed(router, "thing 3")[0].candidates]
+    outcome, _ = routed(router, "thing 3 with 3 for 3")
+    assert "agent3" not in [c.name for c in outcome.candidates]
+    assert isinstance(outcome, Deferred)
+    router.catalog.remove("agent5")
+    assert "agent5" not in [c.name for c in routed(router, "thing 5")[0].candidates]
 
 
-def test_refined_scores_keep_the_exact_ones_on_top():
-    rng = np.random.default_rng(0)
-    rough = rng.standard_normal(500).astype(np.float32)
-    chosen = np.argsort(-rough)[:50]
-    exact = (rough[chosen] - 3).astype(np.float32)
-    logits = refined(rough, chosen, exact)
-    assert np.array_equal(logits[chosen], exact)
-    assert np.delete(logits, chosen).max() <= np.sort(exact)[-32]
+def test_a_share_of_very_many_agents_is_searched_as_all_are(many_at_once):
+    router = AgentRouter(catalog_of(counted(1_500)))
+    only = [f"agent{i}" for i in range(0, 1_500, 5)]
+    query = Query("thing 40 with 40")
+    turns = router.states.encode([query], ENCODER)
+    for k in (3, 250):
+        choice = Choice(among=only, k=k)
+        outcome, _ = router.route(query, turns, RoutingState(), choice)
+        names = [candidate.name for candidate in outcome.candidates]
+        assert names[0] == "agent40"
+        assert len(names) == k
+        assert set(names) <= set(only)
 
 
-def test_main_directions_hold_what_lies_in_them():
-    rng = np.random.default_rng(0)
-    low = rng.standard_normal((300, 5)).astype(np.float32)
-    dense = low @ rng.standard_normal((5, 64)).astype(np.float32)
-    vector = rng.standard_normal(64).astype(np.float32)
-    assert np.allclose(Directions.of(dense).products(vector), dense @ vector, atol=1e-2)
+def test_a_follow_up_among_very_many_agents_stays_where_it_was(many_at_once):
+    router = AgentRouter(catalog_of(counted(1_500)))
+    before = RoutingState(last_target="agent77", topic="thing 77 with 77")
+    query = Query("and for 3?")
+    turns = router.states.encode([query], ENCODER, before)
+    assert turns.readings[0].follows
+    assert router.route(query, turns, before)[0].candidates[0].name == "agent77"
 
 
 def test_few_eligible_agents_are_scored_as_ever():

@@ -58,7 +58,7 @@ class Claude(anthropic.ChatAnthropic):
         payload = self._get_request_payload(messages, stop=stop, **kwargs)
         self.payloads.append(json.loads(json.dumps(payload, default=str)))
         message = AIMessage("done")
-        if self.calls and (isinstance(messages[-1], HumanMessage) or _is_ours(messages[-1])):
+        if self.calls and (not isinstance(messages[-1], ToolMessage) or _is_ours(messages[-1])):
             name, args = self.calls.pop(0)
             call = {"name": name, "args": args, "id": f"toolu_{len(self.payloads)}"}
             message = AIMessage("", tool_calls=[call])
@@ -73,7 +73,8 @@ def _is_ours(message: Any) -> bool:
 
 
 def claude(*calls: Any, **options: Any) -> Any:
-    return Claude(model="claude-sonnet-4-5", api_key="x", payloads=[], calls=[*calls], **options)
+    options.setdefault("model", "claude-sonnet-4-5")
+    return Claude(api_key="x", payloads=[], calls=[*calls], **options)
 
 
 ROUTER = MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
@@ -193,6 +194,23 @@ def test_others_and_thinking_llms_bind_what_was_revealed() -> None:
     say(TURNS["weather"])
     assert [tool["name"] for tool in thinking.payloads[0]["tools"]] == ["find_tools", "weather"]
     assert not references(thinking.payloads[0])
+
+
+def test_an_llm_that_thinks_is_told_by_system_messages_where_it_knows_them() -> None:
+    options = {"thinking": {"type": "adaptive"}, "max_tokens": 4_000}
+    search = ("find_tools", {"query": "price of a share on the stock exchange"})
+    llm = claude(search, model="claude-opus-5-5", **options)
+    say, _ = talking(llm)
+    say(TURNS["weather"])
+    say(TURNS["recipes"])
+    for before, after in pairwise(llm.payloads):
+        assert flat(after)[: len(flat(before))] == flat(before)
+    last = llm.payloads[-1]
+    added = [m["content"] for m in last["messages"] if m["role"] == "system"]
+    block = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "weather"}}
+    assert added[0] == [block]
+    assert references(last) == ["stocks"]  # by its own search, which begins with its own thought
+    assert not [m for m in last["messages"] if "moma_" in json.dumps(m)]
 
 
 def test_an_llm_in_anothers_place_reads_searches_as_words() -> None:

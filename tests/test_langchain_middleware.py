@@ -521,7 +521,7 @@ def conversation(router: MoMARouter, llm: Any = None, **options: Any) -> tuple[A
 
 
 @given(order=st.permutations(sorted(ABOUT)), max_bound=st.integers(2, 8))
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_a_stable_list_only_grows_at_its_end_until_the_budget(
     built: MoMARouter, order: list[str], max_bound: int
 ) -> None:

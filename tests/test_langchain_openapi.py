@@ -208,3 +208,25 @@ def test_580_operations_are_read_and_registered_quickly() -> None:
     assert len(sync_agents(router.agents, cards, source="shop").added) == 580
     assert time.perf_counter() - start < 10
     assert not sync_agents(router.agents, cards, source="shop").updated
+
+
+@pytest.mark.filterwarnings("ignore:jsonschema.RefResolver:DeprecationWarning")
+def test_llamaindexs_own_openapi_tool_shows_the_operation_that_was_routed_to() -> None:
+    tools = pytest.importorskip("llama_index.tools.openapi")
+    paths = {
+        "/weather": {"get": {"operationId": "weather_forecast", "summary": "Forecast the weather"}},
+        "/invoices": {"post": {"operationId": "make_invoice", "summary": "Write an invoice"}},
+    }
+    for path in paths.values():
+        for operation in path.values():
+            operation["responses"] = {"200": {"description": "well"}}
+    document = {"openapi": "3.1.0", "info": {}, "servers": [{"url": "https://x.test"}]}
+    document["paths"] = paths
+    router = MoMARouter.from_cards(cards_from_openapi(document), llms=None)
+    [name] = router.rank("write an invoice for the customer", 1).names
+    where = router.agents.get(name).metadata
+    spec = tools.OpenAPIToolSpec(document, operation_id_filter=lambda found: found == name)
+    [shown] = spec.to_tool_list()[0]().raw_output
+    [endpoint] = json.loads(shown.text)["endpoints"]
+    assert endpoint["verb"].lower() == where["method"] == "post"
+    assert endpoint["path_template"] == where["path"]

@@ -120,3 +120,25 @@ def test_a_decision_for_an_llm_carries_the_nearest_agents(router):
 def test_scores_are_finite(many):
     scores = [c.score for r in many.rank([f"thing {i}" for i in range(9)], 40) for c in r]
     assert np.isfinite(scores).all()
+
+
+def test_agents_without_examples_do_not_take_all_places(hashing):
+    shown = [
+        AgentCard(
+            f"tool {i}",
+            f"tool for matter {i}",
+            examples=[f"matter {i} in {j}" for j in "abcdefghijkl"],
+        )
+        for i in range(6)
+    ]
+    router = MoMARouter.from_cards([*MANY, *shown], encoder=hashing, llms=None)
+    texts = ["thing 3 in the garden", "garden", "number 7 thing", "matter 2 in the garden"]
+    for text in texts:
+        eight = router.rank(text, 8)
+        named = [name for name in eight.names if name.startswith("tool")]
+        assert len(named) >= 3  # of 8, at 12 examples each
+        assert len(set(eight.names)) == 8
+        scores = [candidate.score for candidate in eight]
+        assert scores == sorted(scores, reverse=True)
+        alone = router.rank(text, 1)
+        assert (alone.names[0], alone.best_probability) == (eight.names[0], eight.best_probability)

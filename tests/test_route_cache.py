@@ -140,10 +140,10 @@ def test_all_that_was_asked_is_in_the_key(make, other):
 def test_each_change_is_seen_at_once(make, pool):
     router = make()
 
-    def changed(change):
-        router.route("rain snow wind")
+    def changed(change, text="rain snow wind"):
+        router.route(text)
         change()
-        decision = router.route("rain snow wind")
+        decision = router.route(text)
         return how(decision), decision.target
 
     found = changed(lambda: router.agents.disable("weather"))
@@ -155,12 +155,16 @@ def test_each_change_is_seen_at_once(make, pool):
         changed(lambda: [router.health.report_failure("weather") for _ in range(2)])[0],
         changed(lambda: router.health.report_success("weather"))[0],
         changed(lambda: router.agents.add(AgentCard("new", "rain snow wind")))[0],
-        changed(lambda: setattr(router, "llms", pool.reprice(pool.names[0], 9.0, 9.0)))[0],
-        changed(lambda: router.llms.observe(pool.names[0], 0.001, 0.002))[0],
-        changed(lambda: router.llms.observe(pool.names[0], 0.0, 0.0))[0],  # nothing learnt
     ]
     known, new = "same words", "not known"
-    assert kinds == [known, known, new, known, new, new, new, known]
+    assert kinds == [known, known, new, known, new]
+    of_llms = (
+        lambda: setattr(router, "llms", pool.reprice(pool.names[0], 9.0, 9.0)),
+        lambda: router.llms.observe(pool.names[0], 0.001, 0.002),
+        lambda: router.llms.observe(pool.names[0], 0.0, 0.0),  # nothing learnt
+    )
+    assert [changed(each, "why prove this poem")[0] for each in of_llms] == [new, new, known]
+    assert [changed(each)[0] for each in of_llms] == [known] * 3
 
 
 def test_what_is_learnt_from_is_never_kept(make):
@@ -242,6 +246,15 @@ class Stale(RuleBasedStateMachine):
 ENCODER = HashEncoder()
 Stale.TestCase.settings = settings(max_examples=10, stateful_step_count=12, deadline=None)
 TestStale = Stale.TestCase
+
+
+def test_what_an_agent_took_is_known_without_llms_too(make):
+    router = make()
+    router.route("rain snow wind")
+    router.llms = None
+    assert how(router.route("rain snow wind")) == "same words"
+    with pytest.raises(NoTargetError):
+        router.route("why prove this poem")
 
 
 def test_a_change_while_it_is_decided_is_not_kept(make):

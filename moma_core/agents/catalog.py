@@ -26,6 +26,7 @@ from moma_core.errors import (
 from moma_core.locks import Lock
 from moma_core.protocols import AgentRecord, Encoder, Registry, Version
 from moma_core.registry.versions import conflict
+from moma_core.telemetry import Counts
 from moma_core.types import AgentCard, FloatArray
 
 if TYPE_CHECKING:
@@ -103,6 +104,11 @@ class Snapshot:
     def enabled(self) -> npt.NDArray[np.bool_]:
         """Whether each agent may be chosen, shape (n,)."""
         return np.array([record.card.enabled for record in self.records], dtype=bool)
+
+    @cached_property
+    def everybody(self) -> npt.NDArray[np.intp]:
+        """The rows of all agents, shape (n,)."""
+        return np.arange(len(self.records))
 
     @cached_property
     def descriptions(self) -> FloatArray:
@@ -211,6 +217,7 @@ class AgentCatalog:
         self._lock = Lock()  # of the snapshot; never held while the registry is asked
         self._changes = 0
         self._failing = False
+        self.counts = Counts("registry")
         self._told: tuple[Callable[[Changes], None], ...] = ()
         self._reserved: frozenset[str] = frozenset()
         self._stamp = self._stamp_now()
@@ -262,6 +269,8 @@ class AgentCatalog:
                     self._snapshot = self._snapshot.with_records(loaded)
                     break
         found = Changes.between(before, self._snapshot.records)
+        if found:
+            self.counts.add("changed by others")
         for tell in self._told if found else ():
             try:
                 tell(found)
@@ -303,6 +312,7 @@ class AgentCatalog:
                 self.refresh()
             self._failing = False
         except Exception as error:  # noqa: BLE001 - the agents stay; the next look may do better
+            self.counts.add("unreadable")
             if not self._failing:
                 logger.warning("the agents cannot be read again, those known stay: %s", error)
             self._failing = True
@@ -415,6 +425,7 @@ class AgentCatalog:
         """
         known = {name: self._record(name) for name in names}
         self._registry.delete(list(known))
+        self.counts.add("removed", len(known))
         with self._lock:
             kept = tuple(
                 record
@@ -439,6 +450,7 @@ class AgentCatalog:
             return
         # Written whatever memory says: another process may have switched it meanwhile.
         self._registry.switch(list(dict.fromkeys(names)), enabled=enabled)
+        self.counts.add("enabled" if enabled else "disabled", len(set(names)))
         with self._lock:
             wanted = set(names)
             records = tuple(
@@ -479,8 +491,10 @@ class AgentCatalog:
                 return
             try:
                 self._keep(self._registry.put(records) or records)
+                self.counts.add("written", len(records))
                 return
             except ConflictError:
+                self.counts.add("conflict")
                 self.refresh()
                 if not left:
                     raise

@@ -28,6 +28,7 @@ from moma_core.agents.reranker import (
     rerank,
     shortlist,
 )
+from moma_core.agents.search import MANY
 from moma_core.agents.training import Trained
 from moma_core.decision import AgentOutcome, Candidate, Deferred, Handled
 from moma_core.errors import ScoreError
@@ -105,6 +106,11 @@ class RankRequest:
     absent: Mapping[int, str] = field(default_factory=dict)
     min_probability: float | None = None
 
+    @property
+    def n(self) -> int:
+        """How many turns."""
+        return len(self.turns.readings)
+
 
 _ABSENT = 8  # of them, the best, that have a place in a shortlist
 _AS_GOOD = 0.5  # logit by which the best agent must lead each of them
@@ -131,8 +137,79 @@ def rank(
     """
     absent = np.array(sorted(request.absent), dtype=np.intp)
     rows = np.union1d(rows, absent) if absent.size else rows
-    away = np.isin(rows, absent) if absent.size else np.zeros(rows.size, dtype=bool)
-    best, read, scope = _listed(request, rows, away, catalog, decider, reranker)
+    if len(catalog.snapshot.records) < MANY or rows.size <= _FEW:
+        return _outcomes(_Field.of(request, rows, absent, catalog), catalog, decider, reranker)
+    alone = (replace(request, turns=request.turns.rows([i])) for i in range(request.n))
+    fields = (_Field.of(one, rows, absent, catalog).narrowed(catalog) for one in alone)
+    return [_outcomes(field, catalog, decider, reranker)[0] for field in fields]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Field:
+    """Who is ranked for n readings.
+
+    Args:
+        request: The readings.
+        alone: Their texts as the ranker sees them.
+        joined: The joined texts of those that have one.
+        rows: Of the snapshot, the agents to rank.
+        absent: Which rows of it are of agents that are not there now.
+        rest: Log-sum-exp of the logits of those left out, with examples and without.
+    """
+
+    request: RankRequest
+    alone: Features
+    joined: Features | None
+    rows: npt.NDArray[np.intp]
+    absent: npt.NDArray[np.intp]
+    rest: tuple[float, float] = (-np.inf, -np.inf)
+
+    @classmethod
+    def of(
+        cls,
+        request: RankRequest,
+        rows: npt.NDArray[np.intp],
+        absent: npt.NDArray[np.intp],
+        catalog: Fitted,
+    ) -> _Field:
+        """Return what a request is about."""
+        readings, ranker = request.turns.readings, catalog.trained.ranker
+        whole = [reading.joined for reading in readings if reading.joined is not None]
+        alone = ranker.features([reading.text for reading in readings], request.turns.alone)
+        joined = ranker.features(whole, request.turns.joined) if whole else None
+        return cls(request, alone, joined, rows, absent)
+
+    @property
+    def away(self) -> npt.NDArray[np.bool_]:
+        """Which of the rows are of agents that are not there now."""
+        if not self.absent.size:
+            return np.zeros(self.rows.size, dtype=bool)
+        return np.isin(self.rows, self.absent)
+
+    def narrowed(self, catalog: Fitted) -> _Field:
+        """Return the field of one reading with the likeliest of very many agents alone."""
+        ranker, count = catalog.trained.ranker, max(_NEAR_ENOUGH, 4 * self.request.k)
+        texts = [self.alone] if self.joined is None else [self.alone, self.joined]
+        previous = catalog.snapshot.position.get(self.request.state.last_target or "")
+        rows = [] if previous is None else [self.rows[self.rows == previous]]
+        rest = []
+        for kind in catalog.kinds(self.rows):
+            found = [ranker.near(text, kind, count) for text in texts] if kind.size else []
+            rows += [near for near, _ in found]
+            rest.append(float(np.mean([others for _, others in found])) if found else -np.inf)
+        return replace(self, rows=np.unique(np.concatenate(rows)), rest=(rest[0], rest[1]))
+
+
+_NEAR_ENOUGH = 64  # of very many agents, those that are looked at closely
+_FEW = 2_000  # eligible agents that are all looked at closely
+
+
+def _outcomes(
+    field: _Field, catalog: Fitted, decider: FinalDecider | None, reranker: Reranker | None
+) -> list[AgentOutcome]:
+    """Return the outcome of each of n readings, as `rank` does."""
+    request, rows, away = field.request, field.rows, field.away
+    best, read, scope, reserve = _listed(field, away, catalog, decider, reranker)
     gated, some, thresholds = _gated(best, (read, scope), request.turns, rows, catalog)
     if request.min_probability is not None:
         thresholds = np.full(len(gated), request.min_probability)
@@ -151,6 +228,11 @@ def rank(
         candidates = tuple(
             Candidate(names[listed[j]], float(shares[i, places[j]])) for j in there[: request.k]
         )
+        if reserve is not None:
+            held = np.exp(reserve.refined(weight)[i] - best.total(weight)[i])
+            pairs = zip(rows[reserve.agents[i]], held, strict=True)
+            others = [Candidate(names[row], float(share)) for row, share in pairs]
+            candidates = _of_both(candidates, others, _places(request.k, rows, catalog.snapshot))
         probabilities, threshold = (float(gated[i]), float(some[i])), float(thresholds[i])
         outcome = _outcome(probabilities, threshold, candidates, names[listed[0]], missing)
         outcomes.append(_careful(outcome, threshold, catalog.snapshot))
@@ -158,25 +240,25 @@ def rank(
 
 
 def _listed(
-    request: RankRequest,
-    rows: npt.NDArray[np.intp],
+    field: _Field,
     away: npt.NDArray[np.bool_],
     catalog: Fitted,
     decider: FinalDecider | None,
     reranker: Reranker | None,
-) -> tuple[Shortlist, Read | None, FloatArray | None]:
+) -> tuple[Shortlist, Read | None, FloatArray | None, Shortlist | None]:
     """Return the shortlists, what the reranker said of them, and logits of being in scope (n,).
 
+    The fourth is the list of agents with examples alone, where others have none.
+
     Args:
-        request: n readings.
-        rows: Of the snapshot, the agents to rank.
+        field: n readings and the agents to rank.
         away: Which of these are not there now.
         catalog: All agents, and what was fitted to them.
         decider: Has the last word on the order; None: nobody.
         reranker: Reads query and card together; None: nobody does.
     """
-    snapshot, trained = catalog.snapshot, catalog.trained
-    logits, scope = _scores(request, rows, catalog)
+    snapshot, trained, request, rows = catalog.snapshot, catalog.trained, field.request, field.rows
+    logits, scope, raised = _scores(field, catalog)
     if not np.isfinite(logits).all():
         raise ScoreError(
             "the ranker gave scores that are not finite. Check that the encoder gives finite "
@@ -186,6 +268,14 @@ def _listed(
     own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
     length = max(request.k, LENGTH) + min(len(request.absent), _ABSENT)
     best = shortlist(_few_absent(logits, away), request.turns.alone, own, length)
+    known = np.flatnonzero((snapshot.n_examples[rows] > 0) & ~away)
+    reserve = None
+    if known.size not in (0, rows.size) and request.k > 1:
+        theirs = None if own is None else lambda i: own(known[i])
+        reserve = shortlist(logits[:, known], request.turns.alone, theirs)
+        reserve = replace(reserve, agents=known[reserve.agents])
+    left_out = np.logaddexp(field.rest[0], field.rest[1] + raised)
+    best = replace(best, rest=np.logaddexp(best.rest, left_out.astype(np.float32)))
     texts = [reading.text for reading in request.turns.readings]
     read = None
     if reranker is not None:
@@ -196,7 +286,36 @@ def _listed(
         best = apply_decider(best, texts, rows, snapshot, weight, decider, away=away)
     if scope is not None and trained.fresh:
         scope = _known(scope, best, rows, snapshot, trained)
-    return best, read, scope
+    return best, read, scope, reserve
+
+
+def _places(k: int, rows: npt.NDArray[np.intp], snapshot: Snapshot) -> int:
+    """Return how many of k places are kept for agents with examples, half at most.
+
+    What descriptions alone say of many agents is much alike: those without examples would take all
+    places behind the first. The more examples the others have, the less is their due.
+    """
+    known = snapshot.n_examples[rows]
+    known = known[known > 0]
+    return round(k / 2 * float(np.mean(known / (known + _HALF_KNOWN))))
+
+
+def _of_both(
+    best: tuple[Candidate, ...], known: Sequence[Candidate], places: int
+) -> tuple[Candidate, ...]:
+    """Return candidates, best first, of which the last ``places`` go to the best ``known``.
+
+    One that was not among the best counts no more than the last of them.
+    """
+    first = best[: max(len(best) - places, 1)]
+    names = {candidate.name for candidate in first}
+    others = sorted((c for c in known if c.name not in names), key=lambda c: -c.score)
+    listed = {candidate.name: candidate for candidate in best}
+    least = best[-1].score
+    last = [replace(c, score=min(c.score, least)) for c in others[: len(best) - len(first)]]
+    more = [listed.get(c.name, c) for c in last]
+    kept = {candidate.name: candidate for candidate in (*first, *more, *best)}
+    return tuple(sorted([*kept.values()][: len(best)], key=lambda c: -c.score))
 
 
 def _meant_instead(logits: FloatArray, there: npt.NDArray[np.intp]) -> int | None:
@@ -273,6 +392,19 @@ class Fitted:
     negatives: Negatives
     measured: bool = True
     many_languages: bool = False
+
+    def kinds(
+        self, rows: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return rows with and without examples apart, whose logits are not on one scale."""
+        if not self._any_examples:
+            return rows[:0], rows
+        known = self.snapshot.n_examples[rows] > 0
+        return rows[known], rows[~known]
+
+    @cached_property
+    def _any_examples(self) -> bool:
+        return bool(self.snapshot.n_examples.any())
 
     @cached_property
     def described(self) -> Columns:
@@ -393,28 +525,25 @@ def _cosines(snapshot: Snapshot, listed: npt.NDArray[np.intp], vector: FloatArra
     return largest
 
 
-def _scores(
-    request: RankRequest, rows: npt.NDArray[np.intp], catalog: Fitted
-) -> tuple[FloatArray, FloatArray | None]:
-    """Return logits (n, n_rows) and, where fitted, those of being in scope (n,).
+def _scores(field: _Field, catalog: Fitted) -> tuple[FloatArray, FloatArray | None, FloatArray]:
+    """Return logits (n, n_rows), where fitted those of being in scope (n,), and `_on_one_scale`'s.
 
     A follow-up goes also by its joined text, and by that alone where scope is concerned.
     """
     snapshot, trained = catalog.snapshot, catalog.trained
+    request, seen, rows = field.request, field.alone, field.rows
     ranker, readings = trained.ranker, request.turns.readings
-    seen = ranker.features([reading.text for reading in readings], request.turns.alone)
     logits = ranker.scores(seen, rows)
     scope = trained.scope.logits(seen) if trained.scope else None
     leaning = [i for i, reading in enumerate(readings) if reading.follows]
     if not leaning:
         kept = logits if rows.size == logits.shape[1] else logits[:, rows]
-        return _on_one_scale(kept, seen, rows, catalog), scope
-    whole = [reading.joined for reading in readings if reading.joined is not None]
+        level, raised = _on_one_scale(kept, seen, rows, catalog)
+        return level, scope, raised
     after, after_scope = iter(()), iter(())
-    if whole:
-        joined = ranker.features(whole, request.turns.joined)
-        after = iter(ranker.scores(joined, rows))
-        after_scope = iter(trained.scope.logits(joined)) if trained.scope else after_scope
+    if field.joined is not None:
+        after = iter(ranker.scores(field.joined, rows))
+        after_scope = iter(trained.scope.logits(field.joined)) if trained.scope else after_scope
     previous = snapshot.position.get(request.state.last_target or "")
     by_llm = request.state.last_target is not None and previous is None
     for i in leaning:
@@ -422,7 +551,8 @@ def _scores(
         logits[i] = in_context(logits[i], row, previous, by_llm=by_llm)
         if scope is not None and trained.scope is not None:
             scope[i] = trained.scope.usual if row is None else next(after_scope)
-    return _on_one_scale(logits[:, rows], seen, rows, catalog), scope
+    level, raised = _on_one_scale(logits[:, rows], seen, rows, catalog)
+    return level, scope, raised
 
 
 _TRUSTED = 0.55  # of what examples add to a description's logit, beside agents without any
@@ -432,24 +562,26 @@ _HALF_KNOWN = 6.0  # examples at which it gives half of that
 
 def _on_one_scale(
     logits: FloatArray, seen: Features, rows: npt.NDArray[np.intp], catalog: Fitted
-) -> FloatArray:
+) -> tuple[FloatArray, FloatArray]:
     """Return logits (n, n_rows) in which agents with and without examples compete fairly.
 
     A column fitted to examples speaks louder than a description. Where both kinds are eligible, an
     agent of m examples scores ``c + 0.55 (f - c) - 2 m / (m + 6)``, with f its fitted logit and c
-    what its description alone says; an agent without examples scores c.
+    what its description alone says; an agent without examples scores c. With
+    them comes what all were raised by, (n,), so that the best fitted one stays where it was.
     """
     known = catalog.snapshot.n_examples[rows]
     fitted = np.flatnonzero(known)
     if fitted.size in (0, rows.size):
-        return logits
+        return logits, np.zeros(len(logits), dtype=np.float32)
     described = catalog.described.rows(rows[fitted]).logits(seen)
     handicap = (_HANDICAP * known[fitted] / (known[fitted] + _HALF_KNOWN)).astype(np.float32)
     level: FloatArray = logits.copy()
     level[:, fitted] = described + _TRUSTED * (logits[:, fitted] - described) - handicap
     # The gate knows fitted logits: all move so that the best of them stays where it was.
-    level += (logits[:, fitted].max(axis=1) - level[:, fitted].max(axis=1))[:, None]
-    return level
+    raised: FloatArray = logits[:, fitted].max(axis=1) - level[:, fitted].max(axis=1)
+    level += raised[:, None]
+    return level, raised
 
 
 def _known(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moma_core.agents.search import Index
 from moma_core.types import FloatArray
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ __all__ = [
     "N_FEATURES",
     "N_WORD_FEATURES",
     "Columns",
-    "Directions",
     "Features",
-    "Index",
     "LinearRanker",
     "add_terms",
     "description_columns",
@@ -39,8 +38,6 @@ __all__ = [
     "lexical_rows",
     "logsumexp",
     "minimised",
-    "rare_terms",
-    "refined",
     "stack_columns",
     "stack_features",
     "term_sums",
@@ -142,75 +139,6 @@ def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
     return csr_matrix((values, (rows % max(n, 1), features)), shape=(n, N_FEATURES))
 
 
-_DIRECTIONS = 48
-_SAMPLE = 4_096
-_COMMON = 0.05  # share of agents from which an n-gram is left out of the rough score
-_TOP = 32  # exact logits that no rough one may pass
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Directions:
-    """The main directions of n dense columns, and the columns along them.
-
-    Args:
-        basis: Orthonormal, shape (d, r).
-        columns: Shape (n, r).
-    """
-
-    basis: FloatArray
-    columns: FloatArray
-
-    @classmethod
-    def of(cls, dense: FloatArray) -> Directions:
-        """Find the directions of columns (n, d) that hold most of their length."""
-        sample = dense[:: max(len(dense) // _SAMPLE, 1)]
-        _, directions = np.linalg.eigh(sample.T @ sample)  # ascending
-        basis = np.ascontiguousarray(directions[:, ::-1][:, :_DIRECTIONS]).astype(np.float32)
-        return cls(basis, dense @ basis)
-
-    def products(self, vector: FloatArray) -> FloatArray:
-        """Return about ``dense @ vector`` for a vector (d,), shape (n,)."""
-        products: FloatArray = self.columns @ (vector @ self.basis)
-        return products
-
-
-class Index:
-    """The columns of n agents laid out for a quick look, made when first looked at.
-
-    Args:
-        dense: Shape (n, d).
-        lexical: Sparse, shape (n, t).
-    """
-
-    def __init__(self, dense: FloatArray, lexical: csr_matrix) -> None:
-        self._dense = dense
-        self._lexical = lexical
-
-    def __len__(self) -> int:
-        return len(self._dense)
-
-    @cached_property
-    def by_term(self) -> csr_matrix:
-        """The n-grams' weights, shape (t, n): a query has some hundred, so few rows are touched."""
-        return self._lexical.T.tocsr()
-
-    @cached_property
-    def directions(self) -> Directions:
-        """The dense columns along their main directions."""
-        return Directions.of(self._dense)
-
-    def rough(self, vector: FloatArray, terms: csr_matrix) -> FloatArray:
-        """Return about the logits of one text, less the biases, shape (n,).
-
-        Args:
-            vector: Shape (d,).
-            terms: Shape (1, t).
-        """
-        products = self.directions.products(vector)
-        products += term_sums(self.by_term, rare_terms(self.by_term, terms))
-        return products
-
-
 def term_sums(by_term: csr_matrix, terms: csr_matrix) -> FloatArray:
     """Return ``terms @ by_term`` as an array, touching only the rows of these terms.
 
@@ -227,43 +155,12 @@ def term_sums(by_term: csr_matrix, terms: csr_matrix) -> FloatArray:
     return sums.astype(np.float32)
 
 
-def rare_terms(by_term: csr_matrix, terms: csr_matrix) -> csr_matrix:
-    """Return a text (1, t) without the terms that very many columns of ``by_term`` (t, n) hold."""
-    from scipy.sparse import csr_matrix
-
-    held = by_term.indptr[terms.indices + 1] - by_term.indptr[terms.indices]
-    rare = held < _COMMON * by_term.shape[1]
-    parts = (terms.data[rare], terms.indices[rare], np.array([0, rare.sum()]))
-    return csr_matrix(parts, shape=terms.shape)
-
-
-def refined(rough: FloatArray, chosen: npt.NDArray[np.intp], exact: FloatArray) -> FloatArray:
-    """Return rough logits (n,) with the exact ones put in where they are known.
-
-    The others are moved by what the rough score missed on average, so that their share of a
-    softmax stays about right, and never pass the best exact ones.
-
-    Args:
-        rough: Shape (n,).
-        chosen: The m columns known exactly.
-        exact: Their logits, shape (m,).
-    """
-    missed = float((exact - rough[chosen]).mean())
-    top = min(_TOP, exact.size)
-    bound = np.partition(exact, exact.size - top)[exact.size - top]
-    logits: FloatArray = np.minimum(rough + np.float32(missed), bound)
-    logits[chosen] = exact
-    return logits
-
-
 # Scales of the two parts of a feature row and the share of a description in its agent's column;
 # chosen by cross-validation on CLINC150 and MetaTool train rows (benchmarks/LOG.md, 2026-11-21).
 _DENSE_SCALE = 4.0
 _LEXICAL_SCALE = 3.0
 _PRIOR = 0.25
 
-_COARSE_FROM = 20_000  # agents, above which one query scores all roughly and the best exactly
-_EXACT = 512  # agents scored exactly then
 _UNINDEXED = 500  # agents that may come before all are indexed anew
 _FEW = 0.1  # share of agents up to which the eligible ones are picked out and scored alone
 
@@ -373,7 +270,7 @@ class LinearRanker:
         self.names = tuple(names)
         self.columns = columns
         self.idf = idf
-        self._index = index or Index(columns.dense, columns.lexical)
+        self._index = index or Index(columns.dense, columns.lexical, columns.bias)
 
     @cached_property
     def _newest(self) -> Columns:
@@ -395,9 +292,6 @@ class LinearRanker:
     ) -> FloatArray:
         """Return logits, shape (n_texts, n_agents), from texts and their unit vectors (n, d).
 
-        A single text among very many agents gets exact logits for the best of them, and rough ones
-        for the others (`moma_core.agents.ranker`).
-
         Args:
             texts: n texts.
             vectors: Theirs, shape (n, d).
@@ -418,8 +312,6 @@ class LinearRanker:
             one = n_texts == 1
             logits[:, rows] = _one_text(columns, features) if one else columns.logits(features)
             return logits
-        if n_texts == 1 and n >= _COARSE_FROM:
-            return self._refined(features, rows)[None]
         return self._exact(features)
 
     def _exact(self, features: Features) -> FloatArray:
@@ -434,16 +326,22 @@ class LinearRanker:
             logits[:, indexed:] += (features.lexical @ self._newest.lexical.T).toarray()
         return logits
 
-    def _refined(self, features: Features, rows: npt.NDArray[np.intp] | None) -> FloatArray:
-        """Return the logits of one text, exact for the best of the agents that matter, (n,)."""
-        rough = self._index.rough(features.dense[0], features.lexical)
-        rough += self.columns.bias[: len(self._index)]
-        if len(rough) < len(self.names):
-            rough = np.concatenate([rough, self._newest.logits(features)[0]])
-        pool = rough if rows is None else rough[rows]
-        chosen = np.argpartition(pool, pool.size - _EXACT)[pool.size - _EXACT :]
-        chosen = chosen if rows is None else rows[chosen]
-        return refined(rough, chosen, _one_text(self.columns.rows(chosen), features))
+    def near(
+        self, features: Features, rows: npt.NDArray[np.intp], count: int
+    ) -> tuple[npt.NDArray[np.intp], float]:
+        """Return about the best agents for one text, and the log-sum-exp of the other logits.
+
+        Args:
+            features: The text.
+            rows: Agents that matter.
+            count: How many to return; those that came after the index was made are always there.
+        """
+        indexed = len(self._index)
+        among = np.full(len(self.names), rows.size == len(self.names))
+        if rows.size < among.size:
+            among[rows] = True
+        found, rest = self._index.near(features.dense[0], features.lexical, among[:indexed], count)
+        return np.concatenate([found, np.flatnonzero(among[indexed:]) + indexed]), rest
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return everything but the names as plain arrays, for safetensors."""

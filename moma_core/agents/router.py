@@ -32,6 +32,7 @@ from moma_core.encoder import PACKAGED
 from moma_core.health import Health
 from moma_core.locks import Lock
 from moma_core.protocols import FinalDecider, Progress
+from moma_core.telemetry import Counts
 from moma_core.types import FloatArray, Query, RoutingState
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def eligible_agents(
         allowed = states.eligible(state, snapshot.names, categories)
         if allowed is not None:
             masks.append(("outside the state", allowed))
+    if all(mask.all() for _, mask in masks):
+        return Eligible(snapshot.everybody, len(snapshot.records), state=state.active)
     eligible = np.ones(len(snapshot.records), dtype=bool)
     left_out = []
     for reason, mask in masks:
@@ -206,6 +209,7 @@ class AgentRouter:
         self.states = states or StateMachine()
         empty = np.zeros((0, catalog.snapshot.dimension), dtype=np.float32)
         self.negatives = negatives or Negatives((), empty, 0)
+        self.counts = Counts("gate")
         self._lock = Lock()
         self._known: Fitted | None = None
         self._counting: tuple[Snapshot, Snapshot] | None = None
@@ -301,21 +305,30 @@ class AgentRouter:
             if rows.size < allowed.rows.size:
                 detail.append(f"of which {rows.size} in the nearest categories")
         if rows.size == 0:
-            return Deferred(allowed.why_nobody), following
+            return self._counted(Deferred(allowed.why_nobody)), following
         with trace.timed("rank") as detail:
             request = RankRequest(turns, state, choice.k, absent, choice.min_probability)
             [outcome] = self._ranked(request, rows, self._fitted(snapshot, trained))
             detail.append(f"best {outcome.candidates[0].name}")
-        outcome = self._after(outcome, reading, state, frozenset(snapshot.names[i] for i in rows))
+        row = snapshot.position.get(state.waiting_for or state.last_target or "")
+        outcome = self._after(outcome, reading, state, may_stay=row is not None and row in rows)
         with trace.timed("gate") as detail:
             taken = "taken" if isinstance(outcome, Handled) else outcome.reason
             detail.append(f"probability {outcome.probability:.2f}, {taken}")
             if outcome.goes_on:
                 detail.append("goes on with what came before")
-        return outcome, following
+        return self._counted(outcome), following
+
+    def _counted(self, outcome: AgentOutcome) -> AgentOutcome:
+        """Count an outcome and return it."""
+        nobody = "deferred" if outcome.candidates else "nobody eligible"
+        self.counts.add("taken" if isinstance(outcome, Handled) else nobody)
+        if outcome.goes_on:
+            self.counts.add("goes on")
+        return outcome
 
     def _after(
-        self, outcome: AgentOutcome, reading: Reading, state: RoutingState, names: Collection[str]
+        self, outcome: AgentOutcome, reading: Reading, state: RoutingState, *, may_stay: bool
     ) -> AgentOutcome:
         """Return the outcome of a turn after the one before it: who took that keeps an answer.
 
@@ -323,10 +336,10 @@ class AgentRouter:
             outcome: By the turn's own words.
             reading: The turn.
             state: The conversation's, before it.
-            names: Agents that may be chosen.
+            may_stay: Whether an agent took the turn before, and may be chosen.
         """
         before = state.waiting_for or state.last_target
-        if before is None or reading.cancels or (before in self.catalog and before not in names):
+        if before is None or reading.cancels or (before in self.catalog and not may_stay):
             return outcome
         others = [each for each in outcome.candidates if each.name != before]
         first = outcome.candidates[:1] == tuple(others[:1])
@@ -334,7 +347,7 @@ class AgentRouter:
         p = goes_on(reading.text, rival, asked=state.waiting_for is not None)
         if p < _GOES_ON:
             return outcome
-        if before not in names:
+        if not may_stay:
             reason, left = f"it goes on with what {before!r} was asked", 1.0 - p
             fits = min(outcome.some_fits, left)
             return Deferred(reason, min(rival, left), outcome.candidates, fits, goes_on=True)
@@ -375,7 +388,7 @@ class AgentRouter:
                 chunk = members[start : start + size]
                 found = self._rank_chunk(turns.rows(chunk), allowed, current, choice)
                 outcomes |= dict(zip(chunk, found, strict=True))
-        return [outcomes[i] for i in range(len(queries))]
+        return [self._counted(outcomes[i]) for i in range(len(queries))]
 
     def _rank_chunk(
         self,
@@ -428,12 +441,13 @@ class AgentRouter:
         if reads is None or self.trained.gate.coverage is not None:
             return outcomes
         reason = "the encoder reads no words in this (docs/encoders.md, other languages)"
-        return [
-            outcome
-            if reads(text)
-            else Deferred(reason, min(outcome.probability, _UNREAD), outcome.candidates, _UNREAD)
-            for text, outcome in zip(texts, outcomes, strict=True)
-        ]
+        left = list(outcomes)
+        for i, (text, outcome) in enumerate(zip(texts, outcomes, strict=True)):
+            if not reads(text):
+                self.counts.add("language not read")
+                least = min(outcome.probability, _UNREAD)
+                left[i] = Deferred(reason, least, outcome.candidates, _UNREAD)
+        return left
 
     def _fitted(self, snapshot: Snapshot, trained: Trained) -> Fitted:
         known = self._known

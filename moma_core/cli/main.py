@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from moma_core._checks import printable
-from moma_core.cli import advice, agents, collect, doctor, evaluate, llms, teams
+from moma_core.cli import advice, agents, collect, config, doctor, evaluate, llms, teams
 from moma_core.cli.terminal import (
     HERE,
     JsonOption,
@@ -48,6 +48,7 @@ app.command(
     epilog="Example: moma collect queries.txt --llm small=openai:gpt-4o-mini --llm "
     "big=openai:gpt-4o --judge judge=openai:gpt-4.1 --prices prices.json --budget 5 --out collected"
 )(collect.collect)
+app.add_typer(config.app, name="config")
 app.command(epilog="Example: moma doctor --router .moma")(doctor.doctor)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(llms.feedback_app, name="feedback")
@@ -86,11 +87,13 @@ def _lines(error: MoMAError) -> str:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if show_version:
         sys.stdout.write(version("moma-router") + "\n")
         raise typer.Exit
+    config.use(context)
 
 
 @app.command(epilog="Example: moma demo --out moma-demo")
@@ -126,7 +129,10 @@ def route(
         Path | None, typer.Option(help="Route a parquet file with a column query.", dir_okay=False)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where --batch writes.", dir_okay=False)] = None,
-    workers: Annotated[int, typer.Option(help="Processes of --batch; 0: all cores.", min=0)] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(envvar="MOMA_WORKERS", help="Processes of --batch; 0: all cores.", min=0),
+    ] = 0,
 ) -> None:
     """Decide where one query goes, or every query of a file; nothing is invoked."""
     if (batch is None) == (query is None) or (batch is None) != (out is None):

@@ -73,6 +73,7 @@ def _preferences(incomplete: str) -> list[str]:
 PreferenceOption = Annotated[
     str,
     typer.Option(
+        envvar="MOMA_PREFERENCE",
         help="performance, auto, auto:POINTS, cost, cost:USD, or topsis:SCORE,COST.",
         autocompletion=_preferences,
     ),
@@ -105,8 +106,11 @@ def router_exists(directory: Path) -> bool:
 
 
 def router_given(router: Path) -> bool:
-    """Say whether --router was typed, rather than left out or taken from the environment."""
-    return router != HERE and str(router) != os.environ.get("MOMA_ROUTER")
+    """Say whether --router was typed, rather than left out or taken from the settings."""
+    from moma_core.cli.config import read
+
+    unsaid = HERE, os.environ.get("MOMA_ROUTER"), read().get("router")
+    return str(router) not in map(str, unsaid)
 
 
 def llm_folder(directory: Path) -> Path:

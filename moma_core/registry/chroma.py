@@ -18,6 +18,7 @@ import errno
 import functools
 import os
 import random
+import re
 import shutil
 import threading
 import time
@@ -422,6 +423,11 @@ class _Directory:
                 "This process has too many files open; nothing is damaged. Close some, or allow "
                 "more: ulimit -n 4096."
             )
+        if _no_room(error, self.path):
+            return (
+                "No room is left on the disk or for this user, or the disk fails; what was written "
+                "before is whole and nothing in memory was lost. Free some, then do it again."
+            )
         if type(error).__name__ == "PanicException":  # of Chroma's Rust core
             return "The directory is damaged; restore it from a backup or register the agents anew."
         return "Check that the directory is writable and undamaged; nothing in memory was lost."
@@ -656,6 +662,26 @@ def _no_descriptors(error: BaseException) -> bool:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as failed:
         return failed.errno in (errno.EMFILE, errno.ENFILE)
+    return False
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SAID = re.compile(r"disk is full|No space left|\(code: (?:13|778)\)", re.IGNORECASE)
+_PROBE = 64 * 1024  # bytes, more than a database's page
+
+
+def _no_room(error: BaseException, folder: Path) -> bool:
+    """Say whether nothing more can be written in a directory: SQLite says so as 13 or 778."""
+    if getattr(error, "errno", None) in _FULL or _SAID.search(str(error)):
+        return True
+    probe = folder / f".{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(bytes(_PROBE))
+    except OSError as failed:
+        return failed.errno in _FULL
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
     return False
 
 
