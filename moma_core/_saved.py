@@ -25,8 +25,10 @@ from moma_core.agents.training import Trained, read_trained, trained_exists, wri
 from moma_core.encoder import RoutingEncoder, encoder_of
 from moma_core.errors import ArtifactError, InvalidInputError, MoMAError
 from moma_core.protocols import Encoder, FinalDecider, Registry
+from moma_core.registry import FOLDER as _REGISTRY
+from moma_core.registry import open_registry
 from moma_core.registry.files import FileRegistry
-from moma_core.registry.location import ChromaServer, place_of
+from moma_core.registry.location import ChromaServer
 from moma_core.registry.memory import MemoryRegistry
 from moma_core.types import AgentCard, FloatArray
 
@@ -41,7 +43,6 @@ __all__ = [
     "check_parts",
     "checked",
     "open_pool",
-    "open_registry",
     "open_reranker",
     "read_parts",
     "saved_agents",
@@ -52,7 +53,7 @@ __all__ = [
 _FORMAT = 1
 _NO_CATEGORIES = Taxonomy().to_dict()
 _ROUTER, _STATES = "router.json", "states.toml"
-_REGISTRY, _LLMS, _TEAMS, _LEARNING = "registry", "llms", "teams", "learning"
+_LLMS, _TEAMS, _LEARNING = "llms", "teams", "learning"
 _CHROMA = "chroma.sqlite3"
 _USUAL = 384  # length of the vectors of routers saved before it was written down
 
@@ -134,26 +135,6 @@ def open_reranker(reranker: object, encoder: object) -> Reranker | None:
             f"reranker is a Reranker, 'packaged' or None, got {reranker!r:.60}. Leave it out."
         )
     return reranker
-
-
-def open_registry(path: str | Path | ChromaServer | None, encoder: Encoder) -> Registry:
-    """Open the registry of a router's directory, of a Chroma server's URL, or in memory for None.
-
-    A directory that a router in memory was saved to keeps its two files; others have Chroma.
-
-    Raises:
-        RegistryError: Chroma does not answer or cannot write.
-    """
-    if path is None:
-        return MemoryRegistry()
-    place = place_of(path)
-    if isinstance(place, Path):
-        place = place / _REGISTRY
-        if FileRegistry.is_at(place):
-            return FileRegistry(place, encoder.fingerprint)
-    from moma_core.registry.chroma import ChromaRegistry
-
-    return ChromaRegistry.open(place, encoder.fingerprint, encoder.dimension)
 
 
 def write_parts(

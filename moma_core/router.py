@@ -20,7 +20,6 @@ from moma_core._saved import (
     check_parts,
     checked,
     open_pool,
-    open_registry,
     open_reranker,
     read_parts,
     saved_encoder,
@@ -53,6 +52,7 @@ from moma_core.llms.costs import Sent
 from moma_core.llms.feedback import Learning
 from moma_core.llms.router import LLMRouter, pool_of
 from moma_core.protocols import Encoder, FinalDecider, Progress
+from moma_core.registry import open_registry
 from moma_core.registry.location import ChromaServer
 from moma_core.teams.router import TeamRouter, team_instead
 from moma_core.types import (

@@ -56,13 +56,18 @@ def test_a_name_is_bare_without_description_and_example(card, says_nothing_more)
     assert snapshot_of(AgentCard("balance", "balance"), card).names_only is says_nothing_more
 
 
-def test_n_grams_weigh_less_among_bare_names_alone():
-    before = columns_of(bare(*NAMES))
-    after = downweight_ngrams(before, bare(*NAMES))
-    assert np.allclose(after.lexical.data, 0.7 * before.lexical.data)
+def test_n_grams_of_bare_names_weigh_less_than_those_of_descriptions():
+    cards = [AgentCard(name, name) for name in NAMES]
+    before = columns_of(snapshot_of(*cards))
+    after = downweight_ngrams(before, cards)
+    assert np.allclose(after.lexical.toarray(), 0.25 * before.lexical.toarray())
     assert np.array_equal(after.dense, before.dense)
-    told = snapshot_of(*(AgentCard(name, name) for name in NAMES), AgentCard("new", "Is told of"))
-    assert downweight_ngrams(before, told) is before
+    cards.append(AgentCard("new", "Is told of"))
+    before = columns_of(snapshot_of(*cards))
+    after = downweight_ngrams(before, cards)
+    shares = after.lexical.sum(axis=1) / before.lexical.sum(axis=1)
+    assert np.allclose(np.ravel(shares), [0.25] * len(NAMES) + [1.0])
+    assert downweight_ngrams(before, [cards[-1]] * len(cards)) is before
 
 
 def test_a_bare_name_that_comes_later_weighs_as_the_others():
@@ -88,7 +93,7 @@ def test_an_example_gives_the_names_their_full_weight_back():
         np.linalg.norm(trained.ranker.columns.rows(np.array([1])).lexical.data)
         for trained in (cold, warm)
     ]
-    assert lengths[0] == pytest.approx(0.7 * lengths[1], rel=1e-4)
+    assert lengths[0] == pytest.approx(0.25 * lengths[1], rel=1e-4)
 
 
 def test_the_cold_start_features_sees_the_lead_and_the_best_agents_cosine():
@@ -175,7 +180,7 @@ def test_a_gate_written_before_the_cold_start_features_still_reads():
 
 def test_columns_keep_their_shape():
     snapshot = bare(*NAMES)
-    lean = downweight_ngrams(columns_of(snapshot), snapshot)
+    lean = downweight_ngrams(columns_of(snapshot), [r.card for r in snapshot.records])
     assert isinstance(lean, Columns)
     assert lean.lexical.shape == columns_of(snapshot).lexical.shape
 

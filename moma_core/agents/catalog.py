@@ -37,12 +37,18 @@ __all__ = [
     "Changes",
     "Snapshot",
     "card_text",
+    "says_only_its_name",
     "sentence",
     "views",
 ]
 
 # Shares of a card's vector; by MetaTool's and Seal-Tools' train and val rows (benchmarks/LOG.md).
 _WHOLE, _PART = 1.0, 0.5
+
+
+def says_only_its_name(card: AgentCard) -> bool:
+    """Say whether a card's description is its name, and no examples tell more."""
+    return not card.examples and card.description in (card.name, readable(card.name))
 
 
 def card_text(card: AgentCard) -> str:
@@ -124,8 +130,7 @@ class Snapshot:
     @cached_property
     def names_only(self) -> bool:
         """Whether no card says more than its name: its description is the name, no examples."""
-        cards = (record.card for record in self.records)
-        return all(not c.examples and c.description in (c.name, readable(c.name)) for c in cards)
+        return all(says_only_its_name(record.card) for record in self.records)
 
     def members(self, categories: Iterable[str]) -> npt.NDArray[np.bool_]:
         """Return which agents belong to any of these categories, shape (n,)."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moma_core._checks import readable
-from moma_core.agents.catalog import Snapshot
+from moma_core.agents.catalog import Snapshot, says_only_its_name
 from moma_core.agents.conversation import generality
 from moma_core.agents.gate import Signals
 from moma_core.agents.ranker import Columns, logsumexp
@@ -182,19 +182,22 @@ _NAMES_LEXICAL = 0.25  # share of the n-grams' weight that bare names keep; benc
 _NOBODY = np.float32(0.5)  # logit that somebody reaches for any query: no lead over less
 
 
-def downweight_ngrams(columns: Columns, snapshot: Snapshot) -> Columns:
-    """Return columns of agents without examples, n-grams weighing less among bare names.
+def downweight_ngrams(columns: Columns, cards: Sequence[AgentCard]) -> Columns:
+    """Return columns in which the n-grams of bare names weigh less.
 
     A name is two or three words, so one of them in a query makes up half its n-gram vector, whether
-    or not it tells anything ("balance", "change"). Beside descriptions the full weight is right.
+    or not it tells anything ("balance", "change"). Of a description the full weight is right, and
+    beside agents with examples, whose n-grams are fitted, that of a name as well.
 
     Args:
-        columns: Of some agents of the snapshot, as `description_columns` makes them.
-        snapshot: All agents; one description or example among them, and nothing changes.
+        columns: Of n agents, as `description_columns` makes them.
+        cards: The n agents.
     """
-    if not snapshot.names_only:
+    bare = np.array([says_only_its_name(card) for card in cards], dtype=bool)
+    if not bare.any():
         return columns
-    lexical = (columns.lexical * np.float32(_NAMES_LEXICAL)).tocsr()
+    weights = np.where(bare, np.float32(_NAMES_LEXICAL), np.float32(1.0))
+    lexical = columns.lexical.multiply(weights[:, None]).tocsr()
     return Columns(columns.dense, lexical, columns.bias)
 
 

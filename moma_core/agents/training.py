@@ -374,7 +374,8 @@ def train(
     prior = description_columns(described)
     sources = {name: fingerprint(r) for name, r in zip(names, records, strict=True)}
     if not examples:
-        cold = LinearRanker(names, downweight_ngrams(prior, snapshot), idf)
+        columns = downweight_ngrams(prior, [record.card for record in records])
+        cold = LinearRanker(names, columns, idf)
         return Trained(cold, cold_gate(cold, snapshot, negatives, max_wrong_agent_rate), sources)
     task = Task.of(snapshot, examples, idf, described, prior)
     total = 1 + (FOLDS if _can_hold_out(records) else 0)
@@ -462,7 +463,8 @@ def _one_column(
     own = Features.of(own_texts, own_vectors, idf)
     prior = description_columns(own.rows(np.arange(1)))
     if not record.card.examples or not kept:
-        return downweight_ngrams(prior, snapshot)
+        told = bool(snapshot.n_examples.any())
+        return prior if told else downweight_ngrams(prior, [record.card])
     texts, vectors = _near(snapshot, kept, record.description_vector)
     features = stack_features(own, Features.of(texts, vectors, idf)) if texts else own
     y = np.repeat(np.array([0, 1]), [len(own_texts), len(texts)])
