@@ -305,19 +305,15 @@ def promise() -> str:
 
 
 def feedback() -> str:
+    found = [run for run in load("feedback") if run["variant"] == "memory"]
     rows = []
-    for pool in ("ulab", "zeroeval"):
-        for scenario in ("as measured", "favourite degraded"):
-            runs = [
-                run
-                for run in load("feedback")
-                if (run["pool"], run["scenario"], run["variant"]) == (pool, scenario, "levels")
-            ]
-            mean = {
-                key: sum(run[key] for run in runs) / len(runs)
-                for key in ("stream_static", "stream_learnt", "val_learnt", "val_retrained")
-            }
-            rows.append((f"{pool}, {scenario}", *(rate(value) for value in mean.values())))
+    for pool, scenario in dict.fromkeys((run["pool"], run["scenario"]) for run in found):
+        runs = [run for run in found if (run["pool"], run["scenario"]) == (pool, scenario)]
+        mean = {
+            key: sum(run[key] for run in runs) / len(runs)
+            for key in ("stream_static", "stream_learnt", "val_learnt", "val_retrained")
+        }
+        rows.append((f"{pool}, {scenario}", *(rate(value) for value in mean.values())))
     head = "mean score | without learning | with | later queries, learnt | retrained"
     return table(head, rows, "feedback.py", ("feedback", ""))
 

@@ -9,8 +9,8 @@ them. No row of the data is written anywhere. --check trains nothing: it hides t
 of each LLM that has one, fills it in with and without its mean, and compares. MOMA_VECTORS as in
 benchmarks/llms.py.
 
-What halving the cost is worth stays the default, 0.02: held-out rows would say 0.01 to 0.02 by
-the seed, and only ZeroEval's have all nine scores: mathematics and code, not all that is asked.
+What halving the cost is worth stays the default, 0.02: held-out rows would say 0.0075 to 0.02 by
+the fit, and only ZeroEval's have all nine scores: mathematics and code, not all that is asked.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class LearningConfig:
         apply: Whether what was learnt changes choices; else it is only collected.
         caution: Standard deviations by which an LLM must be better before it is chosen instead.
         mean_prior: Rewards' worth of belief that the head's mean for an LLM is right.
-        nearby_prior: The same for what is left near a query.
+        nearby_prior: The same for what it is in general, where rewards near a query differ.
 
     Raises:
         InvalidInputError: A number is out of bounds.
@@ -244,7 +244,7 @@ class LearningConfig:
     apply: bool = False
     caution: float = 1.0
     mean_prior: float = 100.0
-    nearby_prior: float = 20.0
+    nearby_prior: float = 5.0
 
     def __post_init__(self) -> None:
         numbers = (self.explore, self.delta, self.dearest, self.caution)
@@ -262,17 +262,17 @@ class LearningConfig:
 
 
 _Beliefs = Mapping[str, tuple[float, float]]
-_REMEMBERED, _NEAR, _FADES = 4_000, 0.5, 3_000.0
-"""Outcomes kept with their queries; cosine from which one is near; newer ones after which it counts
-half."""
+_REMEMBERED, _NEAREST, _FADES, _SURE = 4_000, 200, 3_000.0, 2.0
+"""Outcomes kept with their queries; how many of them are near a query; newer ones after which one
+counts half; standard errors by which those near must differ from the rest."""
 
 
 class Memory:
     """How much better than predicted LLMs turned out, in general and near a query.
 
-    In general it is the mean surprise. Near a query it is the mean of what that left over of
-    surprises there, outcomes weighed by how near and how recent they are. Both are shrunk towards
-    nothing.
+    In general it is the mean surprise, shrunk towards nothing. Where an LLM's surprises among the
+    outcomes of the nearest queries, recent ones counting more, differ from that significantly, it
+    is theirs, shrunk towards the general one.
 
     Args:
         config: Its priors.
@@ -283,14 +283,12 @@ class Memory:
         >>> memory.learn("small", here, 0.5)
         >>> memory.beliefs(there)["small"][0]
         0.05
-        >>> memory.beliefs(here)["small"][0] > 0.05
-        True
     """
 
     def __init__(self, config: LearningConfig) -> None:
         self.config = config
         self.levels: dict[str, tuple[int, float]] = {}  # rewards, sum of surprises
-        self._outcomes: list[tuple[str, float]] = []  # LLM, surprise left over
+        self._outcomes: list[tuple[str, float]] = []  # LLM, surprise
         self._vectors = np.zeros((0, 0), np.float32)  # one row an outcome, then free ones
 
     @classmethod
@@ -316,10 +314,9 @@ class Memory:
         Raises:
             InvalidInputError: The vector is of another length than those before.
         """
-        left = surprise - self._level(name)[0]
         rewards, total = self.levels.get(name, (0, 0.0))
         if len(vector):
-            self._keep(vector, (name, left))
+            self._keep(vector, (name, surprise))
         self.levels[name] = (rewards + 1, total + surprise)
 
     def _keep(self, vector: FloatArray, outcome: tuple[str, float]) -> None:
@@ -345,19 +342,28 @@ class Memory:
     def beliefs(self, vector: FloatArray, names: Iterable[str] = ()) -> _Beliefs:
         """Return the correction near a vector (d,) and its variance of LLMs seen, and of others."""
         found = {name: self._level(name) for name in (*self.levels, *names)}
-        rows = slice(max(len(self._outcomes) - _REMEMBERED, 0), len(self._outcomes))
-        if rows.stop == 0:
+        start = max(len(self._outcomes) - _REMEMBERED, 0)
+        n = len(self._outcomes) - start
+        if n <= _NEAREST:
             return found
-        cosines = self._vectors[rows] @ np.asarray(vector, np.float32)
-        near = np.maximum(cosines - _NEAR, 0.0) / (1.0 - _NEAR)
-        weights = near**2 * 0.5 ** (np.arange(len(near))[::-1] / _FADES)
-        sums: dict[str, _Array] = {}
-        for row in np.flatnonzero(weights).tolist():
-            (name, left), weight = self._outcomes[rows.start + row], float(weights[row])
-            sums[name] = sums.get(name, 0.0) + np.array([weight, weight * left, weight**2])
-        for name, (mass, pull, square) in sums.items():
-            total, (level, variance) = mass + self.config.nearby_prior, found[name]
-            found[name] = float(level + pull / total), variance + _NOISE**2 * square / total**2
+        cosines = self._vectors[start : start + n] @ np.asarray(vector, np.float32)
+        rows = np.argpartition(-cosines, _NEAREST)[:_NEAREST]
+        weights = 0.5 ** ((n - 1 - rows) / _FADES)
+        near: dict[str, list[tuple[float, float]]] = {}
+        for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
+            name, surprise = self._outcomes[start + row]
+            near.setdefault(name, []).append((weight, surprise))
+        for name, told in near.items():
+            mass = sum(weight for weight, _ in told)
+            pull = sum(weight * surprise for weight, surprise in told)
+            (level, variance), square = found[name], sum(weight**2 for weight, _ in told)
+            error = _NOISE * float(np.sqrt(square)) / mass
+            if abs(pull / mass - level) > _SURE * np.sqrt(error**2 + variance):
+                own = mass / (mass + self.config.nearby_prior)
+                found[name] = (
+                    own * pull / mass + (1.0 - own) * level,
+                    (own * error) ** 2 + (1.0 - own) ** 2 * variance,
+                )
         return found
 
     def config_and_arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -379,7 +385,7 @@ class Memory:
         """
         memory, vectors = cls(config), arrays["vectors"]
         memory.levels = {str(name): (int(n), float(t)) for name, (n, t) in plain["levels"].items()}
-        memory._outcomes = [(str(name), float(left)) for name, left in plain["outcomes"]]
+        memory._outcomes = [(str(name), float(each)) for name, each in plain["outcomes"]]
         if len(vectors) != len(memory._outcomes) or not np.isfinite(vectors).all():
             raise ValueError("not a vector for each outcome")
         memory._vectors = vectors.astype(np.float32)
