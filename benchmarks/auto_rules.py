@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 from llms import POOLS, split, vectors_of
 
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
-from moma_core.llms.router import LLMRouter
+from moma_core import Auto, Cost, LLMDataset, LLMRouter, Performance, Preference, RoutingEncoder
 from moma_core.llms.selection import choose, choose_at_rate
 from moma_core.llms.training import train
 from moma_core.training.evaluate_llms import score_at_cost, upper_hull
-from moma_core.types import Auto, Cost, Performance, Preference, Topsis
+from moma_core.types import Topsis
 
 AFFORDABLE = ("ulab", "zeroeval", "mmlu_pro", "bfcl_v1")
 RULES: dict[str, Preference] = {

@@ -31,8 +31,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.store.memory import InMemoryStore
 from langgraph_bigtool import create_agent
 
+from moma_core import MiniLMEncoder
 from moma_core.agents.data import read_agents, read_queries
-from moma_core.encoder import MiniLMEncoder
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 BOUND = 8

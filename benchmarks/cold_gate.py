@@ -31,14 +31,13 @@ import pyarrow.parquet as pq
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from moma_core import AgentCard, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog, Snapshot
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Curve, Gate, Negatives, Signals
 from moma_core.agents.reranker import closer_look, shortlist
 from moma_core.agents.training import Trained, cold_threshold, train
-from moma_core.encoder import RoutingEncoder
 from moma_core.registry.memory import MemoryRegistry
-from moma_core.types import AgentCard
 
 DATA = Path(os.environ.get("MOMA_DATA", "../shared/data"))
 CORPUS = Path(__file__).with_name("llamaindex_corpus.toml")

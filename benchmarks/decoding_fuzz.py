@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
+from moma_core import NoTargetError
 from moma_core.decoding.generate import choose_name
 from moma_core.decoding.mask import NameMask
 from moma_core.decoding.search import masked_scores
 from moma_core.decoding.trie import Eligibility, NameTrie
-from moma_core.errors import NoTargetError
 
 END, PAD, VOCABULARY = 0, 1, 64
 MODES: dict[str, dict[str, Any]] = {

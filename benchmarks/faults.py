@@ -30,11 +30,9 @@ from pathlib import Path
 
 import numpy as np
 
-from moma_core import AgentCard, MoMARouter
-from moma_core.errors import MoMAError
+from moma_core import AgentCard, LLMCard, MoMAError, MoMARouter
 from moma_core.registry.location import ChromaServer
 from moma_core.testing import HashEncoder
-from moma_core.types import LLMCard
 
 OUT = Path("benchmarks/results/faults.json")
 ENCODER = HashEncoder()

@@ -29,14 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.decision import RoutingDecision
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
-from moma_core.llms.feedback import FeedbackRecord, Learning, LearningConfig
+from moma_core import Learning, LLMDataset, LLMRouter, Performance, RoutingDecision, RoutingEncoder
+from moma_core.llms.feedback import FeedbackRecord, LearningConfig
 from moma_core.llms.off_policy import estimate
-from moma_core.llms.router import LLMRouter
 from moma_core.llms.training import train
-from moma_core.types import Performance
 
 VARIANTS = {
     "levels": LearningConfig(apply=True, nearby_prior=1e12),

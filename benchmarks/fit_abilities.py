@@ -27,11 +27,10 @@ import numpy as np
 from llms import vectors_of
 from scipy.optimize import minimize
 
+from moma_core import LLMDataset, RoutingEncoder
 from moma_core._numerics import sigmoid
-from moma_core.encoder import RoutingEncoder
 from moma_core.llms.abilities import AbilityScale, Exams, Population, QueryModel
 from moma_core.llms.costs import count_tokens
-from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 
 PACKAGED = Path("moma_core/packaged/llms")

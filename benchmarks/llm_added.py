@@ -27,14 +27,11 @@ from typing import Any
 import numpy as np
 from llms import POOLS, vectors_of
 
-from moma_core.encoder import RoutingEncoder
+from moma_core import LLMCard, LLMDataset, LLMRouter, RoutingEncoder
 from moma_core.llms.costs import FittedCosts
-from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.heads import HEADS, fit_head
-from moma_core.llms.router import LLMRouter
 from moma_core.training.evaluate_llms import trade_off_curve, upper_hull
-from moma_core.types import LLMCard
 
 SHARES = np.linspace(0.25, 1.0, 16)
 MATTERS = 0.003

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from llms import vectors_of
 
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset, RoutingEncoder
 from moma_core.llms.training import train_cascade
 from moma_core.training.evaluate_llms import evaluate_cascade, score_at_cost, upper_hull
 

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from llms import POOLS, split, vectors_of
 
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset, RoutingEncoder
 from moma_core.llms.heads import HEADS, fit_head
 from moma_core.llms.training import fill_scores, train
 from moma_core.training.evaluate_llms import evaluate_llms

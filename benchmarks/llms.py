@@ -21,14 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset, LLMRouter, RoutingEncoder
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.heads import fit_head
 from moma_core.llms.heads.clusters import ClustersConfig
 from moma_core.llms.heads.linear import LinearConfig
 from moma_core.llms.heads.moe import MoEConfig
-from moma_core.llms.router import LLMRouter
 from moma_core.llms.training import train
 from moma_core.training.evaluate_llms import evaluate_llms
 

@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset
 from moma_core.llms.heads.judged import outcomes_of_scores
 from moma_core.training.pair_store import PairStore
 from moma_core.training.pairs import train_pairs

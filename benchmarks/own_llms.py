@@ -43,14 +43,11 @@ import numpy as np
 from fit_abilities import SAME, Rows, exam_of, fit_scale, read
 from llms import vectors_of
 
+from moma_core import Auto, LLMCard, LLMDataset, LLMRouter, RoutingEncoder
 from moma_core._numerics import sigmoid
-from moma_core.encoder import RoutingEncoder
 from moma_core.llms.abilities import AbilityScale
-from moma_core.llms.data import LLMDataset
-from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import POINTS, choose, value
 from moma_core.training.evaluate_llms import score_at_cost, upper_hull
-from moma_core.types import Auto, LLMCard
 
 LADDER = (0.0, *np.logspace(-4, 0, 41).tolist())
 WAYS = ("by benchmark", "one score", "like", "price")

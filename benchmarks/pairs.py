@@ -24,8 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from llms import vectors_of
 
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset, RoutingEncoder
 from moma_core.llms.heads.judged import outcomes_of_scores
 from moma_core.training.evaluate_llms import evaluate_pairs
 from moma_core.training.pairs import train_pairs

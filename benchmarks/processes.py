@@ -26,8 +26,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from moma_core import AgentCard, MoMARouter
-from moma_core.errors import ConflictError, MoMAError
+from moma_core import AgentCard, MoMAError, MoMARouter
+from moma_core.errors import ConflictError
 from moma_core.testing import HashEncoder
 
 OUT = Path("benchmarks/results/processes.json")

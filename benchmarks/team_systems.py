@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset, RoutingEncoder
 from moma_core.teams.cards import TeamOptions
 from moma_core.teams.features import Tables
 from moma_core.teams.planner import TeamParts

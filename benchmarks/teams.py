@@ -34,13 +34,10 @@ from team_systems import (
     system,
 )
 
+from moma_core import LLMDataset, LLMRouter, RoutingEncoder, TeamRouter
 from moma_core.cli.terminal import progress_bar
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
-from moma_core.llms.router import LLMRouter
 from moma_core.teams.features import Tables
 from moma_core.teams.policy import RATES
-from moma_core.teams.router import TeamRouter
 from moma_core.training.evaluate_teams import baseline_plans, measure_repair, routed_llms
 from moma_core.training.plots import draw_teams
 

@@ -24,11 +24,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import brentq
 
+from moma_core import LLMDataset, LLMRouter, RoutingEncoder
 from moma_core._numerics import sigmoid
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
-from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import POINTS
 from moma_core.llms.training import fill_scores, train
 from moma_core.training.evaluate_llms import evaluate_llms

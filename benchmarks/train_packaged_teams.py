@@ -18,9 +18,8 @@ from team_systems import DOMAINS
 from teams import vectors_of
 from train_packaged_head import PUBLISHED, completed, joined
 
+from moma_core import LLMDataset, RoutingEncoder
 from moma_core.cli.terminal import progress_bar
-from moma_core.encoder import RoutingEncoder
-from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
 from moma_core.llms.training import train_pool
 from moma_core.teams.cards import TeamOptions

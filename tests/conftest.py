@@ -158,7 +158,7 @@ def shuffled(text, n):
 @pytest.fixture(scope="session")
 def scored_queries():
     """A pool in which ``big`` answers all, ``small`` half of them for a tenth of the price."""
-    from moma_core.llms.data import LLMDataset
+    from moma_core import LLMDataset
 
     rng = np.random.default_rng(0)
     words = ("why", "how", "prove", "explain", "write", "poem", "law", "court", "prime", "essay")

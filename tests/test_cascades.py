@@ -9,19 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core.errors import (
+from moma_core import (
     ArtifactError,
-    InvalidDataError,
+    CascadeRouter,
     InvalidInputError,
-    InvalidPreferenceError,
+    LLMCard,
+    LLMDataset,
     NoTargetError,
 )
+from moma_core.errors import InvalidDataError, InvalidPreferenceError
 from moma_core.llms.answers import answer_ids, normalise_answer
 from moma_core.llms.cascade import (
     Accept,
     Ask,
     CascadePlan,
-    CascadeRouter,
     Watch,
     Weigh,
     build_plan,
@@ -29,10 +30,8 @@ from moma_core.llms.cascade import (
     slowest,
 )
 from moma_core.llms.cascade_planner import WEIGHTS, Outlook, SharedDifficulty, build_lattice, solve
-from moma_core.llms.data import LLMDataset
 from moma_core.llms.training import train_cascade
 from moma_core.training.evaluate_llms import evaluate_cascade
-from moma_core.types import LLMCard
 
 
 class LengthEncoder:

@@ -13,10 +13,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from moma_core import AgentCard, MoMARouter
+from moma_core import AgentCard, ArtifactError, MoMARouter
 from moma_core.cli import batch
 from moma_core.cli.main import app
-from moma_core.errors import ArtifactError, InvalidDataError
+from moma_core.errors import InvalidDataError
 
 ROOT = Path(__file__).parent.parent
 CARDS = [AgentCard("weather", "Weather forecast for a place"), AgentCard("bank", "Shows balances")]

@@ -14,19 +14,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core.errors import (
+from moma_core import (
     ArtifactError,
-    InvalidCardError,
-    InvalidDataError,
     InvalidInputError,
+    Judge,
+    LLMCard,
+    LLMDataset,
     NoTargetError,
+    collect,
 )
-from moma_core.llms.data import LLMDataset
+from moma_core.errors import InvalidCardError, InvalidDataError
 from moma_core.llms.training import train
 from moma_core.training.calls import Call, CallRules, Journal, Reply, as_reply, run_calls
-from moma_core.training.collect import CollectConfig, Questions, balanced_pairs, collect
+from moma_core.training.collect import CollectConfig, Questions, balanced_pairs
 from moma_core.training.judge import (
-    Judge,
     combine_verdicts,
     exact_match,
     final_answer,
@@ -34,7 +35,6 @@ from moma_core.training.judge import (
     scores_of_pairs,
     swapped,
 )
-from moma_core.types import LLMCard
 
 ROOT = Path(__file__).parent.parent
 FREE = LLMCard("free", 0.0, 0.0)

@@ -7,13 +7,11 @@ pytest.importorskip("torch")
 from langchain_moma import LocalChat, collect
 from langchain_moma.collect import ask_chat_model
 from langchain_moma.testing import ScriptedChat
+from moma_core import Judge, LLMCard, LLMDataset
+from moma_core import collect as collect_core
 from moma_core.decoding.local_llm import folder_of, is_ready
-from moma_core.llms.data import LLMDataset
 from moma_core.training.calls import CallRules
 from moma_core.training.collect import CollectConfig, Questions
-from moma_core.training.collect import collect as collect_core
-from moma_core.training.judge import Judge
-from moma_core.types import LLMCard
 
 pytestmark = pytest.mark.skipif(
     not is_ready(folder_of("smollm2")), reason="type: moma local-llm install smollm2"

@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage
 from langchain_moma import collect
 from langchain_moma.collect import ask_chat_model
 from langchain_moma.testing import ScriptedChat
-from moma_core.errors import InvalidCardError, InvalidInputError, MissingExtraError
-from moma_core.llms.data import LLMDataset
+from moma_core import InvalidInputError, LLMDataset, MissingExtraError
+from moma_core.errors import InvalidCardError
 from moma_core.training.calls import CallRules
 from moma_core.training.collect import CollectConfig
 from moma_core.training.judge import exact_match

@@ -5,10 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moma_core import AgentCard
+from moma_core import AgentCard, ArtifactError, InvalidInputError
 from moma_core.decoding.decider import FusedDecider
 from moma_core.decoding.local_llm import PACKAGED_ADAPTERS, LocalLLM, install, merge_adapter
-from moma_core.errors import ArtifactError, InvalidInputError
 
 
 def adapter(path, rows=3, columns=2, scale="2.0"):

@@ -12,12 +12,13 @@ transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from moma_core import InvalidInputError, NoTargetError
 from moma_core.decoding.generate import NameChoices, choose_name, top_k
 from moma_core.decoding.mask import NameMask
 from moma_core.decoding.prefix import PrefixCache
 from moma_core.decoding.search import masked_scores
 from moma_core.decoding.trie import Eligibility, NamePrior, NameTrie
-from moma_core.errors import InvalidInputError, NoTargetError, ScoreError
+from moma_core.errors import ScoreError
 
 END, PAD = 0, 1
 VOCABULARY = 64

@@ -10,12 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from moma_core import InvalidInputError, NoTargetError
 from moma_core.decoding.generate import ordered_names, run, top_k, top_k_packed
 from moma_core.decoding.prefix import KvPrefix, PrefixCache
 from moma_core.decoding.search import BestFirst, NamePath, masked_scores, score_names
 from moma_core.decoding.tree import HeadRows, TokenTree, WholeLogits, readout_of
 from moma_core.decoding.trie import Eligibility, NamePrior, NameTrie
-from moma_core.errors import InvalidInputError, NoTargetError, ScoreError
+from moma_core.errors import ScoreError
 
 END = 0
 VOCABULARY = 48

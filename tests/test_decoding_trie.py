@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core import decoding
+from moma_core import InvalidInputError, NoTargetError, UnknownNameError, decoding
 from moma_core.decoding.trie import ROOT, Eligibility, NamePrior, NameTrie
-from moma_core.errors import (
-    DuplicateNameError,
-    InvalidInputError,
-    NoTargetError,
-    ScoreError,
-    UnknownNameError,
-)
+from moma_core.errors import DuplicateNameError, ScoreError
 
 END = 0
 SEQUENCES = st.lists(

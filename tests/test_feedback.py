@@ -14,20 +14,24 @@ from hypothesis import strategies as st
 from langchain_moma import feedback_from_scores
 from langchain_moma.collect import reward_of_scores
 from langchain_moma.decision import record as node_record
-from moma_core import AgentCard, Candidate, MoMARouter, RoutingDecision
-from moma_core.decision import ScoreTable
-from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
-from moma_core.llms.feedback import (
-    FeedbackLog,
-    FeedbackRecord,
+from moma_core import (
+    AgentCard,
+    ArtifactError,
+    Auto,
+    Candidate,
+    Cost,
+    InvalidInputError,
     Learning,
-    LearningConfig,
-    Memory,
-    safe_set,
+    MoMARouter,
+    Performance,
+    RoutingDecision,
+    ScoreTable,
 )
+from moma_core.errors import InvalidDataError
+from moma_core.llms.feedback import FeedbackLog, FeedbackRecord, LearningConfig, Memory, safe_set
 from moma_core.llms.off_policy import estimate
 from moma_core.llms.selection import POINTS, rank, value
-from moma_core.types import Auto, Cost, Performance, Topsis, parse_preference, preference_text
+from moma_core.types import Topsis, parse_preference, preference_text
 
 VECTOR = np.zeros(4, np.float32)
 LLMS = (

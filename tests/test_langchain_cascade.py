@@ -15,11 +15,17 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_moma import ChatCascade
 from langchain_moma.testing import ScriptedChat
-from moma_core import ArtifactError, InvalidInputError, NoTargetError, UnknownNameError
+from moma_core import (
+    ArtifactError,
+    CascadeRouter,
+    InvalidInputError,
+    LLMDataset,
+    NoTargetError,
+    UnknownNameError,
+)
 from moma_core.health import Health
-from moma_core.llms.cascade import Accept, Ask, CascadePlan, CascadeRouter, Weigh
+from moma_core.llms.cascade import Accept, Ask, CascadePlan, Weigh
 from moma_core.llms.costs import Usage
-from moma_core.llms.data import LLMDataset
 from moma_core.llms.training import train_cascade
 from moma_core.testing import HashEncoder
 

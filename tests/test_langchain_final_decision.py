@@ -9,7 +9,7 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 
-from langchain_moma.decider import ChatDecider, FinalChoice
+from langchain_moma import ChatDecider, FinalChoice
 from langchain_moma.testing import ScriptedChat
 from moma_core import AgentCard, InvalidInputError, Query
 

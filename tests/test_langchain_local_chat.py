@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Sys
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from langchain_moma.local_chat import LocalChat
+from langchain_moma import LocalChat
 from moma_core import InvalidInputError
 
 torch = pytest.importorskip("torch")

@@ -9,8 +9,15 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, StateGraph
 
-from langchain_moma import ChatMoMA, MoMAState, RouteTool, RunnableRouter, as_node, decision_in
-from langchain_moma.graph import llm_node
+from langchain_moma import (
+    ChatMoMA,
+    MoMAState,
+    RouteTool,
+    RunnableRouter,
+    as_node,
+    decision_in,
+    llm_node,
+)
 from langchain_moma.testing import ScriptedChat
 from moma_core import (
     Candidate,

@@ -14,7 +14,7 @@ from moma_core.teams.cards import calls
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from langchain_moma.local_chat import LocalChat
+from langchain_moma import LocalChat
 from moma_core.decoding.local_llm import LocalLLM, folder_of, is_ready
 
 if not is_ready(folder_of("smollm2")):

@@ -14,8 +14,8 @@ from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
-from langchain_moma import Telemetry
-from langchain_moma.teams.roles import RoleChat, RoleShare, assign, role_llms
+from langchain_moma import Telemetry, role_llms
+from langchain_moma.teams.roles import RoleChat, RoleShare, assign
 from langchain_moma.testing import ScriptedChat
 from moma_core import Candidate, InvalidInputError, MoMARouter, UnknownNameError
 from moma_core.errors import InvalidPreferenceError

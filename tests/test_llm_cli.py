@@ -8,10 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from moma_core import ArtifactError, CascadeRouter, LLMDataset
 from moma_core.cli.main import app
-from moma_core.errors import ArtifactError, InvalidDataError
-from moma_core.llms.cascade import CascadeRouter
-from moma_core.llms.data import LLMDataset
+from moma_core.errors import InvalidDataError
 
 
 @pytest.fixture

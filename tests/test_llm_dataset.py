@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core.errors import InvalidDataError, MissingExtraError
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset, MissingExtraError
+from moma_core.errors import InvalidDataError
 from moma_core.llms.features import FEATURES, QueryFeatures, text_features
 from moma_core.llms.training import abilities, fill_costs, fill_scores
 

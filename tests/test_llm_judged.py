@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.errors import InvalidDataError, InvalidInputError
+from moma_core import InvalidInputError, LLMCard
+from moma_core.errors import InvalidDataError
 from moma_core.llms.heads import fit_head
 from moma_core.llms.heads.judged import (
     Outcomes,
@@ -18,7 +19,6 @@ from moma_core.llms.heads.judged import (
 )
 from moma_core.training.collect import representatives
 from moma_core.training.judgements import elo_ratings
-from moma_core.types import LLMCard
 
 values = st.floats(-30, 30)
 forms = st.builds(Outcomes, st.floats(0.1, 5), st.floats(0, 3), st.booleans())

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from moma_core.errors import ArtifactError, InvalidDataError, MissingExtraError
-from moma_core.llms.data import LLMDataset
+from moma_core import ArtifactError, LLMDataset, MissingExtraError
+from moma_core.errors import InvalidDataError
 from moma_core.training.plots import draw_capability, draw_front, draw_usage
 
 REPORT = {

@@ -8,20 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from moma_core import CascadeRouter, LLMCard, LLMDataset, LLMRouter, NoTargetError, UnknownNameError
 from moma_core.cli.llms import app
-from moma_core.errors import (
-    DuplicateNameError,
-    InvalidCardError,
-    InvalidDataError,
-    NoTargetError,
-    UnknownNameError,
-)
-from moma_core.llms.cascade import CascadeRouter
-from moma_core.llms.data import LLMDataset
+from moma_core.errors import DuplicateNameError, InvalidCardError, InvalidDataError
 from moma_core.llms.heads.adapted import GAMMA, fit_blend, similarity
-from moma_core.llms.router import LLMRouter
 from moma_core.llms.training import train, train_cascade
-from moma_core.types import LLMCard
 
 
 class TopicEncoder:

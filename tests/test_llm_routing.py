@@ -10,25 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.errors import (
+from moma_core import (
     ArtifactError,
-    InvalidDataError,
+    Auto,
+    Cost,
     InvalidInputError,
-    InvalidPreferenceError,
+    LLMCard,
+    LLMDataset,
+    LLMRouter,
     NoTargetError,
-    ScoreError,
+    Performance,
     UnknownNameError,
 )
+from moma_core.errors import InvalidDataError, InvalidPreferenceError, ScoreError
 from moma_core.llms.costs import PricedCosts, count_tokens, indicative_price
-from moma_core.llms.data import LLMDataset
 from moma_core.llms.heads import HEADS, TasksConfig, fit_head, head_choices
 from moma_core.llms.heads.stack import fit_weights
-from moma_core.llms.router import LLMRouter
 from moma_core.llms.selection import choose
 from moma_core.llms.training import fit_margin, fit_min_gain, fit_points, train
 from moma_core.protocols import QualityHead
 from moma_core.training.evaluate_llms import cost_of_score, evaluate_llms, score_at_cost, upper_hull
-from moma_core.types import Auto, Cost, LLMCard, Performance
 
 WORDS = {"maths": "sum prime integral digit", "law": "court statute tort appeal"}
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moma_core import (
     AgentCard,
+    Candidate,
     InvalidInputError,
     LLMRouter,
     MoMARouter,
@@ -18,7 +19,7 @@ from moma_core import (
     TeamPlan,
     UnknownNameError,
 )
-from moma_core.decision import Candidate, Part, TeamMember, TraceStep
+from moma_core.decision import Part, TeamMember, TraceStep
 from moma_core.testing import HashEncoder
 
 NASTY = "<img src=x onerror=alert(1)> & 'x' \u202etxt.exe\x1b[2J"

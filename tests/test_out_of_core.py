@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core import LLMRouter
+from moma_core import ArtifactError, InvalidInputError, LLMRouter
 from moma_core.cli.llms import Strategy, _tell, _Training
-from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
+from moma_core.errors import InvalidDataError
 from moma_core.llms.heads.judged import Outcomes, log_outcomes, outcome_loss, outcomes_of_scores
 from moma_core.llms.heads.moe import MoEConfig
 from moma_core.testing import HashEncoder

@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from moma_core import AgentCard, LLMCard, LLMDataset, LLMRouter, MoMARouter
-from moma_core.cli.main import app
-from moma_core.errors import (
+from moma_core import (
+    AgentCard,
     ArtifactError,
-    DuplicateNameError,
-    InvalidCardError,
     InvalidInputError,
+    LLMCard,
+    LLMDataset,
+    LLMRouter,
+    MoMARouter,
     UnknownNameError,
 )
+from moma_core.cli.main import app
+from moma_core.errors import DuplicateNameError, InvalidCardError
 from moma_core.llms.abilities import AbilityScale
 from moma_core.llms.prices import listed_card
 from moma_core.testing import HashEncoder

@@ -6,9 +6,7 @@ from collections import Counter
 
 import pytest
 
-from moma_core import MoMARouter
-from moma_core.llms.feedback import Learning
-from moma_core.types import LLMCard
+from moma_core import Learning, LLMCard, MoMARouter
 
 EASY = (
     "What is the capital of France?",

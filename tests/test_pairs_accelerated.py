@@ -10,14 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moma_core.errors import ArtifactError, InvalidInputError
+from moma_core import ArtifactError, InvalidInputError, LLMCard
 from moma_core.llms.heads.moe import MoEConfig
 from moma_core.testing import HashEncoder
 from moma_core.training.devices import Launched, Started, launched, processes
 from moma_core.training.evaluate_llms import evaluate_pairs
 from moma_core.training.pair_store import PairStore
 from moma_core.training.pairs import PairConfig, PairTask, fit_pairs, train_pairs
-from moma_core.types import LLMCard
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -152,7 +151,7 @@ def test_without_the_extra_it_says_what_to_install(python):
     code = """
 import sys
 sys.modules["torch"] = None
-from moma_core.errors import MissingExtraError
+from moma_core import MissingExtraError
 from moma_core.training.devices import processes
 try:
     processes("cpu")

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moma_core import AgentCard, MiniLMEncoder, MoMARouter, State, StateMachine
-from moma_core.agents.categories import Category
+from moma_core import AgentCard, Category, MiniLMEncoder, MoMARouter, State, StateMachine
 from moma_core.testing import HashEncoder
 
 QUERIES = ["rain snow wind", "sum times root", "french german", "zebra"]

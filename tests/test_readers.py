@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from moma_core import (
     AgentCard,
     ArtifactError,
+    Category,
     Learning,
+    MoMAError,
     MoMARouter,
     Query,
     RegistryError,
@@ -24,8 +26,7 @@ from moma_core import (
     State,
     StateMachine,
 )
-from moma_core.agents.categories import Category
-from moma_core.errors import InvalidCardError, InvalidStatesError, MoMAError
+from moma_core.errors import InvalidCardError, InvalidStatesError
 from moma_core.registry.chroma import ChromaRegistry
 from moma_core.testing import HashEncoder
 

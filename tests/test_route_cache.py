@@ -17,13 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from moma_core import AgentCard, InvalidInputError, MoMARouter, Query, RoutingState
-from moma_core.errors import NoTargetError
+from moma_core import (
+    AgentCard,
+    InvalidInputError,
+    LLMCard,
+    LLMRouter,
+    MoMARouter,
+    NoTargetError,
+    Query,
+    RoutingState,
+)
 from moma_core.health import Health
-from moma_core.llms.router import LLMRouter
 from moma_core.route_cache import RouteCache, normalised, pool_fingerprint
 from moma_core.testing import HashEncoder
-from moma_core.types import LLMCard
 
 LLMS = (LLMCard("small", 0.1, 0.4), LLMCard("large", 2.0, 8.0))
 

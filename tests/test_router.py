@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from moma_core import (
     AgentCard,
     ArtifactError,
+    Auto,
     Category,
+    Cost,
     InvalidInputError,
     LLMRouter,
     MoMAError,
     MoMARouter,
     NoTargetError,
+    Performance,
     Query,
     RegistryError,
     RoutingDecision,
@@ -37,7 +40,6 @@ from moma_core.errors import (
 )
 from moma_core.protocols import Router
 from moma_core.testing import HashEncoder
-from moma_core.types import Auto, Cost, Performance
 
 STATES = """
 [[states]]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from moma_core.decision import ScoreTable
-from moma_core.errors import InvalidPreferenceError, NoTargetError, ScoreError
+from moma_core import Auto, Cost, NoTargetError, Performance, ScoreTable
+from moma_core.errors import InvalidPreferenceError, ScoreError
 from moma_core.llms.selection import (
     LEAST_USD,
     StreamBudget,
@@ -23,15 +23,7 @@ from moma_core.llms.selection import (
     topsis,
     value,
 )
-from moma_core.types import (
-    Auto,
-    Cost,
-    Performance,
-    Topsis,
-    parse_preference,
-    preference_name,
-    preference_text,
-)
+from moma_core.types import Topsis, parse_preference, preference_name, preference_text
 
 grid = st.integers(0, 20).map(lambda n: n / 20)
 pools = st.lists(st.tuples(grid, grid), min_size=1, max_size=9).map(

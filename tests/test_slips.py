@@ -18,6 +18,7 @@ from langchain_moma import (
 from langchain_moma.testing import ScriptedChat
 from moma_core import (
     AgentCard,
+    ArtifactError,
     InvalidInputError,
     MoMARouter,
     NoTargetError,
@@ -27,12 +28,7 @@ from moma_core import (
 )
 from moma_core.decision import TeamMember, Trial
 from moma_core.decoding.decider import FusionWeights
-from moma_core.errors import (
-    ArtifactError,
-    InvalidCardError,
-    InvalidPreferenceError,
-    InvalidQueryError,
-)
+from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError
 from moma_core.testing import HashEncoder
 
 DECISION = RoutingDecision("agent", ("weather",), 0.9).to_dict()

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core import AgentCard, InvalidInputError, LLMDataset
+from moma_core import AgentCard, InvalidInputError, LLMDataset, MissingExtraError
 from moma_core._tables import ENDINGS, names_in, read_table, write_table
 from moma_core.agents.data import read_agents, read_queries, write_agents
-from moma_core.errors import InvalidCardError, InvalidDataError, MissingExtraError
+from moma_core.errors import InvalidCardError, InvalidDataError
 from moma_core.training.collect import Questions
 from moma_core.training.judgements import holds_pairs, read_judgements
 

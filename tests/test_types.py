@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from moma_core import (
     AgentCard,
+    Auto,
     Candidate,
+    Cost,
     InvalidInputError,
     LLMCard,
     Query,
@@ -21,7 +23,7 @@ from moma_core import (
 from moma_core._checks import MAX_NAME_CHARS
 from moma_core.decision import TraceStep
 from moma_core.errors import InvalidCardError, InvalidPreferenceError, InvalidQueryError, ScoreError
-from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Auto, Cost, Topsis
+from moma_core.types import MAX_DESCRIPTION_CHARS, MAX_EXAMPLE_CHARS, Topsis
 
 GOOD_NAMES = (
     "a",

@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, vstack
 from sklearn.linear_model import LogisticRegression
 
-from moma_core import english
-from moma_core.encoder import N_TERMS, RoutingEncoder, letter_terms
+from moma_core import RoutingEncoder, english
+from moma_core.encoder import N_TERMS, letter_terms
 
 LANGUAGES = ("de", "fr", "nl", "es", "it", "pt", "pl", "id")
 POOLS = ("ulab", "zeroeval", "mmlu_pro")

@@ -44,7 +44,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from moma_core.encoder import RoutingEncoder
+from moma_core import RoutingEncoder
 
 LIST, QUERY_TOKENS, CARD_TOKENS, SAID_TOKENS = 6, 40, 72, 44
 EXAMPLES, KNOWN = 2, 6  # examples that a card shows; of so many at most

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
-from langchain_moma.decision import decision_in
-from langchain_moma.graph import MoMAState
+from langchain_moma import MoMAState, decision_in
 from langchain_moma.messages import query_of
 
 __all__ = ["ASK", "Provider", "how_to_set_a_key", "llm_node", "provider_at_hand"]

@@ -10,8 +10,7 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from langchain_moma.cards import agent_cards_from_tools
-from langchain_moma.graph import MoMAState, as_node
+from langchain_moma import MoMAState, agent_cards_from_tools, as_node
 from langchain_moma.messages import query_of
 from moma_core import MoMARouter
 from moma_demo.agents.agent import DemoAgent

@@ -9,7 +9,8 @@ from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
-from langchain_moma.decision import PREFERENCE, decision_in
+from langchain_moma import decision_in
+from langchain_moma.decision import PREFERENCE
 from moma_core import Candidate, MoMARouter, RoutingDecision
 from moma_demo.chat import ASK
 from moma_demo.queries import LLM, DemoQuery

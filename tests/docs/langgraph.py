@@ -3,8 +3,7 @@
 import numpy as np
 
 from langchain_moma.testing import ScriptedChat
-from moma_core import RoutingEncoder
-from moma_core.llms.data import LLMDataset
+from moma_core import LLMDataset, RoutingEncoder
 from moma_core.llms.training import train_cascade
 
 rng = np.random.default_rng(0)

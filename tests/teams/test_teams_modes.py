@@ -4,13 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.errors import (
-    DuplicateNameError,
-    InvalidCardError,
-    InvalidInputError,
-    NoTargetError,
-    UnknownNameError,
-)
+from moma_core import InvalidInputError, NoTargetError, UnknownNameError
+from moma_core.errors import DuplicateNameError, InvalidCardError
 from moma_core.teams.cards import (
     MODES,
     ModeCard,

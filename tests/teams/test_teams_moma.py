@@ -9,23 +9,27 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from moma_core import (
+    AgentCard,
+    ArtifactError,
+    Cost,
+    LLMDataset,
+    LLMRouter,
+    MoMARouter,
+    RoutingDecision,
+    StateMachine,
+    TeamRouter,
+)
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import Negatives
 from moma_core.agents.router import AgentRouter
-from moma_core.agents.states import StateMachine
 from moma_core.cli.main import app
-from moma_core.decision import RoutingDecision
-from moma_core.errors import ArtifactError, InvalidDataError
-from moma_core.llms.data import LLMDataset
-from moma_core.llms.router import LLMRouter
+from moma_core.errors import InvalidDataError
 from moma_core.registry.memory import MemoryRegistry
-from moma_core.router import MoMARouter
 from moma_core.teams.cards import RoleCard
-from moma_core.teams.router import TeamRouter
 from moma_core.teams.training import RATES, TrainConfig
 from moma_core.training.evaluate_teams import evaluate_teams, train_teams
 from moma_core.training.plots import draw_teams
-from moma_core.types import AgentCard, Cost
 
 DOMAINS = {"sums": "maths", "scripts": "code"}
 CONFIG = TrainConfig(steps=30, queries=16, samples=4, repeats=2, priced=1500)

@@ -7,20 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moma_core.decision import TeamPlan
+from moma_core import ArtifactError, Auto, Cost, NoTargetError, Performance, TeamPlan, TeamRouter
 from moma_core.errors import (
-    ArtifactError,
     DuplicateNameError,
     InvalidCardError,
     InvalidPreferenceError,
     InvalidQueryError,
-    NoTargetError,
 )
 from moma_core.teams.cards import ModeCard, RoleCard, calls
-from moma_core.teams.router import Signal, TeamRouter
+from moma_core.teams.router import Signal
 from moma_core.teams.training import TrainConfig, fit_teams
 from moma_core.testing import HashEncoder
-from moma_core.types import Auto, Cost, Performance
 
 QUERY = "sum number equation"
 UNIT = 2e-3

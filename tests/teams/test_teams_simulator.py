@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import moma_core.teams.simulator
-from moma_core.decision import TeamMember, TeamPlan
-from moma_core.errors import InvalidDataError, UnknownNameError
+from moma_core import TeamPlan, UnknownNameError
+from moma_core.decision import TeamMember
+from moma_core.errors import InvalidDataError
 from moma_core.teams.cards import ModeCard
 from moma_core.teams.features import Tables
 from moma_core.teams.simulator import MECHANICS, Assumptions, TeamSimulator

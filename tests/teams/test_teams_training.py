@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from moma_core.decision import TeamMember, TeamPlan
-from moma_core.errors import InvalidDataError, InvalidInputError, UnknownNameError
+from moma_core import InvalidInputError, TeamPlan, UnknownNameError
+from moma_core.decision import TeamMember
+from moma_core.errors import InvalidDataError
 from moma_core.teams.features import Tables
 from moma_core.teams.planner import TeamParts
 from moma_core.teams.policy import Policy, forced, sampled
