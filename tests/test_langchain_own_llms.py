@@ -31,8 +31,8 @@ HARD = (
     "A particle of mass m moves in the potential V(x) = a x^4. Find the WKB energy levels.",
 )
 CARDS = (
-    LLMCard("nano", 0.05, 0.4, quality={"mmlu_pro": 0.55, "math": 0.6}, cached_input_price=0.005),
-    LLMCard("mini", 0.25, 2.0, quality={"mmlu_pro": 0.72, "math": 0.8}),
+    LLMCard("nano", 0.05, 0.4, quality={"mmlu_pro": 0.68, "math": 0.7}, cached_input_price=0.005),
+    LLMCard("mini", 0.25, 2.0, quality={"mmlu_pro": 0.78, "math": 0.85}),
     LLMCard("full", 1.25, 10.0, quality={"mmlu_pro": 0.87, "math": 0.95}),
 )
 

@@ -26,7 +26,7 @@ from llamaindex_moma import MoMALLM, MoMARouteEvent
 from moma_core import AgentCard, InvalidInputError, LLMCard, MoMARouter
 
 CARDS = (
-    LLMCard("nano", 0.05, 0.4, quality={"mmlu_pro": 0.55, "math": 0.6}, cached_input_price=0.005),
+    LLMCard("nano", 0.05, 0.4, quality={"mmlu_pro": 0.68, "math": 0.7}, cached_input_price=0.005),
     LLMCard("full", 1.25, 10.0, quality={"mmlu_pro": 0.87, "math": 0.95}),
 )
 HARD = "A particle of mass m moves in the potential V(x) = a x^4. Find the WKB energy levels."
