@@ -122,7 +122,7 @@ def figures(
     """Return what came of labelled queries, as the router is or from another threshold on.
 
     Example:
-        >>> from moma_core.types import Candidate
+        >>> from moma_core import Candidate
         >>> one = Ranking((Candidate("weather", 0.4),), 0.5, best_probability=0.4, fits=False)
         >>> figures([one, one], [["weather"], []], min_probability=0.3)
         Figures(right=0.5, wrong_agent=0.5, missed=0.0)
