@@ -43,7 +43,7 @@ class Answering(CallRunnable, Runnable[RouterInput, AIMessage]):
     Example:
         >>> from langchain_moma.teams import build
         >>> from langchain_moma.testing import ScriptedChat
-        >>> from moma_core.types import TeamMember, TeamPlan
+        >>> from moma_core.decision import TeamMember, TeamPlan
         >>> plan = TeamPlan("chain", (TeamMember("planner", "a"), TeamMember("writer", "b")))
         >>> llms = {n: ScriptedChat(name=n, reply=lambda m, t, c: "done") for n in ("a", "b")}
         >>> answer = Answering(build(plan, llms)).invoke("write a poem")
@@ -128,7 +128,7 @@ def team_answer(
 
     Example:
         >>> from langchain_moma.testing import ScriptedChat
-        >>> from moma_core.types import TeamMember
+        >>> from moma_core.decision import TeamMember
         >>> plan = TeamPlan("chain", (TeamMember("planner", "a"), TeamMember("writer", "b")))
         >>> llms = {name: ScriptedChat(name=name, reply=lambda *_: "done") for name in ("a", "b")}
         >>> team_answer(plan, llms).invoke("write a poem").text

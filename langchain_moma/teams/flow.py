@@ -234,7 +234,7 @@ def stages_of(
         InvalidInputError: The mode cannot work with these members.
 
     Example:
-        >>> from moma_core.types import TeamMember
+        >>> from moma_core.decision import TeamMember
         >>> plan = TeamPlan("reflection", (TeamMember("coder", "a"), TeamMember("tester", "b")), 2)
         >>> [stage.seats for stage in stages_of(plan)]
         [(0,), (1,), (0,), (1,), (0,)]
@@ -338,7 +338,7 @@ class Forecast:
 
     Example:
         >>> from langchain_core.messages import HumanMessage
-        >>> from moma_core.types import TeamMember
+        >>> from moma_core.decision import TeamMember
         >>> plan = TeamPlan("io", (TeamMember("solver", "a"),))
         >>> forecast = Forecast(plan, {"a": LLMCard("a", 2.0, 2.0)})
         >>> forecast.of(Stage((0,)), (0,), [HumanMessage("What is 2 + 2?" * 2)], [])

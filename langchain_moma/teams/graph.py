@@ -520,7 +520,7 @@ def build(
 
     Example:
         >>> from langchain_moma.testing import ScriptedChat
-        >>> from moma_core.types import TeamMember
+        >>> from moma_core.decision import TeamMember
         >>> plan = TeamPlan("chain", (TeamMember("planner", "a"), TeamMember("writer", "b")))
         >>> say = {n: ScriptedChat(name=n, reply=lambda m, t, c: "done") for n in ("a", "b")}
         >>> end = build(plan, say).invoke({"messages": [("human", "write a poem")]})

@@ -406,7 +406,7 @@ def safe_set(
     """Return the LLMs that may be chosen: the baseline, and what is hardly worse and not dear.
 
     Example:
-        >>> from moma_core.types import Performance
+        >>> from moma_core import Performance
         >>> small, big = Candidate("small", 0.80, 0.001), Candidate("big", 0.83, 0.01)
         >>> safe_set([small, big], big, Performance(), LearningConfig())
         ('small', 'big')
@@ -482,7 +482,7 @@ class Learning:
 
     Example:
         >>> from moma_core.decision import Candidate
-        >>> from moma_core.types import Performance
+        >>> from moma_core import Performance
         >>> bold = LearningConfig(explore=0.0, apply=True, mean_prior=1.0, caution=0.1)
         >>> learning = Learning(bold)
         >>> llms = (Candidate("big", 0.80, 0.002), Candidate("small", 0.78, 0.001))

@@ -31,7 +31,7 @@ def check_versions(stored: Mapping[str, Version], records: Sequence[AgentRecord]
 
     Example:
         >>> import numpy as np
-        >>> from moma_core.types import AgentCard
+        >>> from moma_core import AgentCard
         >>> mine = AgentRecord(AgentCard("a", "adds"), np.ones(2), np.ones((0, 2)), Version())
         >>> check_versions({}, [mine])
         >>> check_versions({"a": Version(1, 5, "ada:42", 0.0)}, [mine])
