@@ -103,7 +103,7 @@ class ChatMoMA(CallRunnable, BaseChatModel):
         ...     "fast": FakeListChatModel(responses=["hello"]),
         ...     "deep": FakeListChatModel(responses=["a long proof"]),
         ... }
-        >>> cards = [LLMCard("fast", 0.1, 0.4, quality=0.6), LLMCard("deep", 2, 8, quality=0.9)]
+        >>> cards = [LLMCard("fast", 0.1, 0.4, quality=0.75), LLMCard("deep", 2, 8, quality=0.9)]
         >>> ChatMoMA(llms=own, cards=cards).invoke("say hello").text
         'hello'
     """
