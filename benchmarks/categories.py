@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from moma_core import RoutingEncoder, collect
+from moma_core import RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog
-from moma_core.agents.categories import Retrieval, Taxonomy, fit_categories, unit
+from moma_core.agents.categories import Retrieval, Taxonomy, collect, fit_categories, unit
 from moma_core.agents.data import LabelledQueries, read_agents, with_examples
 from moma_core.agents.gate import Negatives
 from moma_core.agents.training import train

@@ -10,8 +10,7 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from langchain_moma import role_llms
-from langchain_moma.teams.roles import RoleShare
+from langchain_moma.teams.roles import RoleShare, role_llms
 from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 

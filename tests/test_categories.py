@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core import AgentCard, Category, Query, RoutingState, collect
+from moma_core import AgentCard, Category, Query, RoutingState
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import (
     CATCH_ALL,
     Categories,
     Retrieval,
     Taxonomy,
+    collect,
     distinctive_terms,
     fit_categories,
     fit_retrieval,

@@ -488,14 +488,15 @@ def test_what_is_the_callers_fault_comes_back_and_fallback_on_says_otherwise(
 
 
 def test_windows_and_foreign_thoughts_of_llm_targets(router: MoMARouter) -> None:
-    llms, (first, second, *_) = scripted(router)
+    llms, (first, *_) = scripted(router)
     llms[first].profile = {"max_input_tokens": 500}
     chain = RunnableRouter(router=router, targets=llms)
     thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
     said = AIMessage([thought, {"type": "text", "text": "yes?"}])
     asked = [HumanMessage("word " * 4_000), said, HumanMessage(ASK_LLM)]
-    assert chain.invoke(asked).response_metadata["moma_llm"] == second
-    assert llms[second].calls[0].messages[1].content == [{"type": "text", "text": "yes?"}]
+    who = chain.invoke(asked).response_metadata["moma_llm"]
+    assert who != first
+    assert llms[who].calls[0].messages[1].content == [{"type": "text", "text": "yes?"}]
 
 
 def test_a_turn_without_words_goes_to_an_llm_or_by_default(

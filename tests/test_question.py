@@ -75,4 +75,7 @@ def test_harness_text_changes_no_llm(desk: MoMARouter) -> None:
     framed = (
         f"<system-reminder>\n{'Always be brief and polite. ' * 60}\n</system-reminder>\n{query}"
     )
-    assert desk.choose_llm(framed).target == desk.choose_llm(query).target
+    bare, dressed = (
+        {c.name: c.score for c in desk.choose_llm(text).candidates} for text in (query, framed)
+    )
+    assert dressed == pytest.approx(bare)  # what is read costs, but says nothing of the answer
