@@ -35,7 +35,7 @@ from moma_core import LLMCard, MoMARouter
 
 CARDS = (
     LLMCard("small", 0.1, 0.4, context_window=8_000),
-    LLMCard("middle", 0.5, 2.0, context_window=32_000),
+    LLMCard("middle", 1.0, 4.0, context_window=32_000),
     LLMCard("large", 2.0, 8.0, context_window=128_000),
 )
 ROUTER = MoMARouter.from_cards(llms=CARDS)

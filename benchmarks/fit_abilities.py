@@ -80,6 +80,19 @@ EVEN_DIFFICULTY, EVEN_STEEPNESS = 10.0, 100.0
 """On a subject's own difficulty and steepness: with little on the latter it grew to seven, under
 which deviations of a few tenths mean anything, and unseen subjects were all easy for everybody."""
 
+TALK = (
+    "hi", "hello", "hey there", "good morning", "good evening!", "hi, how are you?",
+    "how's it going?", "say hello", "nice to meet you", "thanks", "thank you!",
+    "thanks a lot, that helps", "great", "ok", "okay, got it", "yes", "yes please", "no thanks",
+    "sounds good", "perfect", "cool", "sorry", "never mind", "bye", "goodbye", "see you tomorrow",
+    "good night", "have a nice day", "are you there?", "what's your name?", "who are you?",
+    "can you hear me?", "you're welcome", "well done", "I am back", "just a moment",
+    "one second please", "what's up?", "that's funny", "test",
+)  # fmt: skip
+TALK_WEIGHT = 2
+"""Small talk, which no table holds: every LLM is taken to answer it well. Each line counts as two
+queries; without it the scale guessed from exams that a greeting wants a dear LLM."""
+
 
 @dataclass
 class Rows:
@@ -299,7 +312,13 @@ def fit_scale(rows: Rows, encoder: RoutingEncoder, seed: int = 0) -> AbilityScal
         seen = folds != fold
         shares[~seen] = softmax(inputs[~seen], fit_softmax(inputs[seen], label[seen],
                                                            len(subjects)))  # fmt: skip
-    means, hard, steep = fit_responses(inputs, shares, rows.scores)
+    talk = features.join(TALK, encoder.encode(TALK)).astype(np.float64)
+    told = softmax(talk, fit_softmax(inputs, label, len(subjects)))
+    means, hard, steep = fit_responses(
+        np.vstack([inputs, *[talk] * TALK_WEIGHT]),
+        np.vstack([shares, *[told] * TALK_WEIGHT]),
+        np.vstack([rows.scores, np.ones((TALK_WEIGHT * len(talk), len(rows.llms)))]),
+    )
     both = np.hstack([inputs, shares])
     steepness, difficulty = np.exp(np.clip(both @ steep, -2.0, 2.0)), both @ hard
     model = QueryModel(
