@@ -494,16 +494,17 @@ def several() -> str:
 
 
 def speed() -> str:
-    found, grown = load("speed"), load("growth")
-    most = max(grown, key=int)
+    found, grown = load("speed"), load("scale")
+    most = max((key for key in grown if key.isdigit()), key=int)
+    start = grown[most]["files"]["start"]
+    ways = ("without_reranker", "with_reranker")
+    plain, read = (sorted(q["route_over_encode"] for q in start[way].values()) for way in ways)
     return (
         f"A route takes {found['route_over_encode']:.1f} times what the encoder takes at 150 "
-        f"agents ({found['p50_ms']['route']:.1f} ms in the median), and "
-        f"{grown[most]['clinc150']['route_over_encode']:.1f} times at {int(most):,}; an agent is "
-        f"added and routed to in {grown[most]['add_and_route_ms']['p50']:.0f} ms there.\n\n"
-        + source("speed.py", ("speed", ""))
-        + " "
-        + source("growth.py", ("growth", most))
+        f"agents with ten examples each ({found['p50_ms']['route']:.1f} ms in the median). At "
+        f"{int(most):,} agents by descriptions alone it takes {plain[0]:.1f} times (short queries) "
+        f"to {plain[-1]:.1f} times (long ones), with the reranker {read[0]:.0f} to {read[-1]:.0f}."
+        "\n\n" + source("speed.py", ("speed", "")) + " " + source("scale.py", ("scale", most))
     )
 
 
