@@ -215,7 +215,12 @@ def _outcomes(
         thresholds = np.full(len(gated), request.min_probability)
     names, weight = catalog.snapshot.names, catalog.trained.exemplar_weight
     refined = best.refined(weight)
-    shares = np.exp(refined - best.total(weight)[:, None])
+    total = best.total(weight)[:, None]
+    shares = np.exp(refined - total)
+    kept, held = 0, None
+    if reserve is not None:
+        kept = _places(request.k, rows, catalog.snapshot)
+        held = np.exp(reserve.refined(weight) - total)
     outcomes = []
     for i, places in enumerate(np.argsort(-refined, axis=1, kind="stable")):
         listed = rows[best.agents[i, places]]
@@ -228,11 +233,10 @@ def _outcomes(
         candidates = tuple(
             Candidate(names[listed[j]], float(shares[i, places[j]])) for j in there[: request.k]
         )
-        if reserve is not None:
-            held = np.exp(reserve.refined(weight)[i] - best.total(weight)[i])
-            pairs = zip(rows[reserve.agents[i]], held, strict=True)
+        if reserve is not None and held is not None:
+            pairs = zip(rows[reserve.agents[i]], held[i], strict=True)
             others = [Candidate(names[row], float(share)) for row, share in pairs]
-            candidates = _of_both(candidates, others, _places(request.k, rows, catalog.snapshot))
+            candidates = _of_both(candidates, others, kept)
         probabilities, threshold = (float(gated[i]), float(some[i])), float(thresholds[i])
         outcome = _outcome(probabilities, threshold, candidates, names[listed[0]], missing)
         outcomes.append(_careful(outcome, threshold, catalog.snapshot))
@@ -567,8 +571,8 @@ def _on_one_scale(
 
     A column fitted to examples speaks louder than a description. Where both kinds are eligible, an
     agent of m examples scores ``c + 0.55 (f - c) - 2 m / (m + 6)``, with f its fitted logit and c
-    what its description alone says; an agent without examples scores c. With
-    them comes what all were raised by, (n,), so that the best fitted one stays where it was.
+    what its description alone says; an agent without examples scores c. With them comes what all
+    were raised by, (n,), so that the best fitted one stays where it was.
     """
     known = catalog.snapshot.n_examples[rows]
     fitted = np.flatnonzero(known)
