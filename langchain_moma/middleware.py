@@ -385,7 +385,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
     ) -> tuple[Bind, dict[Bind, float]]:
         """Return the way of binding that is expected to cost least, and what each costs."""
         agents, calls, pool = self.router.agents, self._calls, self.router.llms
-        known = [n for n in names if n in agents and agents.get(n).enabled]
+        known = [name for name in names if self._is_on(name)]
         asked = [request.model] if calls is None else list(calls.llms.values())
         system = [] if request.system_message is None else [request.system_message]
         prompt = Prompt(
@@ -431,20 +431,20 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self._warn({tool.name for tool in fixed if not isinstance(tool, dict)} - self._always)
         self._declared.update(mine)
         opened = [mine[n] for n in self._open(turn, request.messages) if n in mine]
-        agents = self.router.agents
-        enabled = {n: t for n, t in mine.items() if n in agents and agents.get(n).enabled}
         way = self._way(turn)
         if way != "deferred" and self._shortlist.bind == "auto":
             fixed = [t for t in fixed if isinstance(t, dict) or t.name != SEARCH]
         if way == "allowed" and reader is not None:
             choice = allowed_choice(reader, request, [*fixed, *opened])
             if choice is not None:
-                return request.override(tools=[*fixed, *enabled.values()], tool_choice=choice)
+                declared = (tool for name, tool in mine.items() if self._is_on(name))
+                return request.override(tools=[*fixed, *declared], tool_choice=choice)
         if way != "deferred":
             return request.override(tools=[*fixed, *opened])
         form = None if reader is None else form_of(reader)
         if form is None:
             return request.override(tools=[*fixed, *opened], messages=in_words(request.messages))
+        enabled = {name: tool for name, tool in mine.items() if self._is_on(name)}
         shown = with_reveals(request.messages, turn.get("revealed", []), enabled, form)
         tools = declared_tools(fixed, enabled.values(), form)
         return request.override(tools=tools, messages=shown)
@@ -476,12 +476,16 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
 
     def _open(self, turn: TurnRecord, messages: Sequence[BaseMessage]) -> list[str]:
         """Return what may be run now, in the order in which it is bound."""
-        agents, bound = self.router.agents, turn.get("bound", turn["tools"])
+        bound = turn.get("bound", turn["tools"])
         revealed = [name for _, names in turn.get("revealed", []) for name in names]
         found = referenced(messages) if self._way(turn) == "deferred" else []
         picked = turn["tools"] if self._way(turn) == "allowed" else []
         names = dict.fromkeys([*bound, *revealed, *found, *picked])
-        return [name for name in names if name in agents and agents.get(name).enabled]
+        return [name for name in names if self._is_on(name)]
+
+    def _is_on(self, name: str) -> bool:
+        agents = self.router.agents
+        return name in agents and agents.get(name).enabled
 
     def _is_open(self, request: ToolCallRequest, turn: TurnRecord | None) -> bool:
         name = request.tool_call["name"]

@@ -74,16 +74,7 @@ _MAX_BATCH = 32
 
 
 class _WordpieceEncoder(ABC):
-    """What both MiniLMs have in common.
-
-    Args:
-        max_tokens: Longer texts are cut; 2 to 512.
-        threads: CPU threads of a forward pass; None takes the cores this process may use, 4 at
-            most, since short texts gain nothing from more.
-
-    Raises:
-        ArtifactError: The weights are not the ones this version was measured with.
-    """
+    """What both MiniLMs have in common: wordpieces, batches by length, a session of the weights."""
 
     def __init__(self, max_tokens: int = 256, threads: int | None = None) -> None:
         self._threads = threads

@@ -40,7 +40,6 @@ __all__ = [
     "minimised",
     "stack_columns",
     "stack_features",
-    "term_sums",
     "warm_up",
 ]
 
@@ -137,22 +136,6 @@ def lexical_rows(texts: Sequence[str], idf: FloatArray) -> csr_matrix:
         ends = np.array([0, values.size], dtype=np.int32)
         return csr_matrix((values, features, ends), shape=(1, N_FEATURES))
     return csr_matrix((values, (rows % max(n, 1), features)), shape=(n, N_FEATURES))
-
-
-def term_sums(by_term: csr_matrix, terms: csr_matrix) -> FloatArray:
-    """Return ``terms @ by_term`` as an array, touching only the rows of these terms.
-
-    Args:
-        by_term: Weight of each term in each column, shape (t, n).
-        terms: One text, shape (1, t).
-    """
-    starts, counts = by_term.indptr[terms.indices], by_term.indptr[terms.indices + 1]
-    counts = counts - starts
-    before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
-    held = before + np.arange(before.size)
-    weights = by_term.data[held] * np.repeat(terms.data, counts)
-    sums = np.bincount(by_term.indices[held], weights, minlength=by_term.shape[1])
-    return sums.astype(np.float32)
 
 
 # Scales of the two parts of a feature row and the share of a description in its agent's column;
@@ -317,13 +300,13 @@ class LinearRanker:
     def _exact(self, features: Features) -> FloatArray:
         logits: FloatArray = features.dense @ self.columns.dense.T
         logits += self.columns.bias
-        indexed, by_term = len(self._index), self._index.by_term
+        indexed, terms = len(self._index), features.lexical
         if features.dense.shape[0] == 1:
-            logits[0, :indexed] += term_sums(by_term, features.lexical)
+            logits[0, :indexed] += self._index.term_sums(terms.indices, terms.data)
         else:
-            logits[:, :indexed] += (features.lexical @ by_term).toarray()
+            logits[:, :indexed] += (terms @ self._index.by_term).toarray()
         if indexed < len(self.names):
-            logits[:, indexed:] += (features.lexical @ self._newest.lexical.T).toarray()
+            logits[:, indexed:] += (terms @ self._newest.lexical.T).toarray()
         return logits
 
     def near(

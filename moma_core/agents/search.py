@@ -128,6 +128,22 @@ class Index:
         """The n-grams' weights, shape (t, n): a query has some hundred, so few rows are touched."""
         return self._lexical.T.tocsr()
 
+    def term_sums(self, terms: _Rows, weights: FloatArray) -> FloatArray:
+        """Return ``weights @ by_term[terms]`` of one text, touching only these rows, shape (n,).
+
+        Args:
+            terms: The n-grams, shape (t,).
+            weights: Theirs in the text, shape (t,).
+        """
+        by_term = self.by_term
+        starts, counts = by_term.indptr[terms], by_term.indptr[terms + 1]
+        counts = counts - starts
+        before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+        held = before + np.arange(before.size)
+        products = by_term.data[held] * np.repeat(weights, counts)
+        sums = np.bincount(by_term.indices[held], products, minlength=by_term.shape[1])
+        return sums.astype(np.float32)
+
     @cached_property
     def _groups(self) -> _Groups:
         return _Groups.of(self._dense)
@@ -159,7 +175,7 @@ class Index:
         places, common = self._common
         place = places[terms.indices]
         rare = place < 0
-        by_terms: FloatArray = self.by_term[terms.indices[rare]].T @ terms.data[rare] + self._bias
+        by_terms = self.term_sums(terms.indices[rare], terms.data[rare]) + self._bias
         if not among.all():
             by_terms[~among] = -np.inf
         weights = np.zeros(common.shape[1], dtype=np.float32)
