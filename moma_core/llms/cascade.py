@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -563,21 +563,17 @@ class CascadeRouter:
         spending = kept.spending(costs[:, columns])
         mistake = self.difficulty.popular_mistake(quality)
         seconds = np.array([each or 0.0 for each in self.base.latencies(names)])
-        parts = []
-        for start in range(0, len(quality), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            outlook = Outlook(
-                probabilities[rows],
-                spending[rows],
-                kept.unreadable,
-                mistake[rows],
-                watched,
-                np.ones((1, 2, 1)) if watched is None else lengths[watched],
-                seconds,
-                limit,
-            )
-            parts.append(solve(levels, outlook, usd_rates))
-        policy = _joined(parts)
+        outlook = Outlook(
+            probabilities,
+            spending,
+            kept.unreadable,
+            mistake,
+            watched,
+            np.ones((1, 2, 1)) if watched is None else lengths[watched],
+            seconds,
+            limit,
+        )
+        policy = _joined([solve(levels, part, usd_rates) for part in _chunks(outlook)])
         best = self.base.best_single
         anchor = names.index(best) if best in names else len(names) - 1
         alone = (
@@ -648,6 +644,18 @@ class CascadeRouter:
         """
         base = LLMRouter.load(directory)
         return cls(base, **read_cascade(directory, base.names))
+
+
+def _chunks(outlook: Outlook) -> Iterator[Outlook]:
+    """Return an outlook's queries a few at a time: plans of all at once want much memory."""
+    for start in range(0, len(outlook.probabilities), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        yield replace(
+            outlook,
+            probabilities=outlook.probabilities[rows],
+            spending=outlook.spending[rows],
+            mistake=outlook.mistake[rows],
+        )
 
 
 def _joined(parts: Sequence[Policy]) -> Policy:
