@@ -5,7 +5,7 @@ Written before the implementations; `moma_core.testing` holds their conformance 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ __all__ = [
     "QualityHead",
     "Registry",
     "Router",
+    "Switches",
     "Version",
 ]
 
@@ -83,12 +84,17 @@ class AgentRecord:
     version: Version | None = None
 
 
+Switches = Mapping[tuple[str, int], bool]
+"""Whether agents are on, by name and `Version.born`."""
+
+
 @runtime_checkable
 class Registry(Protocol):
     """Keeps agent records across restarts and processes; knows nothing of routing.
 
     It may also have ``stamp()``, a short text that is another after every change, cheap enough to
-    be asked for every second, and ``close()``.
+    be asked for every second; ``switches()``, the `Switches` of all that were ever switched, which
+    waits for no other process; and ``close()``.
     """
 
     def put(self, records: Sequence[AgentRecord]) -> Sequence[AgentRecord]:

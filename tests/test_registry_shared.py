@@ -1,5 +1,6 @@
 """Many write one registry: threads, processes, forks; nothing is lost, nobody waits for ever."""
 
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -407,7 +408,9 @@ def test_a_closed_router_still_routes(tmp_path):
 
 def test_a_deleted_folder_is_told_of_and_works_again(tmp_path):
     folder = tmp_path / "router"
-    router = MoMARouter.from_cards([ONE], path=folder, encoder=ENCODER, llms=None)
+    router = MoMARouter.from_cards(
+        [ONE], path=folder, encoder=ENCODER, llms=None, refresh_every=None
+    )
     shutil.rmtree(folder)
     for change in (
         router.agents.refresh,
@@ -461,6 +464,109 @@ def test_what_another_process_disables_is_honoured_by_itself(opened):
             time.sleep(0.01)
         assert watching.get("one").enabled == enabled
     watching.close()
+
+
+class Meanwhile:
+    """A registry as it is, but for what happens while one of its methods is at work."""
+
+    def __init__(self, registry, **meanwhile):
+        self._registry, self._meanwhile = registry, meanwhile
+
+    def __getattr__(self, name):
+        method = getattr(self._registry, name)
+        if name not in self._meanwhile:
+            return method
+
+        def called(*args):
+            found = method(*args)
+            self._meanwhile[name]()
+            return found
+
+        return called
+
+
+EVERY = 0.03
+
+
+def test_a_disable_is_honoured_in_time_though_nobody_looks_and_nothing_can_be_read(opened):
+    first, over = opened(), threading.Event()
+    if isinstance(first.registry, MemoryRegistry):
+        return
+    first.put(ONE, AgentCard("two", "sum times"))
+
+    def no_turn():
+        if threading.current_thread().name == "moma-watch":
+            over.wait(20)
+
+    starved = Meanwhile(opened().registry, stamp=no_turn)
+    watching = AgentCatalog(ENCODER, starved, refresh_every=EVERY)
+    told, loads = [], []
+    starved._meanwhile["load"] = lambda: loads.append("a route does not wait for all agents")
+    watching.on_change(told.append)
+    assert watching.snapshot.enabled.all()
+    for turn in range(1, 9):
+        (first.disable if turn % 2 else first.enable)("one")
+        time.sleep(2 * EVERY)
+        assert watching.snapshot.enabled.tolist() == [not turn % 2, True]
+        assert told == [Changes(changed=("one",))] * turn
+    assert not loads
+    over.set()
+    watching.close()
+
+
+def test_a_disable_is_honoured_while_another_process_holds_the_directory(tmp_path):
+    first, watching = (
+        AgentCatalog(ENCODER, ChromaRegistry(tmp_path, "hash-64", 64), every)
+        for every in (None, EVERY)
+    )
+    first.put(ONE)
+    watching.refresh()
+    first.disable("one")
+    with (tmp_path / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        time.sleep(2 * EVERY)
+        assert watching.snapshot.names == ("one",)
+        assert not watching.snapshot.enabled.any()
+    watching.close()
+
+
+def test_what_is_read_slowly_undoes_no_disable(tmp_path):
+    first = AgentCatalog(ENCODER, FileRegistry(tmp_path, "hash-64"), None)
+    first.put(ONE, AgentCard("two", "sum times"))
+
+    def disabled_after_it_was_read():
+        first.disable("one")
+        time.sleep(2 * EVERY)
+        assert not watching.snapshot.enabled[0]
+
+    slow = Meanwhile(FileRegistry(tmp_path, "hash-64"))
+    watching = AgentCatalog(ENCODER, slow, EVERY)
+    watching._watch.ensure = lambda: None  # only routes ask
+    slow._meanwhile["load"] = disabled_after_it_was_read
+    watching.refresh()
+    assert not watching.snapshot.enabled[0]
+
+    def this_process_disables_another():
+        slow._meanwhile.clear()
+        watching.disable("two")
+
+    slow._meanwhile = {"switches": this_process_disables_another}
+    first.enable("one")
+    time.sleep(2 * EVERY)
+    assert watching.snapshot.enabled.tolist() == [True, False]
+    watching.close()
+
+
+def test_switches_that_are_damaged_are_read_from_chroma(tmp_path):
+    first = AgentCatalog(ENCODER, ChromaRegistry(tmp_path, "hash-64", 64), None)
+    first.put(ONE, AgentCard("two", "sum times"))
+    first.disable("one")
+    for damage in (b"", b"{}", b"[]", b'{"switches": [[1, 2]]}', b"\xff"):
+        (tmp_path / ".switches").write_bytes(damage)
+        assert AgentCatalog(ENCODER, first.registry).snapshot.enabled.tolist() == [False, True]
+        first.disable("two")
+        assert set(first.registry.switches().values()) == {False}
+        first.enable("two")
 
 
 @pytest.mark.parametrize("kind", [FileRegistry, ChromaRegistry])

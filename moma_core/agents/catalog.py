@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import operator
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +26,7 @@ from moma_core.errors import (
     UnknownNameError,
 )
 from moma_core.locks import Lock
-from moma_core.protocols import AgentRecord, Encoder, Registry, Version
+from moma_core.protocols import AgentRecord, Encoder, Registry, Switches, Version
 from moma_core.registry.versions import conflict
 from moma_core.telemetry import Counts
 from moma_core.types import AgentCard, FloatArray
@@ -137,6 +139,16 @@ class Snapshot:
         wanted = set(categories)
         return np.array([bool(wanted.intersection(r.card.categories)) for r in self.records], bool)
 
+    def switched(self, switches: Switches) -> Snapshot:
+        """Return the snapshot with these agents on or off: this very one, where they are so."""
+        records = list(self.records)
+        for (name, born), enabled in switches.items():
+            record = records[self.position[name]] if name in self.position else None
+            if record is not None and _born(record) == born and record.card.enabled != enabled:
+                card = dataclasses.replace(record.card, enabled=enabled)
+                records[self.position[name]] = dataclasses.replace(record, card=card)
+        return self.with_records(records)
+
     def with_records(self, records: Iterable[AgentRecord]) -> Snapshot:
         """Return the snapshot of these records: this very one, where none is different."""
         known = {record.card.name: record for record in self.records}
@@ -191,14 +203,15 @@ class AgentCatalog:
     """Registers agents; every change takes effect on the next route and survives a restart.
 
     What other processes change is seen by itself: a thread asks the registry every second whether
-    anything is new, from the first route on. A route never waits for it.
+    anything is new, from the first route on. A route waits for it only where the last answer is
+    older than twice that: then it asks itself, and only who is on or off.
 
     Args:
         encoder: Encodes descriptions and examples, once each.
         registry: Where records are kept; what it holds already is loaded.
         refresh_every: Mean seconds between looks for changes of other processes; what another
-            process disabled is chosen no longer after twice that, and the time to read it. None:
-            only `refresh` looks.
+            process disabled more than twice that before is not chosen, as long as the registry
+            answers. None: only `refresh` looks.
 
     Example:
         >>> from moma_core.testing import HashEncoder
@@ -225,8 +238,9 @@ class AgentCatalog:
         self.counts = Counts("registry")
         self._told: tuple[Callable[[Changes], None], ...] = ()
         self._reserved: frozenset[str] = frozenset()
-        self._stamp = self._stamp_now()
-        self._snapshot = Snapshot(tuple(registry.load()), encoder.dimension)
+        began, self._stamp = time.monotonic(), self._stamp_now()
+        self._switched: str | None = self._stamp  # when it was last read who is on or off
+        self._known = Snapshot(tuple(registry.load()), encoder.dimension), began
         self._watch = self._new_watch()
 
     def _new_watch(self) -> Watch | None:
@@ -239,14 +253,25 @@ class AgentCatalog:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._known = self._snapshot, -math.inf  # another machine has another clock
         self._watch = self._new_watch()
 
     @property
     def snapshot(self) -> Snapshot:
-        """The agents as they are now."""
-        if self._watch is not None:
-            self._watch.ensure()
-        return self._snapshot
+        """The agents as they are now, on or off as the registry said within `refresh_every` * 2."""
+        snapshot, asked = self._known
+        watch, every = self._watch, self._refresh_every
+        if watch is None or every is None:
+            return snapshot
+        watch.ensure()
+        while time.monotonic() - asked > 2 * every and not (self._failing or watch.stopped):
+            self._look(only_switches=True)
+            snapshot, asked = self._known
+        return snapshot
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._known[0]
 
     @property
     def encoder(self) -> Encoder:
@@ -264,16 +289,22 @@ class AgentCatalog:
         Raises:
             RegistryError: It cannot be read; the agents stay as they were.
         """
-        before = self._snapshot.records
         for left in reversed(range(_TRIES)):
-            changes, stamp = self._changes, self._stamp_now()
+            began, changes, stamp = time.monotonic(), self._changes, self._stamp_now()
             loaded = self._registry.load()
             with self._lock:
-                if changes == self._changes or not left:  # else this process changed something
-                    self._stamp = stamp if changes == self._changes else ""
-                    self._snapshot = self._snapshot.with_records(loaded)
-                    break
-        found = Changes.between(before, self._snapshot.records)
+                quiet = changes == self._changes  # else this process changed something
+                if not quiet and left:
+                    continue
+                before, after = self._snapshot, self._snapshot.with_records(loaded)
+                self._stamp, self._switched = (stamp, stamp) if quiet else ("", None)
+                self._known = after, began if quiet else -math.inf
+                break
+        return self._tell(before, after)
+
+    def _tell(self, before: Snapshot, after: Snapshot) -> Changes:
+        """Say what others changed to whoever asked to be told, and return it."""
+        found = Changes.between(before.records, after.records)
         if found:
             self.counts.add("changed by others")
         for tell in self._told if found else ():
@@ -310,10 +341,11 @@ class AgentCatalog:
         stamp = getattr(self._registry, "stamp", None)
         return "" if stamp is None else str(stamp())
 
-    def _look(self) -> None:
+    def _look(self, *, only_switches: bool = False) -> None:
         """Read the registry if it has another stamp; a store that fails is told of once."""
         try:
-            if self._stamp_now() != self._stamp:
+            stamp = self._ask_who_is_on()
+            if stamp != self._stamp and not only_switches:
                 self.refresh()
             self._failing = False
         except Exception as error:  # noqa: BLE001 - the agents stay; the next look may do better
@@ -321,6 +353,30 @@ class AgentCatalog:
             if not self._failing:
                 logger.warning("the agents cannot be read again, those known stay: %s", error)
             self._failing = True
+
+    def _ask_who_is_on(self) -> str:
+        """Ask the registry who is on or off, if it has another stamp, and return the stamp.
+
+        Nothing is taken where this process or another thread was quicker: the time of the last
+        answer tells. ``_known`` is never older than the time beside it, nor than ``_switched``.
+        """
+        began, changes, known = time.monotonic(), self._changes, self._switched
+        stamp = self._stamp_now()
+        switches: Switches = {}
+        if stamp != known:
+            if not hasattr(self._registry, "switches"):
+                self.refresh()
+                return stamp
+            switches = self._registry.switches()
+        with self._lock:
+            if changes != self._changes or known != self._switched:
+                return stamp
+            before = self._snapshot
+            self._switched, self._known = stamp, (before.switched(switches), began)
+            after = self._snapshot
+        if after is not before:
+            self._tell(before, after)
+        return stamp
 
     def reserve(self, names: Iterable[str]) -> None:
         """Refuse these names to agents from now on; LLMs have them.
@@ -544,10 +600,12 @@ class AgentCatalog:
     def _take(self, records: tuple[AgentRecord, ...]) -> None:
         """Have these records from now on, after a change of our own; under the lock."""
         self._changes += 1
-        self._snapshot = Snapshot(records, self._encoder.dimension)
         before, after = getattr(self._registry, "last_change", None) or ("?", "")
         if before == self._stamp:  # nobody else changed anything since: no need to read it again
             self._stamp = after
+        asked = self._known[1] if before == self._switched else -math.inf
+        self._switched = after if before == self._switched else None
+        self._known = Snapshot(records, self._encoder.dimension), asked
 
     def _refuse_reserved(self, names: Iterable[str]) -> None:
         taken = sorted(self._reserved.intersection(names))

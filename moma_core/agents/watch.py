@@ -34,14 +34,14 @@ class Watch:
         self._owner, self._look, self._every = weakref.ref(owner), look, every
         self._lock = Lock()
         self._stop = threading.Event()
-        self._stopped = False
+        self.stopped = False
         self._process = 0
         self._thread: threading.Thread | None = None
         weakref.finalize(owner, self.stop)
 
     def ensure(self) -> None:
         """Start the thread unless this process has it already."""
-        if self._process == os.getpid() or self._stopped:
+        if self._process == os.getpid() or self.stopped:
             return
         with self._lock:
             if self._process != os.getpid():
@@ -58,7 +58,7 @@ class Watch:
 
     def stop(self, patience: float = 0.0) -> None:
         """End the thread, and wait for it that many seconds."""
-        self._stopped = True
+        self.stopped = True
         if self._process != os.getpid():
             return
         self._stop.set()

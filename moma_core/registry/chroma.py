@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import json
 import os
 import random
 import re
@@ -30,10 +31,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from moma_core._store import parse_json
+from moma_core._store import parse_json, write_whole
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
-from moma_core.protocols import AgentRecord, Version
+from moma_core.protocols import AgentRecord, Switches, Version
 from moma_core.registry.chroma_store import TRIES, Head, Row, Store, digest, next_rows
 from moma_core.registry.forked import ask_fresh_process
 from moma_core.registry.location import ChromaServer, place_of
@@ -49,6 +50,7 @@ _jitter = random.Random()  # noqa: S311 - of its own: others may seed theirs
 Result = TypeVar("Result")
 
 _DATABASE, _LOCK, _STAMP, _WRITING = "chroma.sqlite3", ".lock", ".changed", ".writing"
+_SWITCHES = ".switches"  # beside Chroma, for those who cannot wait for the lock
 _TOMBSTONE_SECONDS = 7 * 86_400.0  # how long a process may be away and still learn of a removal
 _DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MoMAError)
 
@@ -202,9 +204,10 @@ class ChromaRegistry:
             self._in_fresh_process("enable" if enabled else "disable", list(names))
             return
         with self._opened("write") as store:
-            heads = store.heads(names)
+            heads = [head for head in store.heads(names).values() if not head.gone]
+            store.announce(heads, enabled=enabled)
             with store.changing():
-                store.switch([head for head in heads.values() if not head.gone], enabled=enabled)
+                store.switch(heads, enabled=enabled)
 
     @_healing
     def load(self) -> Sequence[AgentRecord]:
@@ -249,8 +252,19 @@ class ChromaRegistry:
         self._place.doubt_index()
         return damaged
 
+    def switches(self) -> Switches:
+        """Return who was switched on or off, by name and birth, without waiting for others.
+
+        Raises:
+            RegistryError: The server does not answer.
+        """
+        if self._place.exclusive:
+            return self._place.switches() or {}
+        with self._opened("read") as store:
+            return store.switches()
+
     def _sorted_out(
-        self, rows: Sequence[Mapping[str, Any]], switches: Mapping[tuple[str, int], bool]
+        self, rows: Sequence[Mapping[str, Any]], switches: Switches
     ) -> tuple[list[AgentRecord], dict[str, Exception]]:
         """Return the records that are whole, and why the others are not, by their ids."""
         records: list[AgentRecord] = []
@@ -301,9 +315,7 @@ class ChromaRegistry:
                 live.pop(row["id"].partition("#")[2])
         return live
 
-    def _record(
-        self, row: Mapping[str, Any], switches: Mapping[tuple[str, int], bool]
-    ) -> AgentRecord:
+    def _record(self, row: Mapping[str, Any], switches: Switches) -> AgentRecord:
         meta, payload = row["meta"], row["payload"]
         if meta["digest"] != digest(payload):
             raise ValueError("its content is not what was written")
@@ -405,6 +417,22 @@ class _Directory:
             return (self.path / _STAMP).read_text()
         return ""
 
+    def switches(self) -> Switches | None:
+        """Return what `announce` wrote last; None where that cannot be read: Chroma has it too."""
+        try:
+            told = list(parse_json((self.path / _SWITCHES).read_bytes())["switches"])
+            return {(str(name), int(born)): bool(enabled) for name, born, enabled in told}
+        except (OSError, *_DAMAGED):
+            return None
+
+    def announce(self, switches: Switches) -> None:
+        """Write who is on or off where it is read without the lock."""
+        told = [[name, born, enabled] for (name, born), enabled in switches.items()]
+        try:
+            write_whole(self.path / _SWITCHES, json.dumps({"switches": told}).encode())
+        except ArtifactError as error:
+            raise RegistryError(str(error)) from error
+
     def again(self, ask: Callable[[], Result]) -> Result:
         """Ask once: a directory does not answer better the second time."""
         return ask()
@@ -469,6 +497,9 @@ class _Server:
         return False
 
     def stamp(self) -> str | None:
+        return None
+
+    def switches(self) -> Switches | None:
         return None
 
     def again(self, ask: Callable[[], Result]) -> Result:
@@ -563,6 +594,9 @@ class _Given:
         return False
 
     def stamp(self) -> str | None:
+        return None
+
+    def switches(self) -> Switches | None:
         return None
 
     def again(self, ask: Callable[[], Result]) -> Result:

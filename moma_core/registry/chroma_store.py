@@ -241,6 +241,13 @@ class Store:
         with suppress(Exception):
             self._cards.delete(where={"$and": [{"gone": True}, {"at": {"$lt": before}}]})
 
+    def announce(self, heads: Sequence[Head], *, enabled: bool) -> None:
+        """Tell those who do not wait for a directory's lock; its stamp is to change afterwards."""
+        if self._place.exclusive:
+            known = self._place.switches()
+            fresh = {(head.name, head.version.born): enabled for head in heads}
+            self._place.announce({**(self.switches() if known is None else known), **fresh})
+
     def switch(self, heads: Sequence[Head], *, enabled: bool) -> None:
         """Write whether these agents are enabled."""
         for chunk in _chunks(heads, self._rows):
@@ -262,9 +269,14 @@ class Store:
         with suppress(Exception):
             for start in range(0, len(keys), self._rows):
                 self._switches.delete(ids=keys[start : start + self._rows])
+            known = self._place.switches()
+            if known:
+                gone = {(row.name, row.version.born) for row in rows}
+                self._place.announce({key: on for key, on in known.items() if key not in gone})
 
     def switches(self, names: Sequence[str] | None = None) -> dict[tuple[str, int], bool]:
         """Return what was switched, of these names or of all, by name and birth."""
+        announced = self._place.switches() or {}
         pages = [self._get(self._switches)] if names is None else [
             self._get(self._switches, where={"agent": {"$in": list(names[i : i + _PAGE])}})
             for i in range(0, len(names), _PAGE)
@@ -273,7 +285,7 @@ class Store:
             (meta["agent"], int(meta["born"])): bool(meta["enabled"])
             for page in pages
             for meta in page["metadatas"]
-        }
+        } | announced
 
     def newest(self) -> list[dict[str, Any]]:
         """Return the newest record of every name with its content, of none that is forgotten."""

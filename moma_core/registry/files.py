@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from moma_core._store import read_pair, write_pair
+from moma_core._store import parse_json, read_pair, write_pair
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
-from moma_core.protocols import AgentRecord, Version
+from moma_core.protocols import AgentRecord, Switches, Version
 from moma_core.registry.plain import plain_card
 from moma_core.registry.versions import written
 from moma_core.types import AgentCard
@@ -22,6 +22,7 @@ __all__ = ["FileRegistry"]
 
 _CARDS, _LOCK = "agents.json", ".lock"
 _VECTORS = "agents.safetensors", "agents-2.safetensors"  # written by turns, so one is always whole
+_DAMAGED = KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, MoMAError
 _REMEDY = "Restore it from a backup, or register the agents in a new directory."
 
 
@@ -112,6 +113,21 @@ class FileRegistry:
                     self._read()
             return list(self._records.values())
 
+    def switches(self) -> Switches:
+        """Return who is on or off, by name and birth, without waiting for other processes.
+
+        Raises:
+            RegistryError: The file is damaged.
+        """
+        try:
+            document = parse_json((self.location / _CARDS).read_bytes(), any_number=True)
+            rows = zip(document["agents"], document["versions"], strict=True)
+            return {(card["name"], int(told[1])): bool(card["enabled"]) for card, told in rows}
+        except FileNotFoundError:
+            return {}
+        except (OSError, *_DAMAGED) as error:
+            raise self._unreadable(error) from error
+
     def stamp(self) -> str:
         """Return a text that is another after every change."""
         try:
@@ -178,12 +194,15 @@ class FileRegistry:
             records = _joined(cards, document.get("versions"), arrays)
             numbers = {str(name): int(n) for name, n in document.get("numbers", {}).items()}
             vectors = str(document["weights"].get("file"))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MoMAError) as error:
-            raise RegistryError(
-                f"the agents in {str(self.location)!r} cannot be read: {error}. {_REMEDY}"
-            ) from error
+        except _DAMAGED as error:
+            raise self._unreadable(error) from error
         self._records, self._numbers = {r.card.name: r for r in records}, numbers
         self._seen, self._vectors = seen, vectors
+
+    def _unreadable(self, error: Exception) -> RegistryError:
+        return RegistryError(
+            f"the agents in {str(self.location)!r} cannot be read: {error}. {_REMEDY}"
+        )
 
 
 def _joined(cards: list[AgentCard], versions: Any, arrays: Any) -> list[AgentRecord]:
