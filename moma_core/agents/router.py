@@ -414,7 +414,9 @@ class AgentRouter:
         outcomes = rank(request, rows, catalog, self.decider, self.reranker)
         outcomes = self._readable(texts, outcomes)
         for i, text in enumerate(texts):
-            if not (found := asking(text)):
+            surest = outcomes[i].probability  # no part is surer than that it asks for something
+            found = {each: ask for each, ask in asking(text).items() if ask > surest}
+            if not found:
                 continue
             readings = [Reading(each, each) for each in found]
             turns = EncodedTurns.encode(readings, self.catalog.encoder)

@@ -135,14 +135,8 @@ class Index:
             terms: The n-grams, shape (t,).
             weights: Theirs in the text, shape (t,).
         """
-        by_term = self.by_term
-        starts, counts = by_term.indptr[terms], by_term.indptr[terms + 1]
-        counts = counts - starts
-        before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
-        held = before + np.arange(before.size)
-        products = by_term.data[held] * np.repeat(weights, counts)
-        sums = np.bincount(by_term.indices[held], products, minlength=by_term.shape[1])
-        return sums.astype(np.float32)
+        sums: FloatArray = self.by_term[terms].T @ weights
+        return sums
 
     @cached_property
     def _groups(self) -> _Groups:
