@@ -41,6 +41,7 @@ SLOW: Mapping[str, tuple[str, ...]] = {
     "auto_rules": (),
     "llms": (),
     "decoding_peers": (),
+    "readers": (),
 }
 PEERS = {  # module: what to install
     "agents_vs_peers": {

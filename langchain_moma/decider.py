@@ -188,7 +188,7 @@ def _ids_in(answer: Any) -> list[str] | None:
     body = (fenced.group(1) if fenced else text).strip()
     try:
         return _named(json.loads(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     ids = {f"a{number}" for number in _ID.findall(body)}
     if len(ids) == 1:  # prose around one id is clear enough; around several it is not

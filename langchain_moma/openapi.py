@@ -89,7 +89,7 @@ def _read(document: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
         try:
             text = Path(document).read_text(encoding="utf-8") if is_file else str(document)
             found = json.loads(text) if text.lstrip()[:1] == "{" else yaml.load(text, _LOADER)  # noqa: S506  # a safe one
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise InvalidInputError(
                 f"cannot read the OpenAPI document: {error}. Give its dict, its JSON or YAML "
                 "text, or the path of its file."

@@ -153,7 +153,7 @@ def _with_dict(block: ToolCallBlock) -> ToolCallBlock:
         return block
     try:
         found = json.loads(block.tool_kwargs or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return block
     return block.model_copy(update={"tool_kwargs": found}) if isinstance(found, dict) else block
 

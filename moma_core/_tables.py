@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moma_core._checks import did_you_mean
-from moma_core._store import write_whole
+from moma_core._store import parse_json, write_whole
 from moma_core.errors import InvalidDataError, needs_extra
 
 __all__ = [
@@ -114,7 +114,7 @@ def names_in(value: object) -> list[str] | None:
     """
     if isinstance(value, str) and value.startswith("["):
         try:
-            value = json.loads(value)
+            value = parse_json(value, any_number=True)
         except ValueError:
             value = [value]
     found = [value] if isinstance(value, str) else [] if value is None else value
@@ -151,7 +151,7 @@ def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[str,
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, any_number=True)
         except ValueError as error:
             raise InvalidDataError(f"{path}, line {number} is not JSON ({error}).") from error
         if not isinstance(row, dict):

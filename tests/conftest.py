@@ -26,6 +26,7 @@ settings.register_profile(
     max_examples=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+settings.register_profile("fuzz", settings.get_profile("moma"), derandomize=False)
 settings.load_profile("moma")
 
 ROOT = Path(__file__).parent.parent

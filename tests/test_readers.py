@@ -26,9 +26,19 @@ from moma_core import (
     State,
     StateMachine,
 )
+from moma_core._tables import ENDINGS, write_table
+from moma_core.agents.data import read_agents, read_queries
+from moma_core.cli.llms import read_prices
+from moma_core.decoding.decider import FusionWeights
 from moma_core.errors import InvalidCardError, InvalidStatesError
+from moma_core.llms.data import LLMDataset
+from moma_core.llms.feedback import FeedbackLog
 from moma_core.registry.chroma import ChromaRegistry
+from moma_core.teams.cards import read_roles
 from moma_core.testing import HashEncoder
+from moma_core.training.collect import Questions
+from moma_core.training.judgements import read_judgements
+from moma_core.training.report import read_asked
 
 ENCODER = HashEncoder()
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -104,6 +114,57 @@ def test_a_router_of_any_json(saved, tmp_path_factory, data):
         assert 0 <= decision.probability <= 1
     router.rank("sum")
     router.save(folder)
+
+
+TABLES = {
+    "agents": {"name": ["a", "b"], "description": ["adds", "bakes"], "examples": [["1 + 1"], []]},
+    "queries": {"query": ["one", "two"], "agents": [["a"], []], "conversation": ["1", "2"]},
+    "scores": {"query": ["one", "two"], "score|x": [1.0, 0.5], "cost|x": [0.1, 0.2]},
+    "pairs": {"query": ["one"], "llm_a": ["x"], "llm_b": ["y"], "outcome": [1], "cost_a": [0.1]},
+}
+READERS = {
+    "agents": (read_agents,),
+    "queries": (read_queries, Questions.read, read_asked),
+    "scores": (LLMDataset.read,),
+    "pairs": (lambda path: list(read_judgements(path)),),
+    "roles.toml": (read_roles,),
+    "prices.json": (read_prices,),
+    "feedback.jsonl": (FeedbackLog.read,),
+    "weights.json": (FusionWeights.load,),
+}
+
+
+@pytest.fixture(scope="module")
+def whole_files(pool, word_cards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    for name, columns in TABLES.items():
+        for ending in ENDINGS:
+            write_table(folder / f"{name}{ending}", columns)
+    role = {"name": "a", "description": "adds", "prompt": "Add.", "domain": "sums"}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in role.items()]
+    (folder / "roles.toml").write_text("\n".join(["[[role]]", *lines]))
+    (folder / "prices.json").write_text('{"x": [1, 2]}')
+    FusionWeights().save(folder / "weights.json")
+    router = MoMARouter.from_cards(word_cards, llms=pool, encoder=ENCODER)
+    router.learn(Learning(log=folder / "feedback.jsonl"))
+    router.feedback(router.choose_llm("why"), 0.5)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@settings(max_examples=300)
+@given(st.data(), st.integers(0), st.sampled_from([0, 0, 1, 20]), st.binary(max_size=9))
+def test_tables_of_any_bytes(whole_files, tmp_path_factory, data, at, out, bytes_in):
+    name = data.draw(st.sampled_from(sorted(whole_files)))
+    marks = [bytes_in, b"NaN", b"1e999", b"9" * 5_000, b'"', b"null", b"[", b"{", DEEP.encode()]
+    mark = data.draw(st.sampled_from(marks))
+    content = whole_files[name]
+    at %= len(content) + 1
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content[:at] + mark + content[at + out :])
+    for read in READERS.get(name) or READERS[path.stem]:
+        with suppress(MoMAError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a line that a crash cut off
+            read(path)
 
 
 @settings(max_examples=150)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moma_core._checks import did_you_mean
+from moma_core._store import parse_json
 from moma_core.cli.terminal import (
     HERE,
     JsonOption,
@@ -295,7 +296,7 @@ def update(
 
 def _read_schema(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"), any_number=True)
     except (OSError, ValueError) as error:
         raise InvalidDataError(f"{path} is not JSON ({error}).") from error
 

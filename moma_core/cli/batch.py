@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moma_core._checks import is_text
-from moma_core._store import write_whole
+from moma_core._store import parse_json, write_whole
 from moma_core.cli.terminal import HERE, open_router, progress_bar, router_exists
 from moma_core.decision import RoutingDecision
 from moma_core.errors import ArtifactError, InvalidDataError, NoTargetError, needs_extra
@@ -121,7 +121,7 @@ def _begin(parts: Path, told: str) -> None:
     note = parts / "of.json"
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        known = json.loads(note.read_text())["of"] if note.exists() else None
+        known = parse_json(note.read_text(), any_number=True)["of"] if note.exists() else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"cannot go on in {parts} ({error}). Delete it.") from error
     if known not in (None, told):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moma_core._store import parse_json
 from moma_core.cli.llms import Strategy
 from moma_core.cli.terminal import (
     JsonOption,
@@ -258,7 +258,7 @@ def _drew(out: Path, as_json: bool) -> None:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = parse_json(path.read_text(encoding="utf-8"), any_number=True)
     except (OSError, ValueError) as error:
         raise InvalidDataError(f"{path} is not JSON ({error}).") from error
     if not isinstance(report, dict):

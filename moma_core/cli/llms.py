@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moma_core._store import parse_json
 from moma_core.cli.terminal import (
     HERE,
     JsonOption,
@@ -58,7 +58,7 @@ def read_prices(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"), any_number=True)
     except (OSError, ValueError) as error:
         raise InvalidDataError(f"{path} is not JSON ({error}).") from error
     if not isinstance(table, dict):

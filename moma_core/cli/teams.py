@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moma_core._store import parse_json
 from moma_core.cli.terminal import (
     JsonOption,
     PreferenceOption,
@@ -185,7 +185,7 @@ def _read_domains(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
     try:
-        table: Any = json.loads(path.read_text(encoding="utf-8"))
+        table: Any = parse_json(path.read_text(encoding="utf-8"), any_number=True)
     except (OSError, ValueError) as error:
         raise InvalidDataError(f"{path} is not JSON ({error}).") from error
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from moma_core._store import parse_json
 from moma_core.decoding.evidence import arguments_prompt
 from moma_core.decoding.local_llm import LocalLLM
 from moma_core.decoding.prefix import causal_lm, context_of
@@ -238,7 +239,7 @@ class ArgumentFiller:
         if text is None:
             return Arguments(None, reason)
         try:
-            value = json.loads(text)
+            value = parse_json(text, any_number=True)
         except ValueError as error:
             return Arguments(None, f"the object is no JSON: {error}")
         reason = self._refusal(schema, value)

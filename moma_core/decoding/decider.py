@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._store import write_whole
+from moma_core._store import parse_json, write_whole
 from moma_core.decoding.evidence import ChoiceLikelihood, Evidence, NoisyChannel, choice_prompt
 from moma_core.decoding.generate import ordered_names
 from moma_core.decoding.local_llm import PACKAGED_ADAPTERS, LocalLLM, merge_adapter
@@ -96,7 +96,7 @@ class FusionWeights:
             ArtifactError: The file is missing, damaged, or of another version.
         """
         try:
-            document = json.loads(Path(path).read_bytes())
+            document = parse_json(Path(path).read_bytes(), any_number=True)
             if document.pop("format") != _FORMAT:
                 raise ValueError(f"this version reads format {_FORMAT}")
             if missing := {field.name for field in dataclasses.fields(cls)}.difference(document):

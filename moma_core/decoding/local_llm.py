@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from moma_core._store import write_whole
+from moma_core._store import parse_json, write_whole
 from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError, UnknownNameError
 from moma_core.protocols import Progress
 from moma_core.types import did_you_mean
@@ -253,7 +253,7 @@ def check_packaged(name: str, folder: Path) -> None:
     if not is_ready(folder):
         raise ArtifactError(f"LLM {name!r} is not installed in {folder.parent}. {remedy}")
     try:
-        note = json.loads((folder / _NOTE).read_bytes())
+        note = parse_json((folder / _NOTE).read_bytes(), any_number=True)
         found, expected = sha256(folder / "model.safetensors"), note["weights_sha256"]
         if note["format"] != _FORMAT or found != expected:
             raise ValueError(f"sha256 {found[:12]}..., expected {str(expected)[:12]}...")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._store import read_pair, write_pair
+from moma_core._store import parse_json, read_pair, write_pair
 from moma_core.decision import Candidate, RoutingDecision, ScoreTable, Trial
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llms.selection import POINTS, rank, value
@@ -191,7 +191,7 @@ class FeedbackLog:
         records = []
         for number, line in enumerate(content.split(b"\n"), 1):
             try:
-                plain = json.loads(line) if line else None
+                plain = parse_json(line, any_number=True) if line else None
             except ValueError as error:  # also half a character
                 if not line.startswith(b"{"):  # every record does, whole or cut off
                     raise ArtifactError(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moma_core._store import parse_json
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.types import LLMCard
 
@@ -207,7 +208,7 @@ class Journal:
             return
         for number, line in enumerate(lines, 1):
             try:
-                record = json.loads(line)
+                record = parse_json(line, any_number=True)
                 if number == 1 and record["format"] != _FORMAT:
                     raise ValueError(f"format {record['format']!r}")
                 self._remember(record)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._store import write_whole
+from moma_core._store import parse_json, write_whole
 from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.llms.costs import CHARS_PER_TOKEN, TYPICAL_OUTPUT_TOKENS
 from moma_core.llms.features import FEATURES, QueryFeatures, text_features
@@ -133,7 +133,7 @@ class QueryStore:
             write_whole(path, (json.dumps(wanted) + "\n").encode())
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_text(encoding="utf-8"), any_number=True)
         except ValueError as error:
             raise ArtifactError(f"{path} is damaged ({error}). Delete {self._folder}.") from error
         if found != wanted:
@@ -267,7 +267,7 @@ class PairStore:
         """
         source = Path(folder)
         try:
-            meta = json.loads((source / _STORE).read_text(encoding="utf-8"))
+            meta = parse_json((source / _STORE).read_text(encoding="utf-8"), any_number=True)
             shape = tuple(meta["shape"])
             arrays: dict[str, Any] = {
                 name: np.load(source / f"{name}.npy", mmap_mode="r", allow_pickle=False)
