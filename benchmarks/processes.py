@@ -33,7 +33,7 @@ from moma_core.testing import HashEncoder
 OUT = Path("benchmarks/results/processes.json")
 REFRESH = 1.0  # seconds between looks for changes
 BOUND = 2 * REFRESH  # what docs/registry.md promises
-PERIOD = 3.5  # seconds for which the agent is off; a third of it for which it is on
+PERIOD = 2.7  # seconds for which the agent is off; a third of it for which it is on
 SWITCHED = AgentCard("switched", "zebra okapi giraffe")
 SHARED = [AgentCard(f"shared{i}", f"first words {i}") for i in range(5)]
 HANGS = 90.0  # seconds without a word
