@@ -233,6 +233,11 @@ def keeps_switches(registry: Registry) -> None:
     registry.switch(["a"], enabled=True)
     _holds(registry, [*records(AgentCard("a", "does something else")), stored[1]])
     registry.switch(["a"], enabled=False)
+    if hasattr(registry, "switches"):
+        told = registry.switches()
+        for record in registry.load():
+            key = record.card.name, record.version.born if record.version else 0
+            assert told.get(key, True) == record.card.enabled, f"switches() differs on {key[0]!r}"
     registry.delete(["a"])
     again = records(AgentCard("a", "is new"))
     registry.put(again)
