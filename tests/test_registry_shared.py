@@ -514,6 +514,32 @@ def test_a_disable_is_honoured_in_time_though_nobody_looks_and_nothing_can_be_re
     watching.close()
 
 
+def test_a_disable_is_honoured_where_agents_cannot_be_read(tmp_path):
+    first = AgentCatalog(ENCODER, FileRegistry(tmp_path, "hash-64"), None)
+    first.put(ONE)
+    failing, tried, over = Meanwhile(FileRegistry(tmp_path, "hash-64")), [], threading.Event()
+    watching = AgentCatalog(ENCODER, failing, EVERY)
+
+    def fails():
+        tried.append(threading.current_thread().name)
+        raise RegistryError("another process has been writing")
+
+    failing._meanwhile["load"] = fails
+    first.put(AgentCard("two", "sum times"))
+    while len(tried) < 2:
+        assert watching.snapshot.names == ("one",)
+        time.sleep(EVERY)
+    failing._meanwhile["stamp"] = lambda: (
+        threading.current_thread().name == "moma-watch" and over.wait(20)
+    )
+    first.disable("one")
+    time.sleep(2 * EVERY)
+    assert not watching.snapshot.enabled.any()
+    assert set(tried) == {"moma-watch"}
+    over.set()
+    watching.close()
+
+
 def test_a_disable_is_honoured_while_another_process_holds_the_directory(tmp_path):
     first, watching = (
         AgentCatalog(ENCODER, ChromaRegistry(tmp_path, "hash-64", 64), every)

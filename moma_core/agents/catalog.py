@@ -234,7 +234,7 @@ class AgentCatalog:
         self._refresh_every = refresh_every
         self._lock = Lock()  # of the snapshot; never held while the registry is asked
         self._changes = 0
-        self._failing = False
+        self._answers, self._failing = True, False  # who is on or off; what else there is
         self.counts = Counts("registry")
         self._told: tuple[Callable[[Changes], None], ...] = ()
         self._reserved: frozenset[str] = frozenset()
@@ -264,7 +264,7 @@ class AgentCatalog:
         if watch is None or every is None:
             return snapshot
         watch.ensure()
-        while time.monotonic() - asked > 2 * every and not (self._failing or watch.stopped):
+        while time.monotonic() - asked > 2 * every and self._answers and not watch.stopped:
             self._look(only_switches=True)
             snapshot, asked = self._known
         return snapshot
@@ -343,12 +343,17 @@ class AgentCatalog:
 
     def _look(self, *, only_switches: bool = False) -> None:
         """Read the registry if it has another stamp; a store that fails is told of once."""
+        answers = False
         try:
             stamp = self._ask_who_is_on()
-            if stamp != self._stamp and not only_switches:
+            answers = self._answers = True
+            if only_switches:
+                return
+            if stamp != self._stamp:
                 self.refresh()
             self._failing = False
         except Exception as error:  # noqa: BLE001 - the agents stay; the next look may do better
+            self._answers = answers
             self.counts.add("unreadable")
             if not self._failing:
                 logger.warning("the agents cannot be read again, those known stay: %s", error)
