@@ -7,8 +7,9 @@ Each process routes through a router of its own and, every second or two, regist
 own name, disables some of these, or rewrites one that all rewrite. One more process switches an
 agent on and off. Every few seconds one of them is killed (SIGKILL) and another started. At the end
 everything that was acknowledged must be there, and a route that began later than the bound after an
-acknowledged disable must not have gone to that agent. Each disable counts as a trial for each
-process that asked for the agent after the bound. Writes benchmarks/results/processes.json.
+acknowledged disable, and ended before it was enabled again, must not have gone to that agent. Each
+disable counts as a trial for each process that asked for the agent after the bound. Writes
+benchmarks/results/processes.json.
 """
 
 from __future__ import annotations
@@ -204,10 +205,10 @@ def stale(said: dict[Path, list[list]]) -> dict[str, object]:
              for i, (at, what) in enumerate(switched) if what == "off"]  # fmt: skip
     trials, bad, latest, routes = 0, 0, 0.0, 0
     for each in said.values():
-        routed = [(line[2], line[3]) for line in each if line[1] == "routed"]
+        routed = [(line[2], line[0], line[3]) for line in each if line[1] == "routed"]
         routes += len(routed)
         for off, on in spans:
-            within = [(at - off, names) for at, names in routed if off <= at < on]
+            within = [(at - off, names) for at, end, names in routed if off <= at and end < on]
             to_it = [late for late, names in within if SWITCHED.name in names]
             latest = max([latest, *to_it])
             if any(late > BOUND for late, _ in within):

@@ -310,7 +310,9 @@ def _parse(text: str, where: str) -> tuple[RoleCard, ...]:
     try:
         tables = tomllib.loads(text)["role"]
         return check_unique(RoleCard(**table) for table in tables)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except MoMAError:
+        raise
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InvalidInputError(
             f"{where} holds no roles ({error}). Write [[role]] tables with name, description, "
             "prompt and domain."
