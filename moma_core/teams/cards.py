@@ -16,6 +16,7 @@ from moma_core.errors import (
     DuplicateNameError,
     InvalidCardError,
     InvalidInputError,
+    MoMAError,
     NoTargetError,
     UnknownNameError,
 )
