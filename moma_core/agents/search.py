@@ -135,8 +135,14 @@ class Index:
             terms: The n-grams, shape (t,).
             weights: Theirs in the text, shape (t,).
         """
-        sums: FloatArray = self.by_term[terms].T @ weights
-        return sums
+        by_term = self.by_term
+        starts, counts = by_term.indptr[terms], by_term.indptr[terms + 1]
+        counts = counts - starts
+        before = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+        held = before + np.arange(before.size)
+        products = by_term.data[held] * np.repeat(weights, counts)
+        sums = np.bincount(by_term.indices[held], products, minlength=by_term.shape[1])
+        return sums.astype(np.float32)
 
     @cached_property
     def _groups(self) -> _Groups:
@@ -169,7 +175,8 @@ class Index:
         places, common = self._common
         place = places[terms.indices]
         rare = place < 0
-        by_terms = self.term_sums(terms.indices[rare], terms.data[rare]) + self._bias
+        sums = self.by_term[terms.indices[rare]].T @ terms.data[rare]  # `term_sums` is for few
+        by_terms = sums + self._bias
         if not among.all():
             by_terms[~among] = -np.inf
         weights = np.zeros(common.shape[1], dtype=np.float32)
