@@ -160,6 +160,13 @@ def test_a_well_known_name_is_placed_by_its_published_score(scale):
         assert all(0.0 < value < 1.0 for value in source["scores"].values())
 
 
+def test_what_an_llm_was_not_asked_is_told_by_its_other_subjects(scale):
+    weights = scale.exams.weights("mmlu_pro")  # of these the scale saw mathematics and code only
+    for name, published in (("Llama-3.1-405B-Inst", 0.734), ("claude-3-5-sonnet-20241022", 0.78)):
+        told = scale.exams.score(scale.population.measured(name).mean, weights)[0]
+        assert told == pytest.approx(published, abs=0.08)
+
+
 def test_pools_change_and_survive_a_restart(router, tmp_path):
     pool = router.llms.add(LLMCard("new", 0.3, 1.0, like="middle")).remove("middle")
     pool = pool.reprice("large", 1.0, 4.0)
