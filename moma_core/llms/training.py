@@ -466,7 +466,7 @@ def _fit(
 ) -> tuple[Head, dict[str, float], _Array]:
     """Return the head, the held-out error of each member, and what the head predicts held out.
 
-    ``tasks`` is blended in where queries are then routed significantly better.
+    ``tasks`` is blended in where queries are then routed better.
     """
     observed, scores = ~np.isnan(measured), members.scores
     errors = {
@@ -479,9 +479,7 @@ def _fit(
     weights = [fit_weights(members.held_out[:n], scores, observed) for n in sizes]
     blends = [w.blend(members.held_out[:n]) for w, n in zip(weights, sizes, strict=True)]
     earned = [_routed(blend, expected, measured, spent) for blend in blends]
-    gain, best = earned[-1] - earned[0], 0
-    if len(gain) and gain.mean() > _SIGNIFICANT * gain.std() / np.sqrt(len(gain)):
-        best = len(sizes) - 1
+    best = int(np.argmax([each.mean() if len(each) else 0.0 for each in earned]))
     errors["stack"] = _error(blends[best], scores, observed)
     heads = members.heads[: sizes[best]]
     return StackedHead.of(heads, weights[best]), errors, blends[best]
