@@ -253,9 +253,9 @@ class AbilityScale:
             InvalidCardError: ``like`` names an unknown LLM, or ``quality`` an unknown benchmark.
         """
         start, quality = self._start(card, others or {}), card.quality
+        if quality is None and card.like is None:
+            quality = published_scores(card.name) or None
         if quality is None:
-            quality = published_scores(card.name) if card.like is None else {}
-        if not isinstance(quality, float | int) and not quality:
             return start
         if isinstance(quality, Mapping):
             scores = [(self.exams.weights(name), score) for name, score in quality.items()]
