@@ -35,7 +35,7 @@ from moma_core import AgentCard, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog, Snapshot
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Curve, Gate, Negatives, Signals
-from moma_core.agents.reranker import closer_look, shortlist
+from moma_core.agents.reranker import cold_start_features, shortlist
 from moma_core.agents.training import Trained, cold_threshold, train
 from moma_core.registry.memory import MemoryRegistry
 
@@ -113,7 +113,7 @@ def look(
     best = shortlist(trained.ranker.logits(texts, vectors), vectors, None)
     best = best if owners is None else best.without(owners)
     rows = np.arange(len(snapshot.records))
-    closer = closer_look(best, 0.0, vectors, rows, snapshot)
+    closer = cold_start_features(best, 0.0, vectors, rows, snapshot)
     return replace(best.signals(0.0), closer=closer), best.best(0.0)
 
 

@@ -84,7 +84,7 @@ def divided(
     """Return the parts of a query that ask for different things; none where it asks for one.
 
     Of all ways to cut it whose neighbours have different takers, the likeliest is made, if it is
-    likelier than not (`_Parts.logit`).
+    likelier than not.
 
     Args:
         text: The query.
@@ -100,7 +100,8 @@ def divided(
     ways = [way for way in _ways(len(cut)) if parts.differ(way)]
     if not ways:
         return ()
-    logits = [parts.logit(way, _worth(Ranked(text, whole, 1.0))) for way in ways]
+    undivided = _worth(Ranked(text, whole, 1.0))
+    logits = np.array([parts.features(way, undivided) for way in ways]) @ _WEIGHTS + _BIAS
     best = int(np.argmax(logits))
     return tuple(parts.ranked[span] for span in ways[best]) if logits[best] > 0.0 else ()
 
@@ -117,9 +118,7 @@ def _ways(n: int) -> tuple[tuple[_Span, ...], ...]:
 
 # Fitted to queries for one and for several of the corpus, real and joined from two; sources left
 # out: benchmarks/weights/train_cuts.py and LOG.md of 2026-11-28.
-_GAIN = 4.5  # of what the parts are worth together beyond the whole
-_ALIKE = -8.0  # of the largest cosine of two parts: one request said in two clauses
-_MEANT = 9.9  # of the least cosine of a part and the whole: a part that carries its meaning
+_WEIGHTS = (4.5, -8.0, 9.9)  # of `_Parts.features`
 _BIAS = -7.5
 _REFUSED = 0.2  # most that a part is worth which its agent does not take
 _NOBODY = 0.8  # probability of a request that no agent takes, from which it is a part of its own
@@ -176,15 +175,15 @@ class _Parts:
         same = any(a == b and a is not None for a, b in pairwise(takers))
         return len({*takers}) > 1 and not same
 
-    def logit(self, way: Sequence[_Span], whole: float) -> float:
-        """Return how likely the runs are requests of their own, as a logit.
+    def features(self, way: Sequence[_Span], whole: float) -> tuple[float, float, float]:
+        """Return what speaks for a cut, or against it: what is gained, how alike, how meant.
 
         Args:
-            way: The runs.
+            way: Its runs.
             whole: What the query is worth undivided.
         """
         gain = sum(_worth(self.ranked[span]) for span in way) - whole
         rows = [self.places[span] for span in way]
         alike = max(float(self.cosines[i, j]) for i, j in combinations(rows, 2))
         meant = float(self.cosines[-1, rows].min())
-        return _GAIN * gain + _ALIKE * alike + _MEANT * meant + _BIAS
+        return gain, alike, meant
