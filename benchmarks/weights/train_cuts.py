@@ -160,7 +160,7 @@ def report(label: str, queries: Sequence[Asked], weights: Mapping[str, np.ndarra
 def main() -> None:
     rng = np.random.default_rng(0)
     queries: list[Asked] = []
-    for sources, times in ((corpus(), 2), (whole_sets(), 6)):
+    for sources, times in ((corpus(), 1), (whole_sets(), 4)):
         for source, tools, wants in sources:
             for _ in range(times):
                 cards, kinds = drawn(rng, tools, wants)
