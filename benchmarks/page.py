@@ -508,6 +508,37 @@ def speed() -> str:
     )
 
 
+def tokens() -> str:
+    errors = {
+        kind: error
+        for kind, (error, _) in load("fit_tokens")["median_error_and_total_by_kind"].items()
+    }
+    low, high = (pick(errors, key=errors.__getitem__) for pick in (min, max))
+    return (
+        f"Its median error over {len(errors)} kinds of text (languages, code, prompts of "
+        f"benchmarks) is {100 * errors[low]:.0f} % ({low}) to {100 * errors[high]:.0f} % ({high})."
+        "\n\n" + source("fit_tokens.py", ("fit_tokens", ""))
+    )
+
+
+def shared() -> str:
+    rows = [
+        (
+            f"{name.replace(' on ', ' processes on ').replace('dir', 'directory')}",
+            row["trials"],
+            row["trials_after_bound"],
+            f"{row['latest_seconds']:.1f}",
+            f"{row['load']:.0f}",
+        )
+        for name, row in load("processes").items()
+    ]
+    head = (
+        "all changing agents all the time, some killed | disables tried | seen by another process "
+        "after 3 s | latest, s | load of two cores"
+    )
+    return table(head, rows, "processes.py", ("processes", ""))
+
+
 def limits() -> str:
     rungs, cold = load("knobs"), load("day_one")["metatool-0"]["moma"]
     alone, known = rungs["a description each"], rungs["and 10 examples each"]
@@ -561,8 +592,8 @@ FIGURES: Mapping[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
         added, agents, beside, day_one, every, feedback, final, heads, knobs, languages, limits,
-        llms, own_llms, pairs, promise, prompt_cache, rules, selectors, several, shots, speed,
-        tools, weight,
+        llms, own_llms, pairs, promise, prompt_cache, rules, selectors, several, shared, shots,
+        speed, tokens, tools, weight,
     )
 }  # fmt: skip
 
