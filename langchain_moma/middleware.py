@@ -40,7 +40,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
 from langchain_moma.allowed import allowed_choice
-from langchain_moma.bind_cost import Prompt, cached_share, tool_tokens
+from langchain_moma.bind_cost import Bind, Prompt, cached_share, tool_tokens
 from langchain_moma.calls import ChatCalls, ChatRequest, Needs, router_over
 from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
 from langchain_moma.decision import (
@@ -66,7 +66,7 @@ from langchain_moma.deferred import (
 )
 from langchain_moma.messages import count_tokens, marked
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
-from langchain_moma.shortlist import Bind, Shortlist, TurnRecord
+from langchain_moma.shortlist import Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.usage import usage_in
 from moma_core import (
@@ -118,8 +118,9 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
 
     Definitions of tools stand in front of the prompt, so that a list that changes makes the
     provider write its cache anew. With ``bind="stable"`` the list only grows within a conversation,
-    always at its end, and only when the tools that are bound are not likely to do, until
-    ``max_bound``; then it begins anew with those in use.
+    always at its end, and only when the tools that are bound are not likely to do; where it grows
+    often and much was said, by more than is needed now. At ``max_bound`` it begins anew with those
+    in use.
 
     Args:
         router: Knows the tools as agents (`agent_cards_from_tools`), and the LLMs.
@@ -133,7 +134,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             ``"all"``: every tool that is enabled. ``"auto"``: of these ways the one that is
             expected to cost least (`Prompt`), chosen at a conversation's begin and told in
             ``state["moma_turn"]`` and the decision's reason.
-        max_bound: With ``"stable"``: most tools of the router that are bound in a conversation.
+        max_bound: With ``"stable"``: most tools of the router that are bound in a conversation;
+            by default as many as OpenAI takes.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
         cards: As in `ChatMoMA`, where the router has agents alone.
         preference: As in `ChatMoMA`.
@@ -175,7 +177,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         *,
         max_tools: int = 8,
         bind: Bind = "stable",
-        max_bound: int = 64,
+        max_bound: int = 128,
         llms: Mapping[str, BaseChatModel] | None = None,
         cards: Iterable[LLMCard] = (),
         preference: str | Preference | None = None,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, get_args
+from typing import Any, NotRequired, get_args
 
 from langchain_core.messages import BaseMessage, ToolMessage
 from typing_extensions import TypedDict
 
+from langchain_moma.bind_cost import CACHED, Bind, tool_tokens
 from langchain_moma.decision import plain_state, state_in
 from langchain_moma.deferred import Reveal
-from langchain_moma.messages import goes_on, last_turn, some_query_of
+from langchain_moma.messages import count_tokens, goes_on, last_turn, some_query_of
 from langchain_moma.waiting import asks, with_waiting
 from moma_core import (
     InvalidInputError,
@@ -25,19 +26,18 @@ from moma_core.decision import Ranking
 from moma_core.places import rank_requests, shared
 
 __all__ = [
-    "Bind",
     "Shortlist",
     "TurnRecord",
 ]
 
-Bind = Literal["stable", "deferred", "allowed", "turn", "fitting", "all", "auto"]
-"""Which tools are bound: what was picked so far, for this turn, if it fits; or every one."""
-
 # Shares of the picks' probability: what is bound will do; what is bound when it had to grow; what
-# is revealed to begin with. A list in front of the messages grows rarely and then by more. By
-# simulated conversations over MetaTool's val rows (benchmarks/LOG.md).
-_WILL_DO, _SAFE = 0.7, 0.98
+# is revealed to begin with. A list in front of the messages grows rarely and then by more: where
+# more than a tenth of the prompt would be written anew at each call, by as many as cost in fifteen
+# calls, from the cache, what was written anew. By simulated conversations over MetaTool's val rows
+# (benchmarks/LOG.md).
+_WILL_DO, _SAFE = 0.6, 0.98
 _SHOWN_DO, _SHOWN, _SHOWN_FIRST = 0.8, 0.95, 0.98
+_ANEW, _CALLS = 0.1, 15
 
 
 class TurnRecord(TypedDict):
@@ -57,6 +57,9 @@ class TurnRecord(TypedDict):
 
     costs: NotRequired[dict[Bind, float]]
     """Likewise: what a turn of each way was expected to cost, in tokens at the uncached price."""
+
+    grown: NotRequired[list[int]]
+    """With ``bind="stable"``: in how many turns the list grew, of how many after the first."""
 
     revealed: NotRequired[list[Reveal]]
     """With ``bind="deferred"``: which human turn revealed which tools, in that order."""
@@ -93,7 +96,7 @@ class Shortlist:
     router: MoMARouter
     max_tools: int = 8
     bind: Bind = "turn"
-    max_bound: int = 64
+    max_bound: int = 128
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_tools, int) or self.max_tools < 1:
@@ -109,7 +112,7 @@ class Shortlist:
         if not isinstance(self.max_bound, int) or self.max_bound < self.max_tools:
             raise InvalidInputError(
                 f"max_bound must be a whole number, {self.max_tools} (max_tools) or more, got "
-                f"{self.max_bound!r}. Write max_bound=64."
+                f"{self.max_bound!r}. Write max_bound=128."
             )
 
     def turn(
@@ -138,10 +141,17 @@ class Shortlist:
             before = replace(before, last_target=recent[-1])
         waiting = before.last_target if asks(messages) and before.last_target in known else None
         state = with_waiting(before, waiting)
-        rankings = self._rankings(some_query_of(messages), state, known)
+        query = some_query_of(messages)
+        rankings = self._rankings(query, state, known)
         decision = self._decision(rankings, len(known))
         tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
         bound = self._bound(tools, rankings, last, known, messages)
+        grown = _grown(bound, last)
+        earlier = last.get("bound", []) if last else []
+        grew = self.bind == "stable" and earlier and set(bound).difference(earlier)
+        if grew and (spare := self._spare(bound, messages, grown[0] / grown[1])):
+            more = self.router.rank(query, len(bound) + spare, known, state=state).names
+            bound += [name for name in more if name not in bound][:spare]
         record: TurnRecord = {
             "turn": _turn_id(messages),
             "tools": tools,
@@ -152,7 +162,24 @@ class Shortlist:
         }
         if self.bind == "deferred":
             record["revealed"] = _revealed(record, last)
+        if self.bind == "stable":
+            record["grown"] = grown
         return record
+
+    def _spare(self, bound: Sequence[str], messages: Sequence[BaseMessage], rate: float) -> int:
+        """Return how many tools more to bind now, so that a list grows less often.
+
+        Args:
+            bound: What is bound.
+            messages: Written anew each time the list grows.
+            rate: In how many of the turns before it grew; a turn has two calls.
+        """
+        said = count_tokens(messages)
+        listed = tool_tokens(self.router.agents.get(name) for name in bound)
+        if rate / 2 * said / (said + listed) <= _ANEW:
+            return 0
+        many = (1 - CACHED) * said / (CACHED * _CALLS * listed / len(bound))
+        return max(min(int(many), self.max_bound - self.max_tools - len(bound)), 0)
 
     def found(
         self, query: str, state: Mapping[str, Any] | None, among: Collection[str]
@@ -240,6 +267,14 @@ def _share(bound: Collection[str], ranking: Ranking) -> float:
     total = sum(candidate.score for candidate in ranking)
     held = sum(each.score for each in ranking if each.name in bound)
     return held / total if total > 0 else float(ranking.names[0] in bound)
+
+
+def _grown(bound: list[str], last: TurnRecord | None) -> list[int]:
+    """Return in how many turns the list grew, of how many after the first, with this one."""
+    if last is None:
+        return [0, 0]
+    times, turns = last.get("grown", (0, 0))
+    return [times + (bound != last.get("bound")), turns + 1]
 
 
 def _revealed(record: TurnRecord, last: TurnRecord | None) -> list[Reveal]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -549,7 +550,25 @@ def test_a_tool_once_bound_stays_and_runs(router: MoMARouter) -> None:
     assert RAN == ["weather"] * 3
     thread = {"configurable": {"thread_id": "1"}}
     decision = ask(agent, "find flights to Oslo", thread)["moma_turn"]["decision"]
-    assert decision["reason"].endswith("2 bound, 1 more")
+    assert re.search(r"; (\d) bound, \d more$", decision["reason"])
+
+
+def test_a_list_that_grows_often_behind_much_that_was_said_grows_by_more(
+    router: MoMARouter,
+) -> None:
+    topics = ("will it rain?", "tell me jokes about cats", "find flights to Oslo")
+    short = conversation(router, ScriptedChat(reply=lambda *_: "Yes."), max_tools=1)[0]
+    assert [len(bound) for bound in talk(short, *topics)] == [1, 2, 3]
+    long = conversation(router, ScriptedChat(reply=lambda *_: "So it is. " * 300), max_tools=1)[0]
+    one, more, most = talk(long, *topics)
+    assert len(one) == 1
+    assert more[:2] == [*one, "jokes"]
+    assert most[: len(more)] == more
+    assert len(ABOUT) >= len(most) > 3
+    kept = conversation(
+        router, ScriptedChat(reply=lambda *_: "So. " * 700), max_tools=1, max_bound=4
+    )[0]
+    assert [len(bound) for bound in talk(kept, *topics)] == [1, 3, 4]  # room was left for a pick
 
 
 def test_what_bind_says_is_bound(router: MoMARouter) -> None:
@@ -568,7 +587,7 @@ def test_what_bind_says_is_bound(router: MoMARouter) -> None:
     assert llm.calls[0].tools == ()
     with pytest.raises(InvalidInputError, match="bind='stable'"):
         MoMAMiddleware(router, bind="some")
-    with pytest.raises(InvalidInputError, match="max_bound=64"):
+    with pytest.raises(InvalidInputError, match="max_bound=128"):
         MoMAMiddleware(router, max_bound=4)
 
 
