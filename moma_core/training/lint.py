@@ -191,22 +191,21 @@ def _contradictions(cards: Sequence[AgentCard]) -> Iterator[Finding]:
 
 
 def _verbless(cards: Sequence[AgentCard], found: Sequence[Finding]) -> Iterator[Finding]:
-    """Of two that are alike, one that does not say what it does while the other does."""
+    """Of two that are alike, one that does not say what it does while the other destroys."""
     said = {card.name: _said(card) for card in cards}
-    for each in found:
-        if each.kind not in ("duplicate", "overlap") or bool(said[each.agent]) == bool(
-            said[each.other]
-        ):
+    for pair in [(f.agent, f.other) for f in found if f.kind in ("duplicate", "overlap")]:
+        silent = [name for name in pair if not said[name]]
+        if len(silent) != 1:
             continue
-        silent, other = sorted((each.agent, each.other), key=lambda name: bool(said[name]))
-        effect = next(iter(said[other].values()))
-        yield Finding(
-            "verb",
-            silent,
-            other,
-            f"the other, which is near it, {effect}; what this one does is not said",
-            "Begin its description with what it does: reads, changes or deletes.",
-        )
+        other = pair[pair[0] == silent[0]]
+        if "destroys" in said[other].values():
+            yield Finding(
+                "verb",
+                silent[0],
+                other,
+                "the other, which is near it, destroys; what this one does is not said",
+                "Begin its description with what it does: reads, changes or deletes.",
+            )
 
 
 def _unread(router: MoMARouter, cards: Sequence[AgentCard]) -> Iterator[Finding]:
