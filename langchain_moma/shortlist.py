@@ -135,21 +135,16 @@ class Shortlist:
         start = time.perf_counter()
         out = {*exclude, *self.router.health.unhealthy()}
         known = [name for name in among if self._is_enabled(name) and name not in out]
-        before = state_in(last) or RoutingState()
         recent = [name for name in _answered(_turn_before(messages)) if name in known]
-        if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
-            before = replace(before, last_target=recent[-1])
+        before = _before(last, recent)
         waiting = before.last_target if asks(messages) and before.last_target in known else None
-        state = with_waiting(before, waiting)
-        query = some_query_of(messages)
+        query, state = some_query_of(messages), with_waiting(before, waiting)
         rankings = self._rankings(query, state, known)
         decision = self._decision(rankings, len(known))
         tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
         bound = self._bound(tools, rankings, last, known, messages)
         grown = _grown(bound, last)
-        earlier = last.get("bound", []) if last else []
-        grew = self.bind == "stable" and earlier and set(bound).difference(earlier)
-        if grew and (spare := self._spare(bound, messages, grown[0] / grown[1])):
+        if spare := self._spare(bound, messages, last, grown):
             more = self.router.rank(query, len(bound) + spare, known, state=state).names
             bound += [name for name in more if name not in bound][:spare]
         record: TurnRecord = {
@@ -166,17 +161,27 @@ class Shortlist:
             record["grown"] = grown
         return record
 
-    def _spare(self, bound: Sequence[str], messages: Sequence[BaseMessage], rate: float) -> int:
+    def _spare(
+        self,
+        bound: Sequence[str],
+        messages: Sequence[BaseMessage],
+        last: TurnRecord | None,
+        grown: Sequence[int],
+    ) -> int:
         """Return how many tools more to bind now, so that a list grows less often.
 
         Args:
             bound: What is bound.
             messages: Written anew each time the list grows.
-            rate: In how many of the turns before it grew; a turn has two calls.
+            last: The turn before.
+            grown: In how many turns it grew, of how many; a turn has two calls.
         """
+        earlier = last.get("bound", []) if last else []
+        if self.bind != "stable" or not earlier or not set(bound).difference(earlier):
+            return 0
         said = count_tokens(messages)
         listed = tool_tokens(self.router.agents.get(name) for name in bound)
-        if rate / 2 * said / (said + listed) <= _ANEW:
+        if grown[0] / grown[1] / 2 * said / (said + listed) <= _ANEW:
             return 0
         many = (1 - CACHED) * said / (CACHED * _CALLS * listed / len(bound))
         return max(min(int(many), self.max_bound - self.max_tools - len(bound)), 0)
@@ -267,6 +272,12 @@ def _share(bound: Collection[str], ranking: Ranking) -> float:
     total = sum(candidate.score for candidate in ranking)
     held = sum(each.score for each in ranking if each.name in bound)
     return held / total if total > 0 else float(ranking.names[0] in bound)
+
+
+def _before(last: TurnRecord | None, recent: Sequence[str]) -> RoutingState:
+    """Return the state before a turn; a follow-up leans on who answered, not on who was first."""
+    before = state_in(last) or RoutingState()
+    return replace(before, last_target=recent[-1]) if recent else before
 
 
 def _grown(bound: list[str], last: TurnRecord | None) -> list[int]:
