@@ -521,12 +521,17 @@ def conversation(router: MoMARouter, llm: Any = None, **options: Any) -> tuple[A
     return create_agent(llm, TOOLS, middleware=[moma], checkpointer=InMemorySaver()), llm
 
 
+@pytest.fixture(scope="module")
+def quick() -> MoMARouter:
+    return MoMARouter.from_cards(agent_cards_from_tools(TOOLS), reranker=None)
+
+
 @given(order=st.permutations(sorted(ABOUT)), max_bound=st.integers(2, 8))
 @settings(max_examples=5)
 def test_a_stable_list_only_grows_at_its_end_until_the_budget(
-    built: MoMARouter, order: list[str], max_bound: int
+    quick: MoMARouter, order: list[str], max_bound: int
 ) -> None:
-    agent, llm = conversation(built, max_tools=1, max_bound=max_bound)
+    agent, llm = conversation(quick, max_tools=1, max_bound=max_bound)
     before: list[str] = []
     for bound in talk(agent, *(f"{ABOUT[name]}, ask the {name}" for name in order)):
         assert len(bound) <= max_bound
