@@ -207,12 +207,12 @@ def test_580_operations_are_read_and_registered_quickly() -> None:
         }
         for i in range(580)
     }
-    start = time.perf_counter()
+    start = time.process_time()
     cards = cards_from_openapi(json.dumps({"paths": paths}), server="shop")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     router = MoMARouter.from_cards(llms=None)
     assert len(sync_agents(router.agents, cards, source="shop").added) == 580
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert not sync_agents(router.agents, cards, source="shop").updated
 
 
