@@ -365,16 +365,16 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         return request if mine is None else request.override(tool=mine)
 
     def _turn(self, request: ModelRequest[Any]) -> TurnRecord:
-        tools = (tool.name for tool in request.tools if not isinstance(tool, dict))
-        names = [name for name in tools if name not in self._always]
+        given = (tool for tool in request.tools if not isinstance(tool, dict))
+        tools = {tool.name: tool for tool in given if tool.name not in self._always}
         out, last = excluded_in(ensure_config()), _record(request.state)
         if self._shortlist.bind != "auto":
-            return self._shortlist.turn(request.messages, names, last, out)
+            return self._shortlist.turn(request.messages, tools, last, out)
         if last is not None and "bind" in last:
             way, costs = last["bind"], last.get("costs", {})
         else:
-            way, costs = self._cheapest(request, names)
-        turn = replace(self._shortlist, bind=way).turn(request.messages, names, last, out)
+            way, costs = self._cheapest(request, list(tools))
+        turn = replace(self._shortlist, bind=way).turn(request.messages, tools, last, out)
         if turn is not last:
             turn["bind"], turn["costs"] = way, costs
             if turn["decision"] is not None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any, NotRequired, get_args
 
 from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.tools import BaseTool
 from typing_extensions import TypedDict
 
-from langchain_moma.bind_cost import CACHED, Bind, tool_tokens
+from langchain_moma.bind_cost import CACHED, Bind
+from langchain_moma.calls import tokens_of
 from langchain_moma.decision import plain_state, state_in
 from langchain_moma.deferred import Reveal
-from langchain_moma.messages import count_tokens, goes_on, last_turn, some_query_of
+from langchain_moma.messages import goes_on, last_turn, some_query_of
 from langchain_moma.waiting import asks, with_waiting
 from moma_core import (
     InvalidInputError,
@@ -118,7 +120,7 @@ class Shortlist:
     def turn(
         self,
         messages: Sequence[BaseMessage],
-        among: Sequence[str],
+        among: Mapping[str, BaseTool],
         last: TurnRecord | None,
         exclude: Collection[str] = (),
     ) -> TurnRecord:
@@ -126,7 +128,7 @@ class Shortlist:
 
         Args:
             messages: The conversation.
-            among: Names of the tools at hand; those that are disabled are never picked.
+            among: The tools at hand by name; those that are disabled are never picked.
             last: What this returned before; within one turn it stays as it is.
             exclude: Names that may not be picked this time.
         """
@@ -144,7 +146,8 @@ class Shortlist:
         tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
         bound = self._bound(tools, rankings, last, known, messages)
         grown = _grown(bound, last)
-        if spare := self._spare(bound, messages, last, grown):
+        listed = [among[name] for name in bound]
+        if spare := self._spare(listed, messages, last, grown):
             more = self.router.rank(query, len(bound) + spare, known, state=state).names
             bound += [name for name in more if name not in bound][:spare]
         record: TurnRecord = {
@@ -163,7 +166,7 @@ class Shortlist:
 
     def _spare(
         self,
-        bound: Sequence[str],
+        bound: Sequence[BaseTool],
         messages: Sequence[BaseMessage],
         last: TurnRecord | None,
         grown: Sequence[int],
@@ -177,10 +180,9 @@ class Shortlist:
             grown: In how many turns it grew, of how many; a turn has two calls.
         """
         earlier = last.get("bound", []) if last else []
-        if self.bind != "stable" or not earlier or not set(bound).difference(earlier):
+        if self.bind != "stable" or not earlier or {t.name for t in bound} <= {*earlier}:
             return 0
-        said = count_tokens(messages)
-        listed = tool_tokens(self.router.agents.get(name) for name in bound)
+        said, listed = tokens_of(messages), tokens_of([], bound)
         if grown[0] / grown[1] / 2 * said / (said + listed) <= _ANEW:
             return 0
         many = (1 - CACHED) * said / (CACHED * _CALLS * listed / len(bound))
