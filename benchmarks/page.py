@@ -473,11 +473,20 @@ def pairs() -> str:
 def weight() -> str:
     found = load("installed")
     rows = [
-        (f"`{name}`", row["packages"], f"{row['mb']:.0f}", f"{row['import_ms']:.0f}", row["python"])
+        (
+            f"`{name}`",
+            row["packages"],
+            f"{row['mb']:.0f}",
+            f"{row['import_ms']:.0f}",
+            row["python"],
+            row.get("tests", "").partition(" in ")[0],
+        )
         for name, row in found.items()
         if name != "files"
     ]
-    head = "the wheel in a bare environment | packages | MB | `import moma_core`, ms | Python"
+    head = (
+        "the wheel in a bare environment | packages | MB | `import moma_core`, ms | Python | tests"
+    )
     note = f" The wheel has {found['files']['wheel_mb']:.1f} MB."
     return table(head, rows, "installed.py", ("installed", "")) + note
 

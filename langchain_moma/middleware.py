@@ -209,6 +209,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
                 router, llms, health or Health(), self.telemetry, "agent", fallback_on
             )
             self._calls.check()
+        self._shortlist = replace(self._shortlist, cached=self._cached())
 
     def sync(self, tools: Sequence[BaseTool], *, source: str) -> Synced:
         """Follow a list of tools that changes, such as an MCP server's: bind and run what is new.
@@ -386,7 +387,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self, request: ModelRequest[Any], names: Sequence[str]
     ) -> tuple[Bind, dict[Bind, float]]:
         """Return the way of binding that is expected to cost least, and what each costs."""
-        agents, calls, pool = self.router.agents, self._calls, self.router.llms
+        agents, calls = self.router.agents, self._calls
         known = [name for name in names if self._is_on(name)]
         asked = [request.model] if calls is None else list(calls.llms.values())
         system = [] if request.system_message is None else [request.system_message]
@@ -395,15 +396,18 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             len(known),
             self._shortlist.max_tools,
             count_tokens([*system, *request.messages]),
-            cached_share(
-                card for card in (pool.cards if pool else ()) if calls and card.name in calls.llms
-            ),
+            self._cached(),
         )
         restricts = all(allowed_choice(llm, request, request.tools) for llm in asked)
         ways: dict[Bind, Bind] = {"allowed" if restricts else "all": "all"}
         if all(form_of(llm) for llm in asked):
             ways["deferred"] = "deferred"
         return prompt.cheapest({**ways, "stable": "stable", "turn": "turn"})
+
+    def _cached(self) -> float:
+        """Return the price of a cached token, of one that is not, of the LLMs that are asked."""
+        pool, llms = self.router.llms, self._calls.llms if self._calls else ()
+        return cached_share(card for card in (pool.cards if pool else ()) if card.name in llms)
 
     def _way(self, turn: TurnRecord) -> Bind:
         return turn.get("bind", self._shortlist.bind)

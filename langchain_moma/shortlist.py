@@ -89,6 +89,7 @@ class Shortlist:
         max_tools: Most names to pick.
         bind: As in `MoMAMiddleware`.
         max_bound: As in `MoMAMiddleware`.
+        cached: Price of a token read from the provider's cache, of one that is not.
 
     Raises:
         InvalidInputError: ``max_tools`` is less than 1, ``max_bound`` less than it, or there is no
@@ -99,6 +100,7 @@ class Shortlist:
     max_tools: int = 8
     bind: Bind = "turn"
     max_bound: int = 128
+    cached: float = CACHED
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_tools, int) or self.max_tools < 1:
@@ -185,7 +187,7 @@ class Shortlist:
         said, listed = tokens_of(messages), tokens_of([], bound)
         if grown[0] / grown[1] / 2 * said / (said + listed) <= _ANEW:
             return 0
-        many = (1 - CACHED) * said / (CACHED * _CALLS * listed / len(bound))
+        many = (1 - self.cached) * said / (max(self.cached, 0.01) * _CALLS * listed / len(bound))
         return max(min(int(many), self.max_bound - self.max_tools - len(bound)), 0)
 
     def found(

@@ -36,7 +36,7 @@ from langchain_moma import (
     decision_in,
 )
 from langchain_moma.testing import ScriptedChat
-from moma_core import InvalidInputError, MoMARouter, Query, UnknownNameError
+from moma_core import InvalidInputError, LLMCard, MoMARouter, Query, UnknownNameError
 from moma_core.errors import DuplicateNameError
 
 SMALL, LARGE = "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
@@ -574,6 +574,11 @@ def test_a_list_that_grows_often_behind_much_that_was_said_grows_by_more(
         router, ScriptedChat(reply=lambda *_: "So. " * 700), max_tools=1, max_bound=4
     )[0]
     assert [len(bound) for bound in talk(kept, *topics)] == [1, 3, 4]  # room was left for a pick
+    card = LLMCard("one", 2.0, 8.0, quality=0.6, cached_input_price=2.0)  # nothing is cheaper
+    one = {"one": ScriptedChat(reply=lambda *_: "So it is. " * 300)}
+    bare = MoMARouter.from_cards(agent_cards_from_tools(TOOLS), llms=None)
+    dear = conversation(bare, one["one"], max_tools=1, llms=one, cards=[card])[0]
+    assert [len(bound) for bound in talk(dear, *topics)] == [1, 2, 3]
 
 
 def test_what_bind_says_is_bound(router: MoMARouter) -> None:
