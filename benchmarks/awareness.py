@@ -80,9 +80,9 @@ def chances(cards: list[AgentCard], negatives: list[str], asked: list[str], enco
     gate = trained.gate
     blind = replace(trained.gate, fits=replace(gate.fits, scope=0.0))
     return {
-        "this agent is right": gate.chances(seen),
-        "some agent fits": gate.fits.chances(seen),
-        "some agent fits, less its scope": blind.fits.chances(seen),
+        "this agent is right": gate.probabilities(seen),
+        "some agent fits": gate.fits.probabilities(seen),
+        "some agent fits, less its scope": blind.fits.probabilities(seen),
         "scope alone": seen.scope,
         "threshold": gate.threshold,
     }

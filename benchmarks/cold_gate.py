@@ -35,7 +35,7 @@ from moma_core import AgentCard, RoutingEncoder
 from moma_core.agents.catalog import AgentCatalog, Snapshot
 from moma_core.agents.data import read_agents
 from moma_core.agents.gate import Curve, Gate, Negatives, Signals
-from moma_core.agents.reranker import closer_look, shortlist
+from moma_core.agents.reranker import cold_start_features, shortlist
 from moma_core.agents.training import Trained, cold_threshold, train
 from moma_core.registry.memory import MemoryRegistry
 
@@ -113,15 +113,15 @@ def look(
     best = shortlist(trained.ranker.logits(texts, vectors), vectors, None)
     best = best if owners is None else best.without(owners)
     rows = np.arange(len(snapshot.records))
-    closer = closer_look(best, 0.0, vectors, rows, snapshot)
-    return replace(best.signals(0.0), closer=closer), best.best(0.0)
+    cold = cold_start_features(best, 0.0, vectors, rows, snapshot)
+    return replace(best.signals(0.0), cold=cold), best.best(0.0)
 
 
 def joined(parts: Sequence[Signals]) -> Signals:
     return Signals(
         np.concatenate([part.top for part in parts]),
         np.concatenate([part.log_share for part in parts]),
-        closer=np.concatenate([part.closer for part in parts]),
+        cold=np.concatenate([part.cold for part in parts]),
     )
 
 
@@ -177,7 +177,7 @@ def fit(drawn: list[list[Drawn]]) -> Curve:
     """Return the curve of several data sets, each counting the same."""
     parts = [part for parts in drawn for part in parts]
     seen = joined([part.seen for part in parts])
-    rows = np.column_stack([seen.top, seen.log_share, seen.closer])
+    rows = np.column_stack([seen.top, seen.log_share, seen.cold])
     middle, spread = rows.mean(axis=0), rows.std(axis=0)
     weights = np.concatenate([part.weights for part in parts])
     fitted = LogisticRegression(C=1.0, max_iter=500).fit(
@@ -197,13 +197,13 @@ def threshold_before(chances: np.ndarray) -> float:
 
 def measure(curve: Curve, threshold: Callable, drawn: list[Drawn]) -> dict[str, float]:
     """Return AUROC of being right, and means over catalogs of what the threshold does."""
-    every = [curve.chances(part.seen) for part in drawn]
+    every = [curve.probabilities(part.seen) for part in drawn]
     right = np.concatenate([part.right for part in drawn])
     weights = np.concatenate([part.weights for part in drawn])
     auroc = float(roc_auc_score(right, np.concatenate(every), sample_weight=weights))
     rows = []
     for part, chances in zip(drawn, every, strict=True):
-        least, own = threshold(curve.chances(part.background)), part.kind == 0
+        least, own = threshold(curve.probabilities(part.background)), part.kind == 0
         taken = chances >= least
         row = [least, (taken & part.right)[own].mean(), (taken & ~part.right)[own].mean()]
         kinds = [

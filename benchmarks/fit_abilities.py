@@ -80,6 +80,9 @@ EVEN_DIFFICULTY, EVEN_STEEPNESS = 10.0, 100.0
 """On a subject's own difficulty and steepness: with little on the latter it grew to seven, under
 which deviations of a few tenths mean anything, and unseen subjects were all easy for everybody."""
 
+WELL_ASKED, OWN_VARIANCE, LOADING_PENALTY, CENTRE_PENALTY = 15.0, 0.1, 1.2, 0.1
+"""Evidence from which a subject counts as asked, a first variance of a subject's own, penalties."""
+
 TALK = (
     "hi", "hello", "hey there", "good morning", "good evening!", "hi, how are you?",
     "how's it going?", "say hello", "nice to meet you", "thanks", "thank you!",
@@ -275,7 +278,40 @@ def population_of(
     varies = (sure * deviation**2).sum(axis=0) / np.maximum(sure.sum(axis=0), 1e-9)
     covariance = rest.var(ddof=2) * np.ones((means.shape[1],) * 2) + np.diag(varies + 0.05)
     return Population(centre + level.mean(), covariance, by_price, float(paid.mean()),
-                      rows.llms, means, errors)  # fmt: skip
+                      rows.llms, *by_one_factor(means, weight, errors))  # fmt: skip
+
+
+def by_one_factor(
+    means: np.ndarray, weight: np.ndarray, errors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and errors (m, k), where an LLM was hardly asked told by its other subjects.
+
+    Factor analysis with missing entries (EM): the ability in a subject is its mean plus a loading
+    times what is common to the LLM's subjects, plus noise; measured ones have their own error too.
+    Without it a subject that was not asked was taken for the LLM's level, whatever the subject.
+    """
+    noise, asked = 1.0 / np.maximum(weight, 1e-9), (weight > WELL_ASKED).astype(float)
+    centre = (asked * means).sum(axis=0) / np.maximum(asked.sum(axis=0), 1e-9)
+    loading, own = np.full(len(centre), 0.6), np.full(len(centre), OWN_VARIANCE)
+    for _ in range(500):
+        spread = own + noise
+        firm = asked / spread
+        variance = 1.0 / (1.0 + (firm * loading**2).sum(axis=1))
+        common = variance * (firm * loading * (means - centre)).sum(axis=1)
+        ones, first = firm.sum(axis=0) + CENTRE_PENALTY, firm.T @ common
+        second = firm.T @ (common**2 + variance) + LOADING_PENALTY
+        level = (firm * means).sum(axis=0) + CENTRE_PENALTY * centre.mean()
+        slope = (firm * means).T @ common + LOADING_PENALTY * loading.mean()
+        size = ones * second - first**2
+        centre, loading = (
+            (second * level - first * slope) / size, (ones * slope - first * level) / size
+        )  # fmt: skip
+        rest = (means - centre - np.outer(common, loading)) ** 2 + np.outer(variance, loading**2)
+        parts = asked * ((own / spread) ** 2 * rest + own * noise / spread)
+        own = (parts.sum(axis=0) + OWN_VARIANCE) / (asked.sum(axis=0) + 1.0)
+    told = centre + np.outer(common, loading)
+    unsure = np.sqrt(np.outer(variance, loading**2) + own)
+    return np.where(asked > 0, means, told), np.where(asked > 0, errors, unsure)
 
 
 def exams_of(

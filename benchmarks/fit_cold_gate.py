@@ -42,7 +42,7 @@ from moma_core._checks import readable
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.conversation import EncodedTurns, Reading
 from moma_core.agents.gate import Evidence, Negatives
-from moma_core.agents.rank import Fitted, RankRequest, _evidence, _scores
+from moma_core.agents.rank import Fitted, RankRequest, _evidence, _Field, _scores
 from moma_core.agents.reranker import Read, Reranker, exemplars, rerank, shortlist
 from moma_core.agents.training import train
 from moma_core.encoder import open_encoder
@@ -179,7 +179,8 @@ class Looker:
         vectors = self.encoder.encode(texts)
         turns = EncodedTurns([Reading(t, t) for t in texts], vectors, vectors[:0])
         snapshot, weight = catalog.snapshot, catalog.trained.exemplar_weight
-        logits, _ = _scores(RankRequest(turns), rows, catalog)
+        field = _Field.of(RankRequest(turns), rows, rows[:0], catalog)
+        logits, _, _ = _scores(field, catalog)
         own = (lambda i: exemplars(snapshot.records[rows[i]])) if weight else None
         best = shortlist(logits, vectors, own)
         read = Read(np.zeros(best.logits.shape, np.float32), np.ones(len(texts), np.float32))

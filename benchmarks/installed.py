@@ -1,11 +1,13 @@
 """Is the package whole when it is installed from its wheel, and how heavy is it?
 
-    python benchmarks/installed.py [base train ... python3.12]
+    python benchmarks/installed.py [base train ... "python3.12 langchain"]
 
 Builds wheel and sdist, then installs the wheel, bare and with each extra, into an environment of
-its own, and there: runs what the extra is for, `pip check`, and, for the base, mypy on a file that
-uses the public names. Measures packages, MB and import time. Other Pythons that are on the path are
-tried with the base. Writes benchmarks/results/installed.json after each environment.
+its own, and there: runs what the extra is for, the command line, `pip check`, and, for the base,
+mypy on a file that uses the public names. Measures packages, MB and import time. Other Pythons, on
+the path or pyenv's, are tried with the base, the [langchain] and the [llamaindex] extra, and there
+the sdist's tests run too, against the installed wheel.
+Writes benchmarks/results/installed.json after each environment.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +25,20 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "benchmarks" / "results" / "installed.json"
 PYTHONS = ("python3.12", "python3.13")
+TESTS = {
+    "base": "advice agent_router agent_scope call_costs catalog categories cli_config cli_doctor "
+    "cold_start composite_states conformal conversation encoder fallback followups gate health "
+    "hints llm_routing notebook own_llms package places question rank ranker readers registry "
+    "reliability report router saving selection several states states_toml tables telemetry types "
+    "waiting_agents",
+    "langchain": "langchain_cards langchain_chat langchain_cascade langchain_middleware "
+    "langchain_tools langchain_runnable langchain_route_tool langgraph_node langgraph_parts "
+    "langgraph_waiting",
+    "llamaindex": "llamaindex_choices llamaindex_engines llamaindex_llm llamaindex_selector "
+    "llamaindex_tools llamaindex_workflow",
+}
+NEEDED = ("pytest", "pytest-asyncio", "hypothesis", "pyarrow", "matplotlib")
+NO_TORCH = "not decoding and not accelerated"
 ROUTE = """
 from moma_core import AgentCard, MoMARouter
 cards = [AgentCard("weather", "Weather forecast"), AgentCard("bank", "Money")]
@@ -97,6 +114,15 @@ SMOKES = {
 }
 
 
+COMMANDS = (
+    ("--version",),
+    ("agents", "add", "weather", "Weather forecast for a place"),
+    ("agents", "add", "bank", "What is on an account, and transfers"),
+    ("route", "will it rain in Oslo tomorrow?", "--json"),
+    ("agents", "lint", "--json"),
+)
+
+
 def run(*words: str | Path, where: Path) -> str:
     """Run a program to its end; its output is the error's when it fails."""
     done = subprocess.run(words, cwd=where, capture_output=True, text=True, check=False)  # noqa: S603
@@ -149,13 +175,29 @@ def import_ms(bare: Path, folder: Path) -> float:
     return least("import moma_core") - least("pass")
 
 
-def tried(python: str, wheel: Path, extra: str) -> dict[str, float | str]:
-    """Install, run what the extra is for, and measure."""
+def tested(bare: Path, sdist: Path, extra: str, folder: Path) -> str:
+    """Run the sdist's tests against what is installed; return pytest's last line."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    [source] = folder.glob("moma_router-*")
+    pinned = ("-c", ROOT / "constraints.txt")
+    pip = (bare, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pinned)
+    run(*pip, *NEEDED, where=folder)
+    files = [f"tests/test_{name}.py" for name in TESTS[extra].split()]
+    options = ("-q", "-o", "addopts=", "--import-mode=importlib", "-k", NO_TORCH)
+    said = run(bare.with_name("pytest"), *options, *files, where=source)
+    return said.strip().splitlines()[-1]
+
+
+def tried(python: str, wheel: Path, extra: str, sdist: Path | None) -> dict[str, float | str]:
+    """Install, run what the extra is for, and measure; with an sdist, its tests too."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bare, seconds = environment(folder, python, wheel, extra)
         run(bare, "-c", SMOKES[extra], where=folder)
         run(bare, "-m", "pip", "check", where=folder)
+        for words in COMMANDS:
+            run(bare.with_name("moma"), *words, where=folder)
         if extra == "base":
             (folder / "consumer.py").write_text(CONSUMER, encoding="utf-8")
             mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", bare)
@@ -163,19 +205,23 @@ def tried(python: str, wheel: Path, extra: str) -> dict[str, float | str]:
         listed = json.loads(run(bare, "-m", "pip", "list", "--format=json", where=folder))
         packages = folder / ".venv" / "lib"
         size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file())
-        return {
+        found: dict[str, float | str] = {
             "python": re.sub(r"Python |\n", "", run(bare, "--version", where=folder)),
             "packages": len(listed),
             "mb": round(size / 1e6, 1),
             "install_seconds": round(seconds, 1),
             "import_ms": round(import_ms(bare, folder), 1),
         }
+        return found if sdist is None else {**found, "tests": tested(bare, sdist, extra, folder)}
 
 
-def works(python: str) -> bool:
-    """Whether there is such a Python; a shim without a version is none."""
-    path = shutil.which(python)
-    return path is not None and not subprocess.run([path, "-V"], capture_output=True).returncode  # noqa: PLW1510, S603
+def interpreter(name: str) -> str | None:
+    """Return the path of such a Python; a shim without a version is none."""
+    owned = Path.home().glob(f".pyenv/versions/*/bin/{name}")
+    for path in (shutil.which(name), *map(str, owned)):
+        if path and not subprocess.run([path, "-V"], capture_output=True).returncode:  # noqa: PLW1510, S603
+            return path
+    return None
 
 
 def main() -> None:
@@ -185,10 +231,13 @@ def main() -> None:
         kind: round(path.stat().st_size / 1e6, 1)
         for kind, path in (("wheel_mb", wheel), ("sdist_mb", sdist))
     }
-    for name in sys.argv[1:] or (*SMOKES, *filter(works, PYTHONS)):
-        is_python = name in PYTHONS
-        python, extra = (name, "base") if is_python else (sys.executable, name)
-        found[name] = tried(python, wheel, extra)
+    others = [f"{python} {extra}" for python in PYTHONS if interpreter(python) for extra in TESTS]
+    for name in sys.argv[1:] or (*SMOKES, *others):
+        python, _, extra = name.rpartition(" ")
+        path = interpreter(python) if python else sys.executable
+        if path is None:
+            raise SystemExit(f"there is no {python}")
+        found[name] = tried(path, wheel, extra, sdist if python else None)
         print(name, json.dumps(found[name]), flush=True)
         OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -103,7 +103,7 @@ def examples_of(queries: LabelledQueries) -> dict[str, list[str]]:
 def right_tools(moma: MoMAMiddleware, val: LabelledQueries) -> dict[str, Any]:
     """Shortlist every val query as the middleware does."""
     hit, every, ms = [], [], []
-    names = moma.router.agents.names
+    names = dict.fromkeys(moma.router.agents.names)
     for i, (text, wanted) in enumerate(zip(val.texts, val.agents, strict=True)):
         turn = moma._shortlist.turn([HumanMessage(text, id=str(i))], names, None)  # noqa: SLF001
         kept = set(turn["tools"])

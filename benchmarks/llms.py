@@ -27,13 +27,14 @@ from moma_core.llms.heads import fit_head
 from moma_core.llms.heads.clusters import ClustersConfig
 from moma_core.llms.heads.linear import LinearConfig
 from moma_core.llms.heads.moe import MoEConfig
+from moma_core.llms.heads.neighbours import NeighboursConfig
 from moma_core.llms.training import train
 from moma_core.training.evaluate_llms import evaluate_llms
 
 POOLS = ("ulab", "zeroeval", "mmlu_pro", "alpaca_eval2", "livecodebench", "bfcl_v1")
 OURS = "ours (auto)"
 BASELINES: dict[str, tuple[str, Any]] = {
-    "plain neighbours 100": ("neighbours", None),
+    "plain neighbours 100": ("neighbours", NeighboursConfig(k=100, near=0)),
     "plain clusters 32": ("clusters", ClustersConfig(prior=0.0)),
     "plain linear": ("linear", LinearConfig()),
     "plain mlp 64": ("moe", MoEConfig(experts=1, top=1, width=64)),

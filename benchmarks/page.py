@@ -473,11 +473,20 @@ def pairs() -> str:
 def weight() -> str:
     found = load("installed")
     rows = [
-        (f"`{name}`", row["packages"], f"{row['mb']:.0f}", f"{row['import_ms']:.0f}", row["python"])
+        (
+            f"`{name}`",
+            row["packages"],
+            f"{row['mb']:.0f}",
+            f"{row['import_ms']:.0f}",
+            row["python"],
+            row.get("tests", "").partition(" in ")[0],
+        )
         for name, row in found.items()
         if name != "files"
     ]
-    head = "the wheel in a bare environment | packages | MB | `import moma_core`, ms | Python"
+    head = (
+        "the wheel in a bare environment | packages | MB | `import moma_core`, ms | Python | tests"
+    )
     note = f" The wheel has {found['files']['wheel_mb']:.1f} MB."
     return table(head, rows, "installed.py", ("installed", "")) + note
 
@@ -506,6 +515,37 @@ def speed() -> str:
         f"to {plain[-1]:.1f} times (long ones), with the reranker {read[0]:.0f} to {read[-1]:.0f}."
         "\n\n" + source("speed.py", ("speed", "")) + " " + source("scale.py", ("scale", most))
     )
+
+
+def tokens() -> str:
+    errors = {
+        kind: error
+        for kind, (error, _) in load("fit_tokens")["median_error_and_total_by_kind"].items()
+    }
+    low, high = (pick(errors, key=errors.__getitem__) for pick in (min, max))
+    return (
+        f"Its median error over {len(errors)} kinds of text (languages, code, prompts of "
+        f"benchmarks) is {100 * errors[low]:.0f} % ({low}) to {100 * errors[high]:.0f} % ({high})."
+        "\n\n" + source("fit_tokens.py", ("fit_tokens", ""))
+    )
+
+
+def shared() -> str:
+    rows = [
+        (
+            f"{name.replace(' on ', ' processes on ').replace('dir', 'directory')}",
+            row["trials"],
+            row["trials_after_bound"],
+            f"{row['latest_seconds']:.1f}",
+            f"{row['load']:.0f}",
+        )
+        for name, row in load("processes").items()
+    ]
+    head = (
+        "all changing agents all the time, some killed | trials of a disable | seen by another process "
+        "after 3 s | latest, s | load of two cores"
+    )
+    return table(head, rows, "processes.py", ("processes", ""))
 
 
 def limits() -> str:
@@ -561,8 +601,8 @@ FIGURES: Mapping[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
         added, agents, beside, day_one, every, feedback, final, heads, knobs, languages, limits,
-        llms, own_llms, pairs, promise, prompt_cache, rules, selectors, several, shots, speed,
-        tools, weight,
+        llms, own_llms, pairs, promise, prompt_cache, rules, selectors, several, shared, shots,
+        speed, tokens, tools, weight,
     )
 }  # fmt: skip
 

@@ -81,7 +81,7 @@ def run(rows: list[dict[str, Any]], encoder: Remembering, seed: int) -> dict[str
         pq.write_table(pa.Table.from_pylist([r for r in rows if r["query"] in held]), test)
         router = train_pairs(train, encoder, prices=prices, seed=seed)
         report = evaluate_pairs(router, test, encoder)
-    chose = {key: router.metadata[key] for key in ("kept", "net")}
+    chose = {key: router.metadata[key] for key in ("kept", "across", "net")}
     return {"seed": seed, **{key: round(report[key], 4) for key in KEYS}, **chose}
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from langchain_moma.messages import count_tokens_in
-from langchain_moma.shortlist import Bind
 from moma_core import AgentCard, LLMCard
 
-__all__ = ["Prompt", "cached_share", "tool_tokens"]
+__all__ = ["CACHED", "Bind", "Prompt", "cached_share", "tool_tokens"]
+
+Bind = Literal["stable", "deferred", "allowed", "turn", "fitting", "all", "auto"]
+"""Which tools are bound: what was picked so far, for this turn, if it fits; or every one."""
 
 _FRAME = 20  # tokens of a definition around its words and schema
 _TURNS = 10  # that a conversation is taken to have still, two calls each
 _SAID = 300  # tokens that a turn adds to it
 _GROWS = 0.5  # of the turns need a tool that is not bound yet, and so
 _LISTED = 2  # times as many as are picked for a turn are bound on the average (prompt_cache.py)
-_CACHED = 0.1  # of the price, for a token read from the cache, where no card says
+CACHED = 0.1  # of the price, for a token read from the cache, where no card says
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Prompt:
     n: int
     picked: int
     said: float
-    cached: float = _CACHED
+    cached: float = CACHED
 
     def costs(self) -> dict[Bind, float]:
         r"""Return what a turn of each way costs, in tokens at the uncached price.
@@ -94,4 +97,4 @@ def cached_share(cards: Iterable[LLMCard]) -> float:
     """
     said = [c for c in cards if c.cached_input_price is not None and c.input_price > 0]
     shares = [float(c.cached_input_price or 0.0) / c.input_price for c in said]
-    return sum(shares) / len(shares) if shares else _CACHED
+    return sum(shares) / len(shares) if shares else CACHED

@@ -40,7 +40,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
 from langchain_moma.allowed import allowed_choice
-from langchain_moma.bind_cost import Prompt, cached_share, tool_tokens
+from langchain_moma.bind_cost import Bind, Prompt, cached_share, tool_tokens
 from langchain_moma.calls import ChatCalls, ChatRequest, Needs, router_over
 from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
 from langchain_moma.decision import (
@@ -66,7 +66,7 @@ from langchain_moma.deferred import (
 )
 from langchain_moma.messages import count_tokens, marked
 from langchain_moma.portable import portable_messages, portable_options, portable_tools
-from langchain_moma.shortlist import Bind, Shortlist, TurnRecord
+from langchain_moma.shortlist import Shortlist, TurnRecord
 from langchain_moma.telemetry import Telemetry
 from langchain_moma.usage import usage_in
 from moma_core import (
@@ -118,8 +118,9 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
 
     Definitions of tools stand in front of the prompt, so that a list that changes makes the
     provider write its cache anew. With ``bind="stable"`` the list only grows within a conversation,
-    always at its end, and only when the tools that are bound are not likely to do, until
-    ``max_bound``; then it begins anew with those in use.
+    always at its end, and only when the tools that are bound are not likely to do; where it grows
+    often and much was said, by more than is needed now. At ``max_bound`` it begins anew with those
+    in use.
 
     Args:
         router: Knows the tools as agents (`agent_cards_from_tools`), and the LLMs.
@@ -133,7 +134,8 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             ``"all"``: every tool that is enabled. ``"auto"``: of these ways the one that is
             expected to cost least (`Prompt`), chosen at a conversation's begin and told in
             ``state["moma_turn"]`` and the decision's reason.
-        max_bound: With ``"stable"``: most tools of the router that are bound in a conversation.
+        max_bound: With ``"stable"``: most tools of the router that are bound in a conversation;
+            by default as many as OpenAI takes.
         llms: Chat models by the names of the router's LLMs; None leaves the agent's own.
         cards: As in `ChatMoMA`, where the router has agents alone.
         preference: As in `ChatMoMA`.
@@ -175,7 +177,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         *,
         max_tools: int = 8,
         bind: Bind = "stable",
-        max_bound: int = 64,
+        max_bound: int = 128,
         llms: Mapping[str, BaseChatModel] | None = None,
         cards: Iterable[LLMCard] = (),
         preference: str | Preference | None = None,
@@ -207,6 +209,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
                 router, llms, health or Health(), self.telemetry, "agent", fallback_on
             )
             self._calls.check()
+        self._shortlist = replace(self._shortlist, cached=self._cached())
 
     def sync(self, tools: Sequence[BaseTool], *, source: str) -> Synced:
         """Follow a list of tools that changes, such as an MCP server's: bind and run what is new.
@@ -363,16 +366,16 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         return request if mine is None else request.override(tool=mine)
 
     def _turn(self, request: ModelRequest[Any]) -> TurnRecord:
-        tools = (tool.name for tool in request.tools if not isinstance(tool, dict))
-        names = [name for name in tools if name not in self._always]
+        given = (tool for tool in request.tools if not isinstance(tool, dict))
+        tools = {tool.name: tool for tool in given if tool.name not in self._always}
         out, last = excluded_in(ensure_config()), _record(request.state)
         if self._shortlist.bind != "auto":
-            return self._shortlist.turn(request.messages, names, last, out)
+            return self._shortlist.turn(request.messages, tools, last, out)
         if last is not None and "bind" in last:
             way, costs = last["bind"], last.get("costs", {})
         else:
-            way, costs = self._cheapest(request, names)
-        turn = replace(self._shortlist, bind=way).turn(request.messages, names, last, out)
+            way, costs = self._cheapest(request, list(tools))
+        turn = replace(self._shortlist, bind=way).turn(request.messages, tools, last, out)
         if turn is not last:
             turn["bind"], turn["costs"] = way, costs
             if turn["decision"] is not None:
@@ -384,7 +387,7 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
         self, request: ModelRequest[Any], names: Sequence[str]
     ) -> tuple[Bind, dict[Bind, float]]:
         """Return the way of binding that is expected to cost least, and what each costs."""
-        agents, calls, pool = self.router.agents, self._calls, self.router.llms
+        agents, calls = self.router.agents, self._calls
         known = [name for name in names if self._is_on(name)]
         asked = [request.model] if calls is None else list(calls.llms.values())
         system = [] if request.system_message is None else [request.system_message]
@@ -393,15 +396,18 @@ class MoMAMiddleware(AgentMiddleware[MoMAAgentState, Any, Any]):
             len(known),
             self._shortlist.max_tools,
             count_tokens([*system, *request.messages]),
-            cached_share(
-                card for card in (pool.cards if pool else ()) if calls and card.name in calls.llms
-            ),
+            self._cached(),
         )
         restricts = all(allowed_choice(llm, request, request.tools) for llm in asked)
         ways: dict[Bind, Bind] = {"allowed" if restricts else "all": "all"}
         if all(form_of(llm) for llm in asked):
             ways["deferred"] = "deferred"
         return prompt.cheapest({**ways, "stable": "stable", "turn": "turn"})
+
+    def _cached(self) -> float:
+        """Return the price of a cached token, of one that is not, of the LLMs that are asked."""
+        pool, llms = self.router.llms, self._calls.llms if self._calls else ()
+        return cached_share(card for card in (pool.cards if pool else ()) if card.name in llms)
 
     def _way(self, turn: TurnRecord) -> Bind:
         return turn.get("bind", self._shortlist.bind)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, get_args
+from typing import Any, NotRequired, get_args
 
 from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.tools import BaseTool
 from typing_extensions import TypedDict
 
+from langchain_moma.bind_cost import CACHED, Bind
+from langchain_moma.calls import tokens_of
 from langchain_moma.decision import plain_state, state_in
 from langchain_moma.deferred import Reveal
 from langchain_moma.messages import goes_on, last_turn, some_query_of
@@ -25,19 +28,18 @@ from moma_core.decision import Ranking
 from moma_core.places import rank_requests, shared
 
 __all__ = [
-    "Bind",
     "Shortlist",
     "TurnRecord",
 ]
 
-Bind = Literal["stable", "deferred", "allowed", "turn", "fitting", "all", "auto"]
-"""Which tools are bound: what was picked so far, for this turn, if it fits; or every one."""
-
 # Shares of the picks' probability: what is bound will do; what is bound when it had to grow; what
-# is revealed to begin with. A list in front of the messages grows rarely and then by more. By
-# simulated conversations over MetaTool's val rows (benchmarks/LOG.md).
-_WILL_DO, _SAFE = 0.7, 0.98
+# is revealed to begin with. A list in front of the messages grows rarely and then by more: where
+# more than a tenth of the prompt would be written anew at each call, by as many as cost in fifteen
+# calls, from the cache, what was written anew. By simulated conversations over MetaTool's val rows
+# (benchmarks/LOG.md).
+_WILL_DO, _SAFE = 0.6, 0.98
 _SHOWN_DO, _SHOWN, _SHOWN_FIRST = 0.8, 0.95, 0.98
+_ANEW, _CALLS = 0.1, 15
 
 
 class TurnRecord(TypedDict):
@@ -57,6 +59,9 @@ class TurnRecord(TypedDict):
 
     costs: NotRequired[dict[Bind, float]]
     """Likewise: what a turn of each way was expected to cost, in tokens at the uncached price."""
+
+    grown: NotRequired[list[int]]
+    """With ``bind="stable"``: in how many turns the list grew, of how many after the first."""
 
     revealed: NotRequired[list[Reveal]]
     """With ``bind="deferred"``: which human turn revealed which tools, in that order."""
@@ -84,6 +89,7 @@ class Shortlist:
         max_tools: Most names to pick.
         bind: As in `MoMAMiddleware`.
         max_bound: As in `MoMAMiddleware`.
+        cached: Price of a token read from the provider's cache, of one that is not.
 
     Raises:
         InvalidInputError: ``max_tools`` is less than 1, ``max_bound`` less than it, or there is no
@@ -93,7 +99,8 @@ class Shortlist:
     router: MoMARouter
     max_tools: int = 8
     bind: Bind = "turn"
-    max_bound: int = 64
+    max_bound: int = 128
+    cached: float = CACHED
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_tools, int) or self.max_tools < 1:
@@ -109,13 +116,13 @@ class Shortlist:
         if not isinstance(self.max_bound, int) or self.max_bound < self.max_tools:
             raise InvalidInputError(
                 f"max_bound must be a whole number, {self.max_tools} (max_tools) or more, got "
-                f"{self.max_bound!r}. Write max_bound=64."
+                f"{self.max_bound!r}. Write max_bound=128."
             )
 
     def turn(
         self,
         messages: Sequence[BaseMessage],
-        among: Sequence[str],
+        among: Mapping[str, BaseTool],
         last: TurnRecord | None,
         exclude: Collection[str] = (),
     ) -> TurnRecord:
@@ -123,7 +130,7 @@ class Shortlist:
 
         Args:
             messages: The conversation.
-            among: Names of the tools at hand; those that are disabled are never picked.
+            among: The tools at hand by name; those that are disabled are never picked.
             last: What this returned before; within one turn it stays as it is.
             exclude: Names that may not be picked this time.
         """
@@ -132,16 +139,19 @@ class Shortlist:
         start = time.perf_counter()
         out = {*exclude, *self.router.health.unhealthy()}
         known = [name for name in among if self._is_enabled(name) and name not in out]
-        before = state_in(last) or RoutingState()
         recent = [name for name in _answered(_turn_before(messages)) if name in known]
-        if recent:  # whoever answered is what a follow-up leans on, not whoever was ranked first
-            before = replace(before, last_target=recent[-1])
+        before = _before(last, recent)
         waiting = before.last_target if asks(messages) and before.last_target in known else None
-        state = with_waiting(before, waiting)
-        rankings = self._rankings(some_query_of(messages), state, known)
+        query, state = some_query_of(messages), with_waiting(before, waiting)
+        rankings = self._rankings(query, state, known)
         decision = self._decision(rankings, len(known))
         tools = list(dict.fromkeys([*(decision.targets if decision else ()), *recent]))
         bound = self._bound(tools, rankings, last, known, messages)
+        grown = _grown(bound, last)
+        listed = [among[name] for name in bound]
+        if spare := self._spare(listed, messages, last, grown):
+            more = self.router.rank(query, len(bound) + spare, known, state=state).names
+            bound += [name for name in more if name not in bound][:spare]
         record: TurnRecord = {
             "turn": _turn_id(messages),
             "tools": tools,
@@ -152,7 +162,33 @@ class Shortlist:
         }
         if self.bind == "deferred":
             record["revealed"] = _revealed(record, last)
+        if self.bind == "stable":
+            record["grown"] = grown
         return record
+
+    def _spare(
+        self,
+        bound: Sequence[BaseTool],
+        messages: Sequence[BaseMessage],
+        last: TurnRecord | None,
+        grown: Sequence[int],
+    ) -> int:
+        """Return how many tools more to bind now, so that a list grows less often.
+
+        Args:
+            bound: What is bound.
+            messages: Written anew each time the list grows.
+            last: The turn before.
+            grown: In how many turns it grew, of how many; a turn has two calls.
+        """
+        earlier = last.get("bound", []) if last else []
+        if self.bind != "stable" or not earlier or {t.name for t in bound} <= {*earlier}:
+            return 0
+        said, listed = tokens_of(messages), tokens_of([], bound)
+        if grown[0] / grown[1] / 2 * said / (said + listed) <= _ANEW:
+            return 0
+        many = (1 - self.cached) * said / (max(self.cached, 0.01) * _CALLS * listed / len(bound))
+        return max(min(int(many), self.max_bound - self.max_tools - len(bound)), 0)
 
     def found(
         self, query: str, state: Mapping[str, Any] | None, among: Collection[str]
@@ -240,6 +276,20 @@ def _share(bound: Collection[str], ranking: Ranking) -> float:
     total = sum(candidate.score for candidate in ranking)
     held = sum(each.score for each in ranking if each.name in bound)
     return held / total if total > 0 else float(ranking.names[0] in bound)
+
+
+def _before(last: TurnRecord | None, recent: Sequence[str]) -> RoutingState:
+    """Return the state before a turn; a follow-up leans on who answered, not on who was first."""
+    before = state_in(last) or RoutingState()
+    return replace(before, last_target=recent[-1]) if recent else before
+
+
+def _grown(bound: list[str], last: TurnRecord | None) -> list[int]:
+    """Return in how many turns the list grew, of how many after the first, with this one."""
+    if last is None:
+        return [0, 0]
+    times, turns = last.get("grown", (0, 0))
+    return [times + (bound != last.get("bound")), turns + 1]
 
 
 def _revealed(record: TurnRecord, last: TurnRecord | None) -> list[Reveal]:

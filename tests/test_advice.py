@@ -90,6 +90,26 @@ def test_each_kind_of_finding():
     assert kinds([*GOOD, off]) == set()
 
 
+def test_verbs():
+    safe = {"annotations": {"readOnlyHint": True}}
+    cards = [
+        *GOOD,
+        AgentCard("delete_invoice", "clears invoice and payment", metadata=safe),
+        AgentCard("get_user", "Deletes accounts of somebody"),
+        AgentCard("list_rooms", "Finds free rooms", metadata=safe),
+        AgentCard("drop_rate", "... packets lost on a line", metadata={"annotations": "odd"}),
+    ]
+    found = {agent for kind, agent, other in kinds(cards) if kind == "verb" and not other}
+    assert found == {"delete_invoice", "get_user"}
+    alike = [
+        AgentCard("remove_file", "the file of a user"),
+        AgentCard("file", "the file of a user"),
+    ]
+    assert ("verb", "file", "remove_file") in kinds([*GOOD, *alike])
+    both = [alike[0], AgentCard("erase_file", "the file of a user")]
+    assert not any(kind == "verb" for kind, *_ in kinds([*GOOD, *both]))
+
+
 def test_a_language_that_the_encoder_does_not_read():
     cards = [AgentCard("天气", "查询某地的天气预报和降雨概率"), GOOD[0]]
     assert ("language", "天气", "") in kinds(cards, RoutingEncoder())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +35,20 @@ def test_what_ended_well_is_not_run_again(tmp_path: Path) -> None:
     assert kept["first_script"]["machine"]["cores"] > 0
     assert bench("--again").returncode == 0
     assert count.read_text() == "xx"
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    root, own = BENCH.parent.parent, ("moma_core", "langchain_moma", "llamaindex_moma")
+    missing = []
+    for script in sorted(BENCH.parent.rglob("*.py")):
+        nodes = ast.walk(ast.parse(script.read_text(encoding="utf-8")))
+        for node in [n for n in nodes if isinstance(n, ast.ImportFrom)]:
+            if not (node.module or "").startswith(own):
+                continue
+            place = root.joinpath(*str(node.module).split("."))
+            source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            words = set(re.findall(r"\w+", source.read_text(encoding="utf-8")))
+            words |= {path.stem for path in place.glob("*.py")}
+            names = {alias.name for alias in node.names}
+            missing += [f"{script.name}: {node.module}.{name}" for name in names - words]
+    assert not missing

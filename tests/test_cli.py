@@ -192,7 +192,8 @@ def test_an_agent_is_changed_in_part(ok, fails, tmp_path):
 
 
 def test_llms_are_those_of_the_router_here(ok, fails):
-    assert "moma train llms" in fails("llms", "list")
+    assert "moma train llms" in (said := fails("llms", "list"))
+    assert "from_cards(llms=cards)" in said
     ok("agents", "add", "weather", "Weather forecast")
     listed = ok("llms", "list")
     assert "gpt-4o-2024-08-06" in listed

@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from moma_core import AgentCard, ArtifactError, MoMARouter
+from moma_core._tables import read_table, write_table
 from moma_core.cli import batch
 from moma_core.cli.main import app
 from moma_core.errors import InvalidDataError
@@ -52,6 +53,25 @@ TEXTS = [
     "rain?",
     "x",
 ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("csv", "jsonl"), ("tsv", "parquet"), ("parquet", "csv")]
+)
+def test_any_table_to_any_other(router, tmp_path, small_parts, one, other):
+    source, out = tmp_path / f"in.{one}", tmp_path / f"out.{other}"
+    texts = [text or "" for text in TEXTS if text != "  "]
+    write_table(source, {"query": texts, "id": list(map(str, range(8)))})
+    assert batch.route_file(source, out, router, "auto", 1) == 8
+    found = read_table(out).columns
+    assert [text or "" for text in found["query"]] == texts
+    assert [int(each) for each in found["id"]] == list(range(8))
+    assert [found["target"][i] for i in (0, 3)] == ["weather", "bank"]
+    assert found["kind"][2] == "none"
+    assert sorted(tmp_path.iterdir()) == sorted([source, out])
+    write_table(source, {"query": ["x"], "kind": ["y"]})
+    with pytest.raises(InvalidDataError, match="rename it"):
+        batch.route_file(source, out, router, "auto", 1)
 
 
 def test_every_row_in_order_beside_its_own_columns(router, tmp_path, small_parts):

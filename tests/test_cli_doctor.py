@@ -26,6 +26,8 @@ def examined(folder):
     done = CliRunner().invoke(app, ["doctor", "--router", str(folder), "--json"])
     findings = json.loads(done.output)["findings"]
     assert (done.exit_code == 1) == any(each["state"] == "wrong" for each in findings)
+    well = [each["about"] for each in findings if each["state"] == "ok"]
+    assert len(set(well)) == len(well)
     return {(each["about"], each["state"]): each["found"] for each in findings}
 
 

@@ -25,6 +25,7 @@ from moma_core import (
 from moma_core.errors import InvalidDataError, InvalidPreferenceError, ScoreError
 from moma_core.llms.costs import PricedCosts, count_tokens, indicative_price
 from moma_core.llms.heads import HEADS, TasksConfig, fit_head, head_choices
+from moma_core.llms.heads.moe import MoEConfig, averaged, fit_moe
 from moma_core.llms.heads.stack import fit_weights
 from moma_core.llms.selection import choose
 from moma_core.llms.training import fit_margin, fit_min_gain, fit_points, train
@@ -89,6 +90,19 @@ def test_heads_learn_the_topics(kind):
     assert predicted.max() <= 1
     assert predicted[0, 0] > predicted[0, 1] + 0.1
     assert predicted[1, 1] > predicted[1, 0] + 0.1
+
+
+def test_averaged_nets_answer_with_their_mean():
+    data, rng = pool(60), np.random.default_rng(0)
+    inputs = WordEncoder().encode(data.queries)
+    cards = tuple(LLMCard(name, 1, 1) for name in data.llms)
+    for experts in (1, 3):
+        config = MoEConfig(experts=experts, top=2, width=4, epochs=2)
+        nets = [fit_moe(inputs, data.scores, cards, config, rng) for _ in range(3)]
+        mean = np.mean([net.outputs(inputs) for net in nets], axis=0)
+        assert np.ptp([net.outputs(inputs) for net in nets], axis=0).max() > 1e-3
+        assert averaged(nets).outputs(inputs) == pytest.approx(mean, abs=1e-5)
+        assert averaged(nets).outputs(inputs[:1]) == pytest.approx(mean[:1], abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", head_choices())
@@ -474,17 +488,17 @@ def test_min_gain_gives_away_what_is_noise_and_no_more():
     assert fit_min_gain(predicted[:100], costs[:100], alike[:100], 2.0) == 0.0
 
 
-def test_points_are_the_most_that_keep_up_with_the_best_single_llm():
+def test_points_are_the_default_or_what_keeps_up_with_the_best_single_llm():
     n = 4000
     hard = np.arange(n) % 4 == 0  # the cheap one fails at a quarter of the queries
     scores = np.stack([~hard, np.ones(n, bool)], axis=1).astype(float)
     costs = np.tile([1e-4, 1.6e-3], (n, 1))  # four halvings
     seen = np.stack([np.where(hard, 0.0, 0.95), np.full(n, 1.0)], axis=1)
-    assert fit_points(seen, costs, scores, 1) == 0.04  # the head sees which ones
-    blind = np.tile([0.87, 1.0], (n, 1))  # cheap from .0325 on, at a loss of a quarter
-    assert fit_points(blind, costs, scores, 1) == 0.03
-    assert fit_points(blind[:100], costs[:100], scores[:100], 1) == 0.02
-    known = np.where(np.arange(n)[:, None] < 100, scores, np.nan)
+    assert fit_points(seen, costs, scores, 1) == 0.02  # the head sees which ones: the default
+    blind = np.tile([0.95, 1.0], (n, 1))  # cheap from .0125 on, at a loss of a quarter
+    assert fit_points(blind, costs, scores, 1) == 0.01
+    assert fit_points(blind[:99], costs[:99], scores[:99], 1) == 0.02
+    known = np.where(np.arange(n)[:, None] < 99, scores, np.nan)
     assert fit_points(blind, costs, known, 1) == 0.02  # too few with all scores
 
 

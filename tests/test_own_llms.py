@@ -2,6 +2,8 @@
 
 import json
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import moma_core
 from moma_core import (
     AgentCard,
     ArtifactError,
@@ -139,6 +142,29 @@ def test_published_scores_are_met(scale):
             placed = scale.place(LLMCard("x", 1.0, 1.0, quality={name: score}))
             met = scale.exams.score(placed.mean, scale.exams.weights(name))[0]
             assert met == pytest.approx(score, abs=0.06), name
+
+
+def test_a_well_known_name_is_placed_by_its_published_score(scale):
+    weights = scale.exams.weights("mmlu_pro")
+
+    def score(name, **known):
+        return scale.exams.score(scale.place(LLMCard(name, 1.0, 4.0, **known)).mean, weights)[0]
+
+    assert score("anthropic/claude-sonnet-4-20250514") == pytest.approx(0.837, abs=0.03)
+    assert score("claude-opus-4") > score("gpt-4.1") > score("llama-4-scout") > score("unknown")
+    assert score("gpt-4.1", quality={"mmlu_pro": 0.5}) < 0.55  # the card's own word counts
+    sources = (Path(moma_core.__file__).parent / "packaged/llms/published.toml").read_text()
+    for source in tomllib.loads(sources)["source"]:
+        assert source["address"].startswith("https://")
+        assert source["date"] >= "2025"
+        assert all(0.0 < value < 1.0 for value in source["scores"].values())
+
+
+def test_what_an_llm_was_not_asked_is_told_by_its_other_subjects(scale):
+    weights = scale.exams.weights("mmlu_pro")  # of these the scale saw mathematics and code only
+    for name, published in (("Llama-3.1-405B-Inst", 0.734), ("claude-3-5-sonnet-20241022", 0.78)):
+        told = scale.exams.score(scale.population.measured(name).mean, weights)[0]
+        assert told == pytest.approx(published, abs=0.08)
 
 
 def test_pools_change_and_survive_a_restart(router, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,22 @@ def test_one_process_gives_what_numpy_gives(store, kind):
     assert mine.predict(inputs) == pytest.approx(its.predict(inputs), abs=1e-4)
     assert np.ptp(its.predict(inputs)[:, 1]) > 0.2  # it learnt something that could differ
     assert told[-1] == (f"train {kind}", 601 * 12, 601 * 12)
+
+
+def test_what_is_not_kept_across_the_levels_changes_no_winner(store):
+    llms = tuple(LLMCard(name, 1.0, 1.0) for name in LLMS)
+    task = PairTask.of("preference", store, QUICK, seed=3)
+    assert task.kept > 0.0  # "prime" tells who wins
+    assert 0.0 < task.across <= task.kept
+    inputs = np.asarray(store.inputs, np.float32)
+    net = task.trained(store, np.arange(len(inputs)))
+    levels = np.argsort(task.levels.values)
+    along = replace(task, kept=1.0, across=0.0).drawn(net).outputs(inputs)[:, : len(llms)]
+    spread = along @ task.levels.values
+    assert (np.argsort(along[spread > 0], axis=1) == levels).all()
+    assert spread.std() > 0.01  # LLMs differ more on some queries than on others
+    whole = replace(task, kept=1.0, across=1.0).drawn(net).outputs(inputs)
+    assert whole == pytest.approx(net.outputs(inputs), abs=1e-4)
 
 
 def test_a_store_is_the_same_from_disk(store, tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -81,3 +83,34 @@ def test_routerbench_and_routerdc(public, tmp_path):
     found = public.routed(data, data)
     assert found["best_single"] == "b"
     assert found["queries_by_task"] == {"sums": 20}
+
+
+def test_coderouterbench(public, tmp_path):
+    """Columns as its card lists them: one row for each task and LLM, prompts beside them."""
+    results, tasks = tmp_path / "ood176_results_long.csv", tmp_path / "ood176_tasks.jsonl"
+    head = ["task_id", "source_split", "bench", "dimension", "model", "resolved", "cost_usd"]
+    rows = []
+    for n in range(40):
+        about = [f"t{n}", "new64", "longcli", "test" if n % 2 else "bugs"]
+        rows += [[*about, "b", 1 - n % 2, 0.2], [*about, "a", n % 2, ""]]
+    with results.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    prompts = ["Write a test for file {}" if n % 2 else "Mend bug {}" for n in range(40)]
+    asked = [
+        {"task_id": f"t{n}", "dimension": "test" if n % 2 else "bugs", "prompt": text.format(n)}
+        for n, text in enumerate(prompts)
+    ]
+    tasks.write_text("\n".join(map(json.dumps, asked)))
+    data = public.coderouterbench(results, tasks)
+    assert (data.llms, data.queries[1]) == (("a", "b"), "Write a test for file 1")
+    assert data.scores[:2].tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert data.costs[0, 1] == 0.2
+    assert np.isnan(data.costs[:, 0]).all()
+    known = dataclasses.replace(data, costs=np.full((40, 2), 0.1))
+    found = public.folded(known)
+    assert found["n_test"] == 40
+    assert found["preferences"]["performance"]["score"] > 0.9 > found["best_single_score"]
+    tasks.write_text(json.dumps({"task_id": "t0", "dimension": "bugs"}))
+    results.write_text("task_id,model,score,cost_usd\nt0,a,1,0.1\n")
+    with pytest.raises(SystemExit, match="'t0'"):
+        public.coderouterbench(results, tasks)

@@ -82,6 +82,14 @@ def test_logsumexp_of_nothing_and_of_much():
 ODD_TEXTS = ["", " ", "!?", "rain", "rain rain", "天气 🌧️", "a\x00b", "x" * 100_000, "rain " * 9_000]
 
 
+@given(st.lists(st.text(max_size=60), min_size=2, max_size=4))
+def test_a_text_alone_has_the_row_that_it_has_beside_others(texts):
+    idf = inverse_frequencies(document_frequencies(ODD_TEXTS), len(ODD_TEXTS))
+    together = lexical_rows(texts, idf)
+    for i, text in enumerate(texts):
+        assert abs(lexical_rows([text], idf) - together[i]).sum() < 1e-5
+
+
 def test_lexical_rows_have_a_word_part_and_a_longer_character_part():
     idf = inverse_frequencies(document_frequencies(["rain in Paris", "snow"]), 2)
     rows = lexical_rows(ODD_TEXTS, idf)

@@ -1,11 +1,15 @@
 """The decision explorer: what is on the page, that no text acts, and a browser that reads it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
+from importlib import resources
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -137,11 +141,11 @@ def browse(found, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     write_report(found, folder / "report.html")
 
-    def browse(**state):
+    def browse(path=folder / "report.html", size="1280,900", **state):
         done = subprocess.run(  # noqa: S603
             [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
              f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=2000",
-             f"{(folder / 'report.html').as_uri()}#{urlencode(state)}"],
+             f"--window-size={size}", f"{path.as_uri()}#{urlencode(state)}"],
             capture_output=True, text=True, check=False, timeout=90,
         )  # fmt: skip
         return done.stdout
@@ -182,3 +186,30 @@ def test_sliders_and_filters_change_what_is_shown(browse, found):
         assert max(row["llms"], key=lambda each: each[1])[0] in item
     default = browse(points=str(found["points"]))
     assert "0 of 11 queries would go elsewhere" in default
+
+
+AXE = """
+document.documentElement.dataset.theme = "@THEME@";
+document.querySelectorAll("details").forEach(each => { each.open = true; });
+setTimeout(() => axe.run().then(told => {
+  const seen = told.violations.map(each => [each.id, each.nodes.map(node => node.html)]);
+  const node = document.createElement("pre");
+  node.id = "axe";
+  node.textContent = JSON.stringify([told.passes.length, seen]);
+  document.body.append(node);
+}), 200);
+"""
+
+
+@pytest.mark.parametrize(("theme", "size"), [("light", "390,844"), ("dark", "1280,900")])
+def test_axe_finds_nothing_with_everything_open(browse, found, tmp_path, theme, size):
+    """Of axe-core: the one of PyPI, or another file of it named in MOMA_AXE."""
+    packaged = resources.files(pytest.importorskip("axe_core_python")) / "axe.min.js"
+    axe = Path(os.environ.get("MOMA_AXE", packaged)).read_text()
+    scripts = f"<script>{axe}</script><script>{AXE.replace('@THEME@', theme)}</script></body>"
+    bare = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", page(found))
+    (tmp_path / "axe.html").write_text(bare.replace("</body>", scripts))
+    dom = browse(tmp_path / "axe.html", size)
+    passed, violations = json.loads(unescape(re.search('<pre id="axe">(.*?)</pre>', dom, re.S)[1]))
+    assert violations == []
+    assert passed > 40

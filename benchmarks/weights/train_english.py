@@ -23,14 +23,15 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, vstack
 from sklearn.linear_model import LogisticRegression
 
-from moma_core import RoutingEncoder, english
+import moma_core
+from moma_core import RoutingEncoder, encoder
 from moma_core.encoder import N_TERMS, letter_terms
 
 LANGUAGES = ("de", "fr", "nl", "es", "it", "pt", "pl", "id")
 POOLS = ("ulab", "zeroeval", "mmlu_pro")
 JUDGES = ("clinc150", "banking50", "metatool", "sealtools")
 ENGLISH, JUDGED, LEAST, SMALL_TALK = 30_000, 3_000, 50, 3
-PACKAGED = Path(english.__file__).parent / "packaged"
+PACKAGED = Path(moma_core.__file__).parent / "packaged"
 
 
 def rows(texts: Sequence[str]) -> csr_matrix:
@@ -65,7 +66,7 @@ class Trainer:
 
     def noticed(self, texts: Sequence[str], model: tuple[np.ndarray, np.ndarray]) -> float:
         """Return the share of texts that an encoder would say it cannot read."""
-        english._model = lambda: (model[0].astype(np.float32), model[1])
+        encoder._letters = lambda: (model[0].astype(np.float32), model[1])
         return float(np.mean([not self.encoder.reads(text) for text in texts]))
 
 

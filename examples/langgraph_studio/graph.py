@@ -7,11 +7,10 @@ from typing import Any
 
 from langgraph.graph import START, StateGraph
 
-from langchain_moma import ChatMoMA, MoMAState, as_node
+from langchain_moma import MoMAState, as_node, llm_node
 from langchain_moma.testing import ScriptedChat
-from moma_core import AgentCard, MoMARouter
+from moma_core import AgentCard, LLMCard, MoMARouter
 
-LLMS = ("gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06")
 CARDS = (
     AgentCard(
         "shout",
@@ -24,9 +23,10 @@ CARDS = (
         examples=("how many words is this?", "count the words", "length of my text"),
     ),
 )
+LLMS = (LLMCard("small", 0.1, 0.4, quality=0.6), LLMCard("large", 5.0, 20.0, quality=0.8))
 
-router = MoMARouter.from_cards(CARDS)
-chat = ChatMoMA(router=router, llms={name: ScriptedChat(name=name) for name in LLMS})
+router = MoMARouter.from_cards(CARDS, llms=LLMS)
+chats = {card.name: ScriptedChat(name=card.name) for card in LLMS}  # your chat models
 
 
 def shout(state: MoMAState) -> dict[str, Any]:
@@ -37,11 +37,7 @@ def count(state: MoMAState) -> dict[str, Any]:
     return {"messages": [("ai", f"{len(state['messages'][-1].text.split())} words")]}
 
 
-def llm(state: MoMAState) -> dict[str, Any]:
-    return {"messages": chat.invoke(state["messages"])}
-
-
 builder = StateGraph(MoMAState)
 builder.add_node(as_node(router, ["shout", "count"], llm="llm"))
-builder.add_node("shout", shout).add_node("count", count).add_node("llm", llm)
+builder.add_node("shout", shout).add_node("count", count).add_node("llm", llm_node(chats))
 graph = builder.add_edge(START, "router").compile(name="moma")

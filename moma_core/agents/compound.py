@@ -1,8 +1,8 @@
 """Queries that ask for several things: cut, rank each part, list who takes them in order (eq. 26).
 
 A query is cut where a sentence, a clause or a conjunction ends. All runs of neighbouring pieces are
-ranked at once, and the cut whose parts agents of their own explain best is kept, if they explain it
-better than the whole query does. No list of verbs says what a request is.
+ranked at once. A cut is made where agents of their own explain the parts better than one explains
+the whole, and the parts mean different things. No list of verbs says what a request is.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain, combinations, pairwise
+
+import numpy as np
 
 from moma_core.agents.conversation import acts
 from moma_core.agents.router import AgentRouter, Choice
 from moma_core.decision import AgentOutcome, Handled
 from moma_core.protocols import Encoder
-from moma_core.types import Query
+from moma_core.types import FloatArray, Query
 
 __all__ = ["Ranked", "divided", "pieces"]
 
@@ -79,8 +83,8 @@ def divided(
 ) -> tuple[Ranked, ...]:
     """Return the parts of a query that ask for different things; none where it asks for one.
 
-    Every run of pieces is worth the probability that its agent is right, less `_LEAST`; a cut is
-    worth the sum over its parts, and is made where that beats the whole query by `_GAIN`.
+    Of all ways to cut it whose neighbours have different takers, the likeliest is made, if it is
+    likelier than not.
 
     Args:
         text: The query.
@@ -92,73 +96,94 @@ def divided(
     cut = pieces(text)
     if len(cut) < 2:
         return ()
-    everything = (0, len(cut))
-    ranked = _ranked(cut, agents, encoder, choice)
-    ranked[everything] = Ranked(text, whole, 1.0)
-    values = {span: _value(part) for span, part in ranked.items()}
-    total, best = _best_cut(len(cut), values)
-    parts = [ranked[span] for span in _joined(best, ranked)]
-    takers = {part.agent for part in parts}
-    if len(takers) < 2 or total < values[everything] + _GAIN:
+    parts = _Parts.of(text, cut, agents, encoder, choice)
+    ways = [way for way in _ways(len(cut)) if parts.differ(way)]
+    if not ways:
         return ()
-    return tuple(parts)
+    undivided = _worth(Ranked(text, whole, 1.0))
+    logits = np.array([parts.features(way, undivided) for way in ways]) @ _WEIGHTS + _BIAS
+    best = int(np.argmax(logits))
+    return tuple(parts.ranked[span] for span in ways[best]) if logits[best] > 0.0 else ()
 
 
-def _ranked(
-    cut: Sequence[str], agents: AgentRouter, encoder: Encoder, choice: Choice
-) -> dict[tuple[int, int], Ranked]:
-    """Return all runs of neighbouring pieces but the whole, ranked at once."""
-    n = len(cut)
-    spans = [(i, j) for i in range(n) for j in range(i + 1, n + 1) if (i, j) != (0, n)]
-    texts = [", ".join(cut[i:j]) for i, j in spans]
-    queries = [Query(text) for text in texts]
-    outcomes = agents.route_batch(queries, agents.states.encode(queries, encoder), choice)
-    found = zip(texts, outcomes, acts(texts)[:, 0].tolist(), strict=True)
-    return dict(zip(spans, (Ranked(*each) for each in found), strict=True))
+_Span = tuple[int, int]
 
 
-# Chosen on real queries of Seal-Tools, on made-up pairs and single queries of MetaTool, CLINC150
-# and banking50; see benchmarks/LOG.md of 2026-11-28.
-_LEAST = 0.4  # probability of an agent from which a part of its own is worth having
-_GAIN = 0.3  # by which the parts together must beat the whole
-_UNASKED = 0.1  # taken off a part whose words ask for nothing
-_NOBODY = 0.8  # probability of a request that no agent takes, from which it is a part of its own
-_FOR_AN_LLM = 0.3  # what such a part is worth
+@cache
+def _ways(n: int) -> tuple[tuple[_Span, ...], ...]:
+    """Return all ways to cut n pieces into two runs of neighbours or more."""
+    inner = chain.from_iterable(combinations(range(1, n), size) for size in range(1, n))
+    return tuple(tuple(pairwise((0, *places, n))) for places in inner)
+
+
+# Fitted to queries for one and for several of the corpus, real and joined from two; sources left
+# out: benchmarks/weights/train_cuts.py and LOG.md of 2026-11-28.
+_WEIGHTS = (4.5, -8.0, 9.9)  # of `_Parts.features`
+_BIAS = -7.5
 _REFUSED = 0.2  # most that a part is worth which its agent does not take
+_NOBODY = 0.8  # probability of a request that no agent takes, from which it is a part of its own
+_FOR_AN_LLM = 0.7  # what such a part is worth
 
 
-def _value(part: Ranked) -> float:
+def _worth(part: Ranked) -> float:
     """Return what a part of its own is worth: by its agent, or as a request that none fits."""
-    unasked = _UNASKED * (1.0 - part.ask)
     if part.agent is not None:
-        return part.outcome.probability - _LEAST - unasked
-    value = min(part.outcome.probability, _REFUSED) - _LEAST
-    if part.ask * (1.0 - part.outcome.some_fits) >= _NOBODY:
-        value = max(value, _FOR_AN_LLM)
-    return value - unasked
+        return part.outcome.probability
+    for_an_llm = part.ask * (1.0 - part.outcome.some_fits) >= _NOBODY
+    return _FOR_AN_LLM if for_an_llm else min(part.outcome.probability, _REFUSED)
 
 
-def _best_cut(
-    n: int, values: Mapping[tuple[int, int], float]
-) -> tuple[float, list[tuple[int, int]]]:
-    """Return the runs that n pieces are best cut into, with the sum of their values."""
-    best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
-    for end in range(1, n + 1):
-        options = [(best[start][0] + values[start, end], start) for start in range(end)]
-        total, start = max(options)
-        best.append((total, [*best[start][1], (start, end)]))
-    return best[n]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """All runs of neighbouring pieces of a query but the whole.
 
+    Args:
+        ranked: What became of each.
+        places: Row of each in ``cosines``.
+        cosines: Of all runs with each other, and in the last row with the whole, shape (m + 1, m).
+    """
 
-def _joined(
-    spans: Sequence[tuple[int, int]], ranked: Mapping[tuple[int, int], Ranked]
-) -> list[tuple[int, int]]:
-    """Return the runs with neighbours of one taker as one run, where it takes that, too."""
-    found = [spans[0]]
-    for span in spans[1:]:
-        joined = ranked[found[-1][0], span[1]]
-        if ranked[span].agent == ranked[found[-1]].agent == joined.agent:
-            found[-1] = (found[-1][0], span[1])
-        else:
-            found.append(span)
-    return found
+    ranked: Mapping[_Span, Ranked]
+    places: Mapping[_Span, int]
+    cosines: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        cut: Sequence[str],
+        agents: AgentRouter,
+        encoder: Encoder,
+        choice: Choice,
+    ) -> _Parts:
+        """Rank all runs at once."""
+        n = len(cut)
+        spans = [(i, j) for i in range(n) for j in range(i + 1, n + 1) if (i, j) != (0, n)]
+        texts = [", ".join(cut[i:j]) for i, j in spans]
+        queries = [Query(each) for each in texts]
+        turns = agents.states.encode(queries, encoder)
+        outcomes = agents.route_batch(queries, turns, choice)
+        asks = acts(texts)[:, 0].tolist()
+        ranked = dict(zip(spans, map(Ranked, texts, outcomes, asks), strict=True))
+        whole = encoder.encode([text])
+        cosines = np.concatenate([turns.alone, whole]) @ turns.alone.T
+        return cls(ranked, {span: i for i, span in enumerate(spans)}, cosines)
+
+    def differ(self, way: Sequence[_Span]) -> bool:
+        """Return whether neighbours have different takers."""
+        takers = [self.ranked[span].agent for span in way]
+        same = any(a == b and a is not None for a, b in pairwise(takers))
+        return len({*takers}) > 1 and not same
+
+    def features(self, way: Sequence[_Span], whole: float) -> tuple[float, float, float]:
+        """Return what speaks for a cut, or against it: what is gained, how alike, how meant.
+
+        Args:
+            way: Its runs.
+            whole: What the query is worth undivided.
+        """
+        gain = sum(_worth(self.ranked[span]) for span in way) - whole
+        rows = [self.places[span] for span in way]
+        alike = max(float(self.cosines[i, j]) for i, j in combinations(rows, 2))
+        meant = float(self.cosines[-1, rows].min())
+        return gain, alike, meant

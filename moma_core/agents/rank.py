@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -38,7 +39,7 @@ from moma_core.types import AgentCard, FloatArray, RoutingState
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Fitted", "K", "RankRequest", "apply_decider", "effect_of", "rank"]
+__all__ = ["Fitted", "K", "RankRequest", "apply_decider", "effect_of", "effect_said", "rank"]
 
 _LEAST = 1e-9  # a probability of nothing, whose logarithm is still a number
 
@@ -681,7 +682,18 @@ def effect_of(card: AgentCard) -> Effect:
             return "reads"
         if isinstance(hints.get("destructiveHint"), bool):
             return "destroys" if hints["destructiveHint"] else "unknown"
-    verb = readable(card.name).lower().split()[:1]
-    if verb and verb[0] in _DESTROYS:
+    return effect_said(readable(card.name))
+
+
+def effect_said(text: str) -> Effect:
+    """Return what the first word says: "Deletes a file" destroys.
+
+    Example:
+        >>> effect_said("Deletes a file"), effect_said("search files"), effect_said("")
+        ('destroys', 'reads', 'unknown')
+    """
+    verb = re.sub(r"\W*(\w*).*", r"\1", text, count=1, flags=re.S).lower()
+    forms = {verb, verb.removesuffix("s"), verb.removesuffix("es")}
+    if forms & _DESTROYS:
         return "destroys"
-    return "reads" if verb and verb[0] in _READS else "unknown"
+    return "reads" if forms & _READS else "unknown"

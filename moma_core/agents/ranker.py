@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property, lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -43,10 +44,14 @@ __all__ = [
     "warm_up",
 ]
 
+_Found = TypeVar("_Found")
+
 N_WORD_FEATURES = 2**17
 N_FEATURES = 2 * N_WORD_FEATURES  # as many of letters
 _WORD = r"(?u)\b\w+\b"
 _CHAR_LENGTH = 1.225  # of the character part: half as much again as words, by descriptions alone
+_WORDS_KEPT = 2**14  # whose features are known, some 10 MB
+_SHORT = 24  # letters of a word that is worth knowing
 _MAX_CHARS = 4_096  # of a text; a 1 MB query costs no more than a page
 
 
@@ -64,9 +69,34 @@ def _terms() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]], An
     return words.build_analyzer(), letters.build_analyzer(), hasher
 
 
+@cache
+def _places() -> tuple[Callable[[str], int], Callable[[str], tuple[int, ...]]]:
+    """Return what finds the feature of a term by words, and those of the letters of a word.
+
+    Both hash as the hasher does, and know what they were asked lately: words come again.
+    """
+    from sklearn.utils import murmurhash3_32
+
+    _, letters, _ = _terms()
+
+    def place(term: str) -> int:
+        return int(abs(murmurhash3_32(term)) % N_WORD_FEATURES)
+
+    def spelt(word: str) -> tuple[int, ...]:
+        return tuple(N_WORD_FEATURES + place(term) for term in letters(word))
+
+    return _remembered(place), _remembered(spelt)
+
+
+def _remembered(of: Callable[[str], _Found]) -> Callable[[str], _Found]:
+    """Return a function that knows what it said of the last short words."""
+    known = lru_cache(_WORDS_KEPT)(of)
+    return lambda word: known(word) if len(word) <= _SHORT else of(word)
+
+
 def warm_up() -> None:
     """Do the slow imports now, so that no query waits for them."""
-    _terms()
+    _places()
 
 
 def _counts(texts: Sequence[str]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32], FloatArray]:
@@ -80,6 +110,12 @@ def _counts(texts: Sequence[str]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.
         return np.zeros(0, np.intp), np.zeros(0, np.int32), np.zeros(0, np.float32)
     words, letters, hasher = _terms()
     clipped = [_RUN.sub(_in_pairs, text.lstrip()[:_MAX_CHARS]) for text in texts]
+    if n == 1:  # the hot path: calling the hasher costs more than hashing
+        place, spelt = _places()
+        each = [*map(place, words(clipped[0]))]
+        each += chain.from_iterable(map(spelt, clipped[0].split()))
+        features, counts = np.unique(np.array(each, dtype=np.int32), return_counts=True)
+        return (features >= N_WORD_FEATURES).astype(np.intp), features, counts.astype(np.float32)
     found = hasher.transform([*map(words, clipped), *map(letters, clipped)])
     rows = np.repeat(np.arange(2 * n), np.diff(found.indptr))
     features = found.indices.astype(np.int32, copy=False)

@@ -1,4 +1,4 @@
-"""``moma route --batch``: parquet to parquet, in bounded memory; a run that was ended goes on."""
+"""``moma route --batch``: parquet in bounded memory, where an ended run goes on; or any table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -17,6 +17,7 @@ from typing import Any
 
 from moma_core._checks import is_text
 from moma_core._store import parse_json, write_whole
+from moma_core._tables import read_table, write_table
 from moma_core.cli.terminal import HERE, open_router, progress_bar, router_exists
 from moma_core.decision import RoutingDecision
 from moma_core.errors import ArtifactError, InvalidDataError, NoTargetError, needs_extra
@@ -27,13 +28,16 @@ ROWS = 4_096
 """Rows of a part: what an ended run loses at most of each worker, and what memory holds."""
 
 _QUERY = "query"
+_ADDED = ("kind", "target", "targets", "probability", "cost", "reason")
+_WHOLE = {".csv", ".tsv", ".jsonl"}
 
 
 def route_file(source: Path, out: Path, router: Path, preference: str, workers: int) -> int:
-    """Route every row of a parquet file with a column ``query`` and write them with the decisions.
+    """Route every row of a table with a column ``query`` and write them with the decisions.
 
-    Rows are decided in parts beside ``out``, put together at the end; a part that is there already
-    is not decided again. Added are the columns kind, target, targets, probability, cost and reason.
+    Where both are parquet, rows are decided in parts beside ``out``, put together at the end; a
+    part that is there already is not decided again. Any other table is held whole. Added are the
+    columns kind, target, targets, probability, cost and reason.
     A row without words has kind ``none``, one that nobody may take ``nobody``.
 
     Args:
@@ -47,9 +51,11 @@ def route_file(source: Path, out: Path, router: Path, preference: str, workers: 
         The number of rows.
 
     Raises:
-        InvalidDataError: The file is no parquet or has no texts in ``query``.
+        InvalidDataError: The file cannot be read or has no texts in ``query``.
         ArtifactError: ``out`` cannot be written, or parts of another file or router are beside it.
     """
+    if {source.suffix.lower(), out.suffix.lower()} & _WHOLE:
+        return _route_whole(source, out, router, preference)
     with needs_extra("train"):
         import pyarrow.parquet as pq
     n_rows = _checked(source)
@@ -76,6 +82,22 @@ def route_file(source: Path, out: Path, router: Path, preference: str, workers: 
     return n_rows
 
 
+def _route_whole(source: Path, out: Path, router: Path, preference: str) -> int:
+    """Route a table that is held in memory."""
+    columns = dict(read_table(source, (_QUERY,)).columns)
+    texts = columns[_QUERY]
+    _check_room(source, columns, len(texts))
+    rows: list[dict[str, Any]] = []
+    with progress_bar(out) as tell:
+        tell("opening", 0, 0)
+        opened = _opened(str(router))
+        for start in range(0, len(texts), ROWS):
+            rows += _rows(opened, texts[start : start + ROWS], preference)
+            tell("routing", len(rows), len(texts))
+    write_table(out, {**columns, **{name: [row[name] for row in rows] for name in _ADDED}})
+    return len(rows)
+
+
 def _checked(source: Path) -> int:
     """Return the number of rows.
 
@@ -97,11 +119,15 @@ def _checked(source: Path) -> int:
         raise InvalidDataError(
             f"{source} needs a column {_QUERY!r} of texts; it has {schema.names!r:.200}."
         )
-    taken = sorted(set(schema.names) & {name for name, _ in _added()})
+    _check_room(source, schema.names, n_rows)
+    return int(n_rows)
+
+
+def _check_room(source: Path, names: Iterable[str], n_rows: int) -> None:
+    taken = sorted({*names} & {*_ADDED})
     if taken or not n_rows:
         why = f"has a column {taken[0]!r} already; rename it" if taken else "has no rows"
         raise InvalidDataError(f"{source} {why}.")
-    return int(n_rows)
 
 
 def _told(source: Path, router: Path, preference: str) -> str:
@@ -198,25 +224,13 @@ def _route_part(router: str, preference: str, table: Any, part: str) -> None:
 
     texts = table[_QUERY].to_pylist()
     rows = _rows(_opened(router), texts, preference)
-    for name, kind in _added():
-        table = table.append_column(name, pa.array([row[name] for row in rows], kind))
+    kinds = {"targets": pa.list_(pa.string()), "probability": pa.float64(), "cost": pa.float64()}
+    for name in _ADDED:
+        values = pa.array([row[name] for row in rows], kinds.get(name, pa.string()))
+        table = table.append_column(name, values)
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_whole(Path(part), buffer.getvalue().to_pybytes())
-
-
-def _added() -> list[tuple[str, Any]]:
-    import pyarrow as pa
-
-    text = pa.string()
-    return [
-        ("kind", text),
-        ("target", text),
-        ("targets", pa.list_(text)),
-        ("probability", pa.float64()),
-        ("cost", pa.float64()),
-        ("reason", text),
-    ]
 
 
 def _rows(router: Any, texts: Sequence[str | None], preference: str) -> list[dict[str, Any]]:

@@ -58,13 +58,14 @@ def doctor(
 def _versions() -> Iterator[_Finding]:
     own = f"moma-router {version('moma-router')}, Python {platform.python_version()}"
     yield _Finding("program", f"{own}, {platform.system()}, {os.cpu_count()} cores")
+    needed: dict[str, bool] = {}  # an extra's packages stand in [all] once more
     for wanted in requires("moma-router") or ():
-        name = _head(wanted)
-        extra = wanted.partition("extra == ")[2].strip("'\" )")
+        needed.setdefault(_head(wanted), "extra == " not in wanted)
+    for name, always in needed.items():
         try:
             yield _Finding(name, version(name))
         except PackageNotFoundError:
-            if not extra:
+            if always:
                 yield _Finding(name, 'missing. Type: pip install "moma-router"', "wrong")
 
 

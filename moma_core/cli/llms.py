@@ -22,7 +22,7 @@ from moma_core.cli.terminal import (
     progress_bar,
     table,
 )
-from moma_core.errors import InvalidCardError, InvalidDataError, MoMAError
+from moma_core.errors import ArtifactError, InvalidCardError, InvalidDataError, MoMAError
 
 if TYPE_CHECKING:
     from moma_core.llms.off_policy import Estimate, Estimates
@@ -208,7 +208,16 @@ def price(
 def _load(router: Path) -> LLMRouter:
     from moma_core.llms.router import LLMRouter
 
-    return LLMRouter.load(llm_folder(router))
+    folder = llm_folder(router)
+    if not _has_pool(folder):
+        raise ArtifactError(
+            f"there are no LLMs in {router} yet. In Python, from prices and published scores:\n"
+            '  cards = [LLMCard("small", 0.1, 0.4, quality=0.6)]\n'
+            f'  MoMARouter.from_cards(llms=cards).save("{router}")\n'
+            f"from scored queries: moma train llms --data scored.parquet --out {router}\n"
+            "or name another directory with --router."
+        )
+    return LLMRouter.load(folder)
 
 
 def _change(

@@ -126,7 +126,7 @@ def route(
     explain: Annotated[bool, typer.Option(help="Show candidates and every step's time.")] = False,
     router: RouterOption = HERE,
     batch: Annotated[
-        Path | None, typer.Option(help="Route a parquet file with a column query.", dir_okay=False)
+        Path | None, typer.Option(help="Route a table with a column query.", dir_okay=False)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where --batch writes.", dir_okay=False)] = None,
     workers: Annotated[
@@ -136,9 +136,7 @@ def route(
 ) -> None:
     """Decide where one query goes, or every query of a file; nothing is invoked."""
     if (batch is None) == (query is None) or (batch is None) != (out is None):
-        raise typer.BadParameter(
-            "write moma route 'words', or --batch in.parquet --out out.parquet"
-        )
+        raise typer.BadParameter("write moma route 'words', or --batch in.csv --out out.csv")
     if batch is not None and out is not None:
         from moma_core.cli.batch import route_file
 

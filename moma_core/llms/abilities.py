@@ -23,6 +23,7 @@ from moma_core._numerics import sigmoid
 from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, InvalidCardError
 from moma_core.llms.features import FEATURES, QueryFeatures
+from moma_core.llms.published import published_scores
 from moma_core.types import FloatArray, LLMCard, did_you_mean
 
 __all__ = [
@@ -241,7 +242,8 @@ class AbilityScale:
         """Return what a card tells of an LLM's abilities.
 
         It starts from the LLM it is called like, else from its own name where that was measured,
-        else from its price; published scores then sharpen it.
+        else from its price; published scores then sharpen it: the card's, or where it has neither
+        these nor a likeness, those of the packaged table.
 
         Args:
             card: With ``quality`` or ``like``, or neither.
@@ -250,14 +252,16 @@ class AbilityScale:
         Raises:
             InvalidCardError: ``like`` names an unknown LLM, or ``quality`` an unknown benchmark.
         """
-        start = self._start(card, others or {})
-        if card.quality is None:
+        start, quality = self._start(card, others or {}), card.quality
+        if quality is None and card.like is None:
+            quality = published_scores(card.name) or None
+        if quality is None:
             return start
-        if isinstance(card.quality, Mapping):
-            scores = [(self.exams.weights(name), score) for name, score in card.quality.items()]
+        if isinstance(quality, Mapping):
+            scores = [(self.exams.weights(name), score) for name, score in quality.items()]
             return self._updated(start, scores, _PUBLISHED)
         alike = np.full(len(self.exams.part), 1.0 / len(self.exams.part))
-        return self._updated(start, [(alike, card.quality)], _MEAN_SCORE)
+        return self._updated(start, [(alike, quality)], _MEAN_SCORE)
 
     def _start(self, card: LLMCard, others: Mapping[str, Ability]) -> Ability:
         if card.like is None:

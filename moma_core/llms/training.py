@@ -20,7 +20,7 @@ from moma_core.llms.cascade_planner import SharedDifficulty
 from moma_core.llms.costs import LONGEST, FittedCosts, count_tokens, indicative_price
 from moma_core.llms.data import LLMDataset
 from moma_core.llms.features import QueryFeatures
-from moma_core.llms.heads import STACKED, TasksConfig, fit_head, head_choices
+from moma_core.llms.heads import FEW, STACKED, TasksConfig, fit_head, head_choices
 from moma_core.llms.heads.contract import Head
 from moma_core.llms.heads.stack import StackedHead, fit_weights
 from moma_core.llms.router import LLMRouter
@@ -141,12 +141,14 @@ MIN_QUERIES = 8
 _MIN_GAINS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05)
 """Score that must be gained for what the best single LLM costs on average; as `RATES` of cascades.
 """
-_POINTS = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04)
+_POINTS = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, POINTS)
 """Score that halving the cost may be worth."""
 _MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 1.0)
 """Predicted leads over the best single LLM below which it is asked; 1: always."""
-_TOLERATED, _DOUBTED = 0.005, 0.5
-_MIN_GAIN_QUERIES, _MEASURABLE, _SIGNIFICANT = 300, 0.003, 1.645
+_TOLERATED, _DOUBTED = 0.005, 1.5
+"""Score that `Auto` may lose, and standard errors by which `Performance` must gain."""
+_MIN_GAIN_QUERIES, _MIN_POINTS_QUERIES = 300, 100
+_MEASURABLE, _SIGNIFICANT = 0.003, 1.645
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -315,8 +317,8 @@ def fit_margin(
     """Return the lead over the best single LLM that another one must have under `Performance`.
 
     The margin of a ladder whose choices, on queries that the head did not see, gain most over the
-    best single LLM less half the standard error of the gain; where none gains, 1: that LLM is asked
-    always. Ties go to the smaller margin.
+    best single LLM less 1.5 standard errors of the gain; where none gains that much, 1: that LLM is
+    asked always. Ties go to the smaller margin.
 
     Args:
         predicted: Quality predicted by heads that did not see the query, shape (n, m).
@@ -345,9 +347,9 @@ def fit_margin(
 def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int) -> float:
     """Return the score that halving the cost is worth under `Auto`.
 
-    The largest of a ladder at which queries that the head did not see lose at most 0.005 to the
-    best single LLM, up to one standard error; the smallest where none does. On fewer than 300
-    queries scored by every LLM nothing tells: `POINTS`.
+    `POINTS`, or what of a ladder below it is the largest at which queries that the head did not see
+    lose at most 0.005 to the best single LLM; the smallest where none does. Fewer than 100 queries
+    scored by every LLM tell nothing: `POINTS`.
 
     Args:
         predicted: Quality predicted by heads that did not see the query, shape (n, m).
@@ -356,13 +358,13 @@ def fit_points(predicted: _Array, expected: _Array, scores: _Array, single: int)
         single: Column of the best single LLM.
     """
     rows = np.flatnonzero(~np.isnan(scores).any(axis=1))
-    if len(rows) < _MIN_GAIN_QUERIES:
+    if len(rows) < _MIN_POINTS_QUERIES:
         return POINTS
     predicted, expected = predicted[rows], expected[rows]
     for points in reversed(_POINTS):
         picks = choose(expected, predicted, Auto(points))
         lead = scores[rows, picks] - scores[rows, single]
-        if float(lead.mean() + lead.std() / np.sqrt(len(rows))) >= -_TOLERATED:
+        if float(lead.mean()) >= -_TOLERATED:
             return points
     return _POINTS[0]
 
@@ -413,7 +415,8 @@ def _check(dataset: LLMDataset, head: str, vectors: FloatArray | None, dimension
 def _kinds(head: str, dataset: LLMDataset) -> tuple[str, ...]:
     if head != "auto":
         return (head,)
-    return (*STACKED, "tasks") if len(set(dataset.tasks)) > 1 else STACKED
+    kinds = (*STACKED, "neighbours") if len(dataset) <= FEW else STACKED
+    return (*kinds, "tasks") if len(set(dataset.tasks)) > 1 else kinds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -463,7 +466,7 @@ def _fit(
 ) -> tuple[Head, dict[str, float], _Array]:
     """Return the head, the held-out error of each member, and what the head predicts held out.
 
-    ``tasks`` is blended in where queries are then routed significantly better.
+    ``tasks`` is blended in where queries are then routed better.
     """
     observed, scores = ~np.isnan(measured), members.scores
     errors = {
@@ -472,16 +475,14 @@ def _fit(
     }
     if len(members.kinds) == 1:
         return members.heads[0], errors, members.held_out[0]
-    sizes = sorted({len(STACKED), len(members.kinds)})
+    sizes = sorted({len([kind for kind in members.kinds if kind != "tasks"]), len(members.kinds)})
     weights = [fit_weights(members.held_out[:n], scores, observed) for n in sizes]
     blends = [w.blend(members.held_out[:n]) for w, n in zip(weights, sizes, strict=True)]
     earned = [_routed(blend, expected, measured, spent) for blend in blends]
-    gain, best = earned[-1] - earned[0], 0
-    if len(gain) and gain.mean() > _SIGNIFICANT * gain.std() / np.sqrt(len(gain)):
-        best = len(sizes) - 1
+    best = int(np.argmax([each.mean() if len(each) else 0.0 for each in earned]))
     errors["stack"] = _error(blends[best], scores, observed)
     heads = members.heads[: sizes[best]]
-    return StackedHead(heads[0].llms, heads, weights[best]), errors, blends[best]
+    return StackedHead.of(heads, weights[best]), errors, blends[best]
 
 
 def _routed(predicted: _Array, expected: _Array, scores: _Array, spent: _Array) -> _Array:

@@ -23,7 +23,7 @@ from moma_core.types import FloatArray
 __all__ = ["BASELINES", "fit_baselines"]
 
 BASELINES: Mapping[str, tuple[str, Any]] = {
-    "neighbours 100": ("neighbours", NeighboursConfig(k=100)),
+    "neighbours 100": ("neighbours", NeighboursConfig(k=100, near=0)),
     "clusters 32": ("clusters", ClustersConfig(k=32, prior=0.0)),
     "ridge": ("linear", LinearConfig()),
     "logistic": ("logistic", LogisticConfig()),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moma_core._checks import readable
+from moma_core.agents.rank import effect_of, effect_said
 from moma_core.decision import Ranking
 from moma_core.protocols import Progress
 from moma_core.router import MoMARouter
@@ -30,7 +31,7 @@ class Finding:
 
     Args:
         kind: ``"duplicate"``, ``"overlap"``, ``"stolen example"``, ``"shared example"``,
-            ``"says nothing"`` or ``"language"``.
+            ``"says nothing"``, ``"verb"`` or ``"language"``.
         agent: Whose card it is.
         other: The other agent, where there is one.
         detail: What was seen.
@@ -81,7 +82,8 @@ def lint(router: MoMARouter, progress: Progress | None = None) -> list[Finding]:
         *_unread(router, cards),
     ]
     twins = {frozenset((f.agent, f.other)) for f in found if f.kind == "duplicate"}
-    return [f for f in found if f.kind != "overlap" or frozenset((f.agent, f.other)) not in twins]
+    found = [f for f in found if f.kind != "overlap" or frozenset((f.agent, f.other)) not in twins]
+    return [*found, *_contradictions(cards), *_verbless(cards, found)]
 
 
 def _duplicates(router: MoMARouter, cards: Sequence[AgentCard]) -> Iterator[Finding]:
@@ -163,6 +165,47 @@ def _empty(cards: Sequence[AgentCard], told: Sequence[Ranking]) -> Iterator[Find
             what,
             "Say in a sentence what it does, for what, and what it does not do.",
         )
+
+
+def _said(card: AgentCard) -> dict[str, str]:
+    """Return what the hints, the name and the description's first word say that a tool does."""
+    told = {
+        "its server's hint": effect_of(card) if card.metadata.get("annotations") else "unknown",
+        "its name": effect_said(readable(card.name)),
+        "its description": effect_said(card.description),
+    }
+    return {where: effect for where, effect in told.items() if effect != "unknown"}
+
+
+def _contradictions(cards: Sequence[AgentCard]) -> Iterator[Finding]:
+    for card in cards:
+        said = _said(card)
+        if len(set(said.values())) > 1:
+            yield Finding(
+                "verb",
+                card.name,
+                "",
+                " but ".join(f"{where} says that it {effect}" for where, effect in said.items()),
+                "Correct the wrong one: unsure, the router takes a tool that reads.",
+            )
+
+
+def _verbless(cards: Sequence[AgentCard], found: Sequence[Finding]) -> Iterator[Finding]:
+    """Of two that are alike, one that does not say what it does while the other destroys."""
+    said = {card.name: _said(card) for card in cards}
+    for pair in [(f.agent, f.other) for f in found if f.kind in ("duplicate", "overlap")]:
+        silent = [name for name in pair if not said[name]]
+        if len(silent) != 1:
+            continue
+        other = pair[pair[0] == silent[0]]
+        if "destroys" in said[other].values():
+            yield Finding(
+                "verb",
+                silent[0],
+                other,
+                "the other, which is near it, destroys; what this one does is not said",
+                "Begin its description with what it does: reads, changes or deletes.",
+            )
 
 
 def _unread(router: MoMARouter, cards: Sequence[AgentCard]) -> Iterator[Finding]:

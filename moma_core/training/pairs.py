@@ -120,6 +120,8 @@ class PairTask:
         seed: Of every random choice.
         levels: Of the LLMs without a look at the query: where training starts.
         kept: Share of the net's departure from the levels that held-out queries bear out.
+        across: Share of the part of it that may change who is ahead of whom: what is not along the
+            levels, which only spreads LLMs or brings them together.
     """
 
     kind: str
@@ -127,6 +129,7 @@ class PairTask:
     seed: int
     levels: Levels
     kept: float = 1.0
+    across: float = 1.0
 
     @classmethod
     def of(cls, kind: str, store: PairStore, config: PairConfig | None, seed: int) -> PairTask:
@@ -157,35 +160,46 @@ class PairTask:
         return np.append(self.levels.values, tie)
 
     def tried(self, store: PairStore) -> PairTask:
-        """Return the task with the net, and the share of it that is kept, by held-out log loss.
+        """Return the task with the net, and the shares of it that are kept, by held-out queries.
 
         Each quarter of at most `PairConfig.sample` queries, or 200,000 pairs, is held out in turn.
-        Where no share of the net beats the levels alone by more than the standard error, nothing of
-        it is kept, so a head is not worse than its floor, which knows more than the frequencies of
-        outcomes.
+        The least log loss counts, among what names more winners than the levels alone, by more than
+        the standard error, or keeps their order. Where log loss is not less than theirs by as much,
+        nothing of the net is kept: a head is not worse than its floor, which knows more than the
+        frequencies of outcomes.
         """
         rows = np.random.default_rng([self.seed, 2]).permutation(len(store.inputs))
         rows = rows[: min(self.config.sample, _PAIRS * len(rows) // max(len(store), 1) + 1)]
         if len(rows) < _FEWEST:
-            return replace(self, kept=0.0)
+            return replace(self, kept=0.0, across=0.0)
         every = self.config.tried or (self.config.net,)
-        gains = np.zeros((len(every), len(_SHARES), len(rows)))  # of log loss, by query
+        gains = np.zeros((2, len(every), len(_SHARES), len(rows)))  # less loss, more winners
         for fold in range(_FOLDS):
             held, seen = rows[fold::_FOLDS], np.sort(np.delete(rows, np.s_[fold::_FOLDS]))
-            floor = fit_levels(count_five(store, store.pairs_of(seen)[1]))
-            task = replace(self, levels=floor)
-            before = _held_out_loss(task, None, store, held)
+            task = replace(self, levels=fit_levels(count_five(store, store.pairs_of(seen)[1])))
+            floor = _judged(task, None, store, held)
             for row, each in enumerate(every):
                 net = task.of_net(each, store).trained(store, seen)
-                for column, kept in enumerate(_SHARES):
-                    drawn = _drawn(net, task.start(), kept)
-                    gains[row, column, fold::_FOLDS] = before - _held_out_loss(
-                        task, drawn, store, held
-                    )
-        row, column = np.unravel_index(gains.sum(axis=2).argmax(), gains.shape[:2])
-        best = gains[row, column]
-        sure = best.sum() > best.std() * np.sqrt(len(best))
-        return replace(self.of_net(every[row], store), kept=_SHARES[column] if sure else 0.0)
+                for column, (kept, across) in enumerate(_SHARES):
+                    drawn = replace(task, kept=kept, across=across).drawn(net)
+                    gains[:, row, column, fold::_FOLDS] = _judged(task, drawn, store, held) - floor
+        sure = gains.sum(axis=3) > gains.std(axis=3) * np.sqrt(len(rows))
+        orderly = np.array([across == 0.0 for _, across in _SHARES])
+        less = np.where(sure[1] | orderly, gains[0].sum(axis=2), -np.inf)
+        row, column = divmod(int(less.argmax()), len(_SHARES))
+        kept, across = _SHARES[column] if sure[0, row, column] else (0.0, 0.0)
+        return replace(self.of_net(every[row], store), kept=kept, across=across)
+
+    def drawn(self, net: MoEHead) -> MoEHead:
+        """Return the net with the kept shares of its departure: linear, as gates add to 1."""
+        values, weights = self.levels.values, dict(net.weights)
+        first, m = self.start(), len(values)
+        along = np.outer(values, values) / max(float(values @ values), 1e-12)
+        share = self.kept * np.eye(len(first))
+        share[:m, :m] = self.across * np.eye(m) + (self.kept - self.across) * along
+        bias = first + (weights["output_bias"] - first) @ share
+        weights["output"] = (weights["output"] @ share).astype(np.float32)
+        return replace(net, weights={**weights, "output_bias": bias.astype(np.float32)})
 
     def of_net(self, net: MoEConfig, store: PairStore) -> PairTask:
         """Return the task with another net, its batch bounded for the store."""
@@ -237,7 +251,7 @@ class PairTask:
         if self.kind != "classifier":  # whose values are no levels
             inputs = store.inputs[: self.config.sample].astype(np.float32)
             net = _levelled(net, self.start(), inputs)
-        net = _centred(_drawn(net, self.start(), self.kept))
+        net = _centred(self.drawn(net))
         head = _calibrated(self.kind, net, store, self.config.sample, rng)
         return replace(head, form=self.form)
 
@@ -247,21 +261,24 @@ _TRIED = (
     MoEConfig(experts=4, top=2, width=32, epochs=6),
     MoEConfig(experts=4, top=2, width=32, epochs=15),
 )
-_SHARES = (0.25, 0.5, 0.75, 1.0)
+_SHARES = tuple((kept, part * kept) for kept in (0.25, 0.5, 0.75, 1.0) for part in (0.0, 0.5, 1.0))
+"""Shares tried, of all and across the levels."""
 _FOLDS, _FEWEST = 4, 40
 """Queries below which nothing but the levels is believed."""
 
 
-def _held_out_loss(task: PairTask, net: MoEHead | None, store: PairStore, rows: _Rows) -> _Array:
-    """Return the log loss of the pairs of each query, added up, shape (rows,)."""
+def _judged(task: PairTask, net: MoEHead | None, store: PairStore, rows: _Rows) -> _Array:
+    """Return log likelihood and winners named, added up by query, shape (2, rows)."""
     local, pairs = store.pairs_of(rows)
     raw = np.tile(task.start(), (len(rows), 1))
     if net is not None:
         raw = net.outputs(store.inputs[rows].astype(np.float32)).astype(np.float64)
     a, b = store.first[pairs].astype(np.intp), store.second[pairs].astype(np.intp)
+    outcome = store.outcome[pairs].astype(np.intp)
     logs = log_outcomes(raw[local, a], raw[local, b], raw[local, -1], task.form)
-    chosen = logs[np.arange(len(pairs)), store.outcome[pairs].astype(np.intp)]
-    return np.asarray(np.bincount(local, -chosen, len(rows)), np.float64)
+    won = np.sign(raw[local, a] - raw[local, b]) * np.sign(_ADVANTAGE[outcome])
+    likely = np.bincount(local, logs[np.arange(len(pairs)), outcome], len(rows))
+    return np.array([likely, np.bincount(local, won, len(rows)) / 2.0])
 
 
 def _levelled(net: MoEHead, start: _Array, inputs: _Floats) -> MoEHead:
@@ -269,16 +286,7 @@ def _levelled(net: MoEHead, start: _Array, inputs: _Floats) -> MoEHead:
     weights = dict(net.weights)
     departure = net.outputs(inputs).mean(axis=0) - start.astype(np.float32)
     weights["output_bias"] = weights["output_bias"] - departure
-    return MoEHead(net.llms, weights, net.top)
-
-
-def _drawn(net: MoEHead, start: _Array, kept: float) -> MoEHead:
-    """Return the net whose outputs lie between ``start`` and its own: linear, as gates add to 1."""
-    weights = dict(net.weights)
-    weights["output"] = np.float32(kept) * weights["output"]
-    first = start.astype(np.float32)
-    weights["output_bias"] = first + np.float32(kept) * (weights["output_bias"] - first)
-    return MoEHead(net.llms, weights, net.top)
+    return replace(net, weights=weights)
 
 
 def _bounded(config: PairConfig, store: PairStore) -> PairConfig:
@@ -355,7 +363,7 @@ def _centred(net: MoEHead) -> MoEHead:
         values = weights[name].copy()
         values[..., :m] -= values[..., :m].mean(axis=-1, keepdims=True)
         weights[name] = values
-    return MoEHead(net.llms, weights, net.top)
+    return replace(net, weights=weights)
 
 
 def _calibrated(
@@ -474,6 +482,7 @@ def _router(store: PairStore, head: JudgedHead, encoder: Encoder, task: PairTask
             "elo": {rating.name: round(rating.elo, 1) for rating in ratings},
             "levels": task.levels.to_dict(),
             "kept": task.kept,
+            "across": task.across,
             "net": {"experts": task.config.net.experts, "epochs": task.config.net.epochs},
             "numpy": np.__version__,
             "python": platform.python_version(),

@@ -36,6 +36,7 @@ from moma_core.llms.heads.tasks import TasksConfig, TasksHead, fit_tasks
 from moma_core.types import FloatArray, LLMCard, did_you_mean
 
 __all__ = [
+    "FEW",
     "HEADS",
     "STACKED",
     "AbilityHead",
@@ -91,8 +92,8 @@ HEADS: Mapping[str, HeadKind] = {
     "kernel": HeadKind(KernelConfig(), fit_kernel, KernelHead.from_parts),
     "linear": HeadKind(LinearConfig(), fit_linear, LinearHead.from_parts),
     "logistic": HeadKind(LogisticConfig(), fit_logistic, LogisticHead.from_parts),
-    "mlp": HeadKind(MoEConfig(experts=1, top=1, width=64), fit_moe, MoEHead.from_parts),
-    "moe": HeadKind(MoEConfig(), fit_moe, MoEHead.from_parts),
+    "mlp": HeadKind(MoEConfig(experts=1, top=1, width=64, nets=5), fit_moe, MoEHead.from_parts),
+    "moe": HeadKind(MoEConfig(nets=2), fit_moe, MoEHead.from_parts),
     "neighbours": HeadKind(NeighboursConfig(), fit_neighbours, NeighboursHead.from_parts),
     "preference": HeadKind(
         JudgedConfig(MoEConfig(experts=4, top=2, width=32)), fit_preference, JudgedHead.from_parts
@@ -102,7 +103,11 @@ HEADS: Mapping[str, HeadKind] = {
 """Every head that is fitted on its own."""
 
 STACKED = ("kernel", "moe", "mlp", "clusters")
-"""Members of the stacked head, which is what ``auto`` trains; ``tasks`` joins where it pays."""
+"""Members of the stacked head, which is what ``auto`` trains; ``tasks`` joins where it pays, and
+``neighbours``, which keep every row, up to `FEW` rows."""
+
+FEW = 2_000
+"""Rows up to which looking through all of them is fast, and tells what the other members miss."""
 
 
 def head_choices() -> tuple[str, ...]:

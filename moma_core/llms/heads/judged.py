@@ -307,7 +307,7 @@ class JudgedHead:
     ) -> JudgedHead:
         """Rebuild from `config` and `arrays`."""
         inner = {name: values for name, values in arrays.items() if name != "offset"}
-        net = MoEHead(llms, inner, config["top"])
+        net = MoEHead.from_parts(llms, config, inner)
         form = Outcomes(**config.get("form", {}))
         steepness = float(config.get("steepness", 0.0))
         slope, offset = float(config["slope"]), arrays["offset"]

@@ -1,12 +1,13 @@
 """Mixture-of-experts head (fig. 4): a gating net picks the top experts, whose logits are blended.
 
 ``p(q) = sigmoid(sum_k w_k(q) f_k(q))``, with w the softmax over the top-k gating logits. Trained on
-per-query scores by cross-entropy in numpy: the base install needs no torch.
+per-query scores by cross-entropy in numpy: the base install needs no torch. Nets that differ by
+chance only may be averaged: their experts lie side by side in one set of weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from moma_core.types import FloatArray, LLMCard
 __all__ = [
     "MoEConfig",
     "MoEHead",
+    "averaged",
     "batch_size",
     "batches",
     "fit_moe",
@@ -44,6 +46,7 @@ class MoEConfig:
         decay: Weight decay, decoupled.
         dropout: Share of inputs dropped.
         balance: Weight of the penalty that asks for experts that are used equally often.
+        nets: Nets that are trained one after the other and averaged (`fit_moe`).
     """
 
     experts: int = 8
@@ -55,6 +58,7 @@ class MoEConfig:
     decay: float = 1e-2
     dropout: float = 0.3
     balance: float = 0.01
+    nets: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,13 +69,15 @@ class MoEHead:
         llms: Cards of the columns.
         weights: ``gating`` (d, K), ``hidden`` (d, K * H), ``hidden_bias`` (K * H,),
             ``output`` (K, H, m), ``output_bias`` (K, m), ``centre`` and ``spread`` (d,) of inputs.
-        top: Experts that answer a query.
+        top: Experts of a net that answer a query.
+        nets: Nets whose outputs are averaged, each with its share of the K experts.
     """
 
     kind: ClassVar[str] = "moe"
     llms: tuple[LLMCard, ...]
     weights: Mapping[str, _Floats]
     top: int
+    nets: int = 1
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
@@ -81,11 +87,11 @@ class MoEHead:
         """Return the blended outputs of the experts before the sigmoid, shape (n, outputs)."""
         weights = self.weights
         inputs = (embeddings - weights["centre"]) / weights["spread"]
-        return _forward(inputs, weights, self.top)[0]
+        return _forward(inputs, weights, self.top, self.nets)[0]
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps beside `arrays`."""
-        return {"top": self.top}
+        return {"top": self.top, "nets": self.nets}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps."""
@@ -96,7 +102,7 @@ class MoEHead:
         cls, llms: tuple[LLMCard, ...], config: Mapping[str, Any], arrays: Mapping[str, Any]
     ) -> MoEHead:
         """Rebuild from `config` and `arrays`."""
-        return cls(llms, dict(arrays), config["top"])
+        return cls(llms, dict(arrays), config["top"], config.get("nets", 1))
 
 
 def fit_moe(
@@ -113,7 +119,26 @@ def fit_moe(
         return sigmoid(logits).astype(np.float32) - targets[rows]
 
     mean = np.clip(scores.mean(axis=0), 0.02, 0.98)
-    return train_mixture(inputs, np.log(mean / (1.0 - mean)), grad, llms, config, rng)
+    start = np.log(mean / (1.0 - mean))
+    return averaged(
+        [train_mixture(inputs, start, grad, llms, config, rng) for _ in range(config.nets)]
+    )
+
+
+def averaged(nets: Sequence[MoEHead]) -> MoEHead:
+    """Return the mean of nets of one shape that were trained on the same inputs.
+
+    Args:
+        nets: At least one, each a single net.
+    """
+    weights = dict(nets[0].weights)
+    for name, axis in _BY_EXPERT.items():
+        weights[name] = np.concatenate([net.weights[name] for net in nets], axis=axis)
+    return MoEHead(nets[0].llms, weights, nets[0].top, len(nets))
+
+
+_BY_EXPERT = {"gating": 1, "hidden": 1, "hidden_bias": 0, "output": 0, "output_bias": 0}
+"""Axis of each array along which experts lie."""
 
 
 def train_mixture(
@@ -207,11 +232,12 @@ def initial(
 
 
 def _forward(
-    inputs: _Floats, weights: Mapping[str, _Floats], top: int
+    inputs: _Floats, weights: Mapping[str, _Floats], top: int, nets: int = 1
 ) -> tuple[_Floats, _Floats, _Floats, _Floats]:
     """Return logits (B, m), gate weights (B, K), hidden (B, K, H), experts' logits (B, K, m)."""
     experts, width, _ = weights["output"].shape
-    gate = _top_softmax(inputs @ weights["gating"], min(top, experts))
+    choice = (inputs @ weights["gating"]).reshape(-1, experts // nets)  # a row for each net
+    gate = _top_softmax(choice, top).reshape(len(inputs), experts) / np.float32(nets)
     hidden = np.maximum(inputs @ weights["hidden"] + weights["hidden_bias"], 0.0)
     hidden = hidden.reshape(len(inputs), experts, width)  # (B, K, H)
     outputs = np.matmul(hidden.transpose(1, 0, 2), weights["output"]).transpose(1, 0, 2)
@@ -271,6 +297,7 @@ def _top_softmax(logits: _Floats, top: int) -> _Floats:
     """Softmax over the ``top`` largest logits of each row, zero elsewhere, shape (B, K)."""
     if logits.shape[1] == 1:
         return np.ones_like(logits)
+    top = min(top, logits.shape[1])
     threshold = np.partition(logits, -top, axis=1)[:, -top][:, None]
     kept = np.where(logits >= threshold, logits, -np.inf)
     weights = np.exp(kept - kept.max(axis=1, keepdims=True))

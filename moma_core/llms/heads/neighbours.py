@@ -1,5 +1,6 @@
 """Neighbours head: the mean score of each LLM over the k most similar training queries.
 
+The nearest of them may count more: the mean over these is averaged with the mean over all k.
 A strong baseline; it keeps every training input, so files and times grow with the data.
 """
 
@@ -23,9 +24,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class NeighboursConfig:
-    """Args: k: Neighbours that vote."""
+    """How many vote.
+
+    Args:
+        k: Neighbours that vote.
+        near: The nearest of them, which vote once more; zero: none does.
+    """
 
     k: int = 100
+    near: int = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +44,7 @@ class NeighboursHead:
         points: Training inputs of length one, shape (n_train, d).
         scores: Their scores, shape (n_train, m).
         k: Neighbours that vote, at most n_train.
+        near: The nearest of them, which vote once more.
     """
 
     kind: ClassVar[str] = "neighbours"
@@ -44,21 +52,28 @@ class NeighboursHead:
     points: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     k: int
+    near: int = 0
 
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in [0, 1], shape (n, m)."""
         similar = (
             embeddings @ self.points.T
         )  # (n, n_train); the query's own length changes no order
-        if self.k < len(self.points):
-            near = np.argpartition(-similar, self.k - 1, axis=1)[:, : self.k]
-            quality: FloatArray = self.scores[near].mean(axis=1)
-            return quality
-        return np.tile(self.scores.mean(axis=0), (len(embeddings), 1))
+        voted = [self._mean(similar, k) for k in (self.k, self.near) if k]
+        quality: FloatArray = sum(voted[1:], voted[0]) / np.float32(len(voted))
+        return quality
+
+    def _mean(self, similar: FloatArray, k: int) -> FloatArray:
+        """Return the mean scores of the k nearest, shape (n, m), by similarity (n, n_train)."""
+        if k >= len(self.points):
+            return np.tile(self.scores.mean(axis=0), (len(similar), 1))
+        nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k]
+        quality: FloatArray = self.scores[nearest].mean(axis=1)
+        return quality
 
     def config(self) -> dict[str, Any]:
         """Return what JSON keeps beside `arrays`."""
-        return {"k": self.k}
+        return {"k": self.k, "near": self.near}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what safetensors keeps."""
@@ -69,7 +84,7 @@ class NeighboursHead:
         cls, llms: tuple[LLMCard, ...], config: Mapping[str, Any], arrays: Mapping[str, Any]
     ) -> NeighboursHead:
         """Rebuild from `config` and `arrays`."""
-        return cls(llms, arrays["points"], arrays["scores"], config["k"])
+        return cls(llms, arrays["points"], arrays["scores"], config["k"], config.get("near", 0))
 
 
 def fit_neighbours(
@@ -82,5 +97,5 @@ def fit_neighbours(
     """Keep inputs (n, d) and complete scores (n, m)."""
     del rng
     points = inputs / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-12)
-    k = min(config.k, len(points))
-    return NeighboursHead(llms, points.astype(np.float32), scores.astype(np.float32), k)
+    kept = points.astype(np.float32), scores.astype(np.float32)
+    return NeighboursHead(llms, *kept, min(config.k, len(points)), config.near)

@@ -109,6 +109,17 @@ class StackedHead:
     members: Sequence[Head]
     weights: StackWeights
 
+    @classmethod
+    def of(cls, members: Sequence[Head], weights: StackWeights) -> StackedHead:
+        """Return the blend of those members that weigh something, or of the first."""
+        weighs = weights.ease_weights + weights.spread_weights > 0.0
+        kept = np.flatnonzero(weighs) if weighs.any() else np.zeros(1, np.intp)
+        by_member = {
+            name: getattr(weights, name)[kept] for name in StackWeights.__slots__ if name != "base"
+        }
+        heads = [members[row] for row in kept.tolist()]
+        return cls(members[0].llms, heads, StackWeights(weights.base, **by_member))
+
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """Return quality in (0, 1), shape (n, m)."""
         predictions = np.array([member.predict(embeddings) for member in self.members], np.float64)
