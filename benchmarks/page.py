@@ -542,8 +542,8 @@ def shared() -> str:
         for name, row in load("processes").items()
     ]
     head = (
-        "all changing agents all the time, some killed | trials of a disable | seen by another process "
-        "after 3 s | latest, s | load of two cores"
+        "all changing agents all the time, some killed | trials of a disable | "
+        "still chosen after 2 s | latest, s | load of two cores"
     )
     return table(head, rows, "processes.py", ("processes", ""))
 
