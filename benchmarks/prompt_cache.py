@@ -36,7 +36,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from threadpoolctl import threadpool_limits
 
 from langchain_moma import MoMAMiddleware, agent_cards_from_tools
-from langchain_moma.deferred import SEARCH, referenced
+from langchain_moma.deferred_tools import SEARCH, referenced
 from langchain_moma.testing import ScriptedChat
 from moma_core import MoMARouter
 from moma_core.agents.data import LabelledQueries, read_agents, read_queries

@@ -39,7 +39,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from langchain_moma.allowed import allowed_choice
+from langchain_moma.allowed_tools import allowed_choice
 from langchain_moma.bind_cost import Bind, Prompt, cached_share, tool_tokens
 from langchain_moma.calls import ChatCalls, ChatRequest, Needs, router_over
 from langchain_moma.cards import Synced, agent_cards_from_tools, sync_agents
@@ -53,7 +53,7 @@ from langchain_moma.decision import (
     names_of,
     preference_in,
 )
-from langchain_moma.deferred import (
+from langchain_moma.deferred_tools import (
     SEARCH,
     declared_tools,
     form_of,

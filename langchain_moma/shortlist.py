@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from langchain_moma.bind_cost import CACHED, Bind
 from langchain_moma.calls import tokens_of
 from langchain_moma.decision import plain_state, state_in
-from langchain_moma.deferred import Reveal
+from langchain_moma.deferred_tools import Reveal
 from langchain_moma.messages import goes_on, last_turn, some_query_of
 from langchain_moma.waiting import asks, with_waiting
 from moma_core import (

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 import numpy as np
 
 from moma_core._checks import is_finite, slip_of
-from moma_core._html import html_table
-from moma_core._saved import (
+from moma_core._directory import (
     check_parts,
     checked,
     open_pool,
@@ -25,6 +24,7 @@ from moma_core._saved import (
     saved_encoder,
     write_parts,
 )
+from moma_core._html import html_table
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Category, Taxonomy
 from moma_core.agents.compound import Ranked, divided

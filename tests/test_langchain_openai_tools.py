@@ -194,7 +194,7 @@ def test_anothers_searches_are_read_in_its_own_form() -> None:
     ids=["chat completions", "an old model", "azure"],
 )
 def test_where_no_way_is_known_tools_are_bound(llm: Any) -> None:
-    from langchain_moma.deferred import form_of
+    from langchain_moma.deferred_tools import form_of
 
     assert form_of(llm) is None
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moma_core import AgentCard
-from moma_core.agents import rivals, training
+from moma_core.agents import rival_training, training
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import Negatives
 from moma_core.agents.ranker import (
@@ -285,7 +285,7 @@ def fitted_both_ways(cards, queries, monkeypatch, **settings):
     for least in (len(cards) + 1, 2):
         monkeypatch.setattr(training, "MANY", least)
         for name, value in settings.items():
-            monkeypatch.setattr(rivals, name, value)
+            monkeypatch.setattr(rival_training, name, value)
         ranker = train(catalog_of(cards).snapshot, NOBODY).ranker
         found.append(ranker.logits(queries, ENCODER.encode(queries)))
     return found
@@ -313,7 +313,7 @@ def test_rivals_are_enough_to_be_right_as_often(monkeypatch):
 def test_an_agent_of_very_many_examples_among_rivals(monkeypatch):
     """Its column is made of some of its texts, not of all."""
     monkeypatch.setattr(training, "MANY", 2)
-    monkeypatch.setattr(rivals, "_SPAN", 20)
+    monkeypatch.setattr(rival_training, "_SPAN", 20)
     [first, *rest] = many(10, 4)
     own = first.description.split()
     rng = np.random.default_rng(2)

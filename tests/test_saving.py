@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moma_core import AgentCard, ArtifactError, MoMARouter, State, StateMachine
-from moma_core._generation import finish, replacing
+from moma_core._atomic import finish, replacing
 from moma_core.testing import HashEncoder
 
 ENCODER = HashEncoder()

@@ -49,7 +49,7 @@ from moma_core.agents.reranker import (
     exemplars,
     shortlist,
 )
-from moma_core.agents.rivals import MANY, fit_among_rivals
+from moma_core.agents.rival_training import MANY, fit_among_rivals
 from moma_core.errors import ArtifactError
 from moma_core.protocols import AgentRecord, Progress
 from moma_core.types import FloatArray

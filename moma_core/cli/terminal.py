@@ -146,7 +146,7 @@ def open_agents(directory: Path) -> AgentCatalog:
     if not router_exists(directory) and (directory / "registry").is_dir():
         return open_router(directory).agents
     _check_exists(directory)
-    from moma_core._saved import saved_agents
+    from moma_core._directory import saved_agents
 
     return saved_agents(directory.expanduser().absolute())
 

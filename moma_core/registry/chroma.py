@@ -35,10 +35,10 @@ from moma_core._store import parse_json, write_whole
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Switches, Version
-from moma_core.registry.chroma_store import TRIES, Head, Row, Store, digest, next_rows
+from moma_core.registry.chroma_records import TRIES, Head, Row, Store, digest, next_rows
 from moma_core.registry.forked import ask_fresh_process
 from moma_core.registry.location import ChromaServer, place_of
-from moma_core.registry.plain import from_plain, version_of
+from moma_core.registry.record_json import from_plain, version_of
 from moma_core.registry.versions import check_versions, conflict
 
 __all__ = [

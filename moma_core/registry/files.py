@@ -14,7 +14,7 @@ from moma_core._store import parse_json, read_pair, write_pair
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Switches, Version
-from moma_core.registry.plain import plain_card
+from moma_core.registry.record_json import plain_card
 from moma_core.registry.versions import written
 from moma_core.types import AgentCard
 

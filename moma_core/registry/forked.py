@@ -17,7 +17,7 @@ from typing import Any
 from moma_core import errors
 from moma_core.errors import MoMAError, RegistryError
 from moma_core.protocols import AgentRecord
-from moma_core.registry.plain import from_plain, to_plain
+from moma_core.registry.record_json import from_plain, to_plain
 
 __all__ = ["ask_fresh_process"]
 

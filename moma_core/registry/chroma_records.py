@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from moma_core.protocols import AgentRecord, Version
-from moma_core.registry.plain import to_plain
+from moma_core.registry.record_json import to_plain
 from moma_core.registry.versions import numbered
 from moma_core.types import FloatArray
 
