@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import parse_json
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, MoMAError
 from moma_core.locks import locked
 

@@ -1,16 +1,17 @@
-"""What names, texts and numbers from outside must satisfy, and names as words."""
+"""What names, texts, numbers and JSON from outside must satisfy, and names as words."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 import numbers
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from moma_core.errors import (
     DuplicateNameError,
@@ -34,6 +35,7 @@ __all__ = [
     "is_visible",
     "joined",
     "nearest",
+    "parse_json",
     "printable",
     "readable",
     "rebuilding",
@@ -283,3 +285,39 @@ def readable(name: str) -> str:
     """
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     return " ".join(re.sub(r"[_\-/.:]+", " ", spaced).split()).lower()
+
+
+_DIGITS = 20  # of 64 bits, with a sign
+
+
+def parse_json(content: bytes | str, *, any_number: bool = False) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, nests too deep, or, unless ``any_number``, has a number that is
+            none, infinite or too large.
+
+    Example:
+        >>> parse_json('{"threshold": NaN}')
+        Traceback (most recent call last):
+        ValueError: NaN is no number that can be used here
+    """
+    try:
+        if any_number:
+            return json.loads(content)
+        return json.loads(content, parse_constant=_refuse, parse_int=_whole, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text:.40} is no number that can be used here")
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < _DIGITS else _refuse(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moma_core._atomic import finish, replacing
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import parse_json
+from moma_core._store import write_whole
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.categories import Taxonomy
 from moma_core.agents.gate import Negatives

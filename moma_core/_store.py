@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moma_core._checks import parse_json
 from moma_core.errors import ArtifactError
 
 __all__ = [
     "FORMAT",
-    "parse_json",
     "prefixed",
     "read_pair",
     "under",
@@ -117,42 +116,6 @@ def prefixed(prefix: str, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
 def under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arrays whose names begin with ``prefix``, without it."""
     return {name[len(prefix) :]: v for name, v in arrays.items() if name.startswith(prefix)}
-
-
-def parse_json(content: bytes | str, *, any_number: bool = False) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: It is no JSON, nests too deep, or, unless ``any_number``, has a number that is
-            none, infinite or too large.
-
-    Example:
-        >>> parse_json('{"threshold": NaN}')
-        Traceback (most recent call last):
-        ValueError: NaN is no number that can be used here
-    """
-    try:
-        if any_number:
-            return json.loads(content)
-        return json.loads(content, parse_constant=_refuse, parse_int=_whole, parse_float=_finite)
-    except RecursionError as error:
-        raise ValueError("it nests too deep") from error
-
-
-def _refuse(text: str) -> Any:
-    raise ValueError(f"{text:.40} is no number that can be used here")
-
-
-def _whole(text: str) -> int:
-    return int(text) if len(text) < _DIGITS else _refuse(text)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refuse(text)
-
-
-_DIGITS = 20  # of 64 bits, with a sign
 
 
 def _read_config(path: Path, remedy: str, *, any_number: bool) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._checks import did_you_mean
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import did_you_mean, parse_json
+from moma_core._store import write_whole
 from moma_core.errors import InvalidDataError, needs_extra
 
 __all__ = [

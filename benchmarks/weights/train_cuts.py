@@ -66,7 +66,7 @@ def joined(rng: np.random.Generator, wants: Wants, singles: Sequence[str]) -> Wa
 
 def asked(cards: Sequence[AgentCard], wants: Wants, kind: str, source: str) -> Iterator[Asked]:
     """Yield queries that could be cut, with all their cuts."""
-    router = MoMARouter.from_cards(cards, llms=None)
+    router = MoMARouter.from_cards(cards, llms=None, encoder="routing")
     agents, encoder, choice = router.agent_router, router.encoder, Choice()
     for text, wanted in wants.items():
         cut = compound.pieces(text)

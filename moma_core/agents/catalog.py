@@ -6,10 +6,11 @@ import dataclasses
 import logging
 import math
 import operator
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,7 +205,7 @@ class AgentCatalog:
 
     What other processes change is seen by itself: a thread asks the registry every second whether
     anything is new, from the first route on. A route waits for it only where the last answer is
-    older than twice that: then it asks itself, and only who is on or off.
+    older than twice that: then it asks itself who is on or off, and waits `refresh_every` at most.
 
     Args:
         encoder: Encodes descriptions and examples, once each.
@@ -265,9 +266,18 @@ class AgentCatalog:
             return snapshot
         watch.ensure()
         while time.monotonic() - asked > 2 * every and self._answers and not watch.stopped:
-            self._look(only_switches=True)
+            self._look_in_time(every)
             snapshot, asked = self._known
         return snapshot
+
+    def _look_in_time(self, patience: float) -> None:
+        """Ask who is on or off; a store that says nothing in so many seconds does not answer."""
+        look = partial(self._look, only_switches=True)
+        thread = threading.Thread(target=look, name="moma-look", daemon=True)
+        thread.start()
+        thread.join(patience)
+        if thread.is_alive():
+            self._answers = False
 
     @property
     def _snapshot(self) -> Snapshot:

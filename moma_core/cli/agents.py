@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moma_core._checks import did_you_mean
-from moma_core._store import parse_json
+from moma_core._checks import did_you_mean, parse_json
 from moma_core.cli.terminal import (
     HERE,
     JsonOption,

@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moma_core._checks import is_text
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import is_text, parse_json
+from moma_core._store import write_whole
 from moma_core._tables import read_table, write_table
 from moma_core.cli.terminal import HERE, open_router, progress_bar, router_exists
 from moma_core.decision import RoutingDecision

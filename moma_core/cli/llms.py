@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moma_core._store import parse_json
+from moma_core._checks import parse_json
 from moma_core.cli.terminal import (
     HERE,
     JsonOption,

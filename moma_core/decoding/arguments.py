@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from moma_core._store import parse_json
+from moma_core._checks import parse_json
 from moma_core.decoding.evidence import arguments_prompt
 from moma_core.decoding.local_llm import LocalLLM
 from moma_core.decoding.prefix import causal_lm, context_of

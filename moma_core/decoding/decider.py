@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import parse_json
+from moma_core._store import write_whole
 from moma_core.decoding.evidence import ChoiceLikelihood, Evidence, NoisyChannel, choice_prompt
 from moma_core.decoding.generate import ordered_names
 from moma_core.decoding.local_llm import PACKAGED_ADAPTERS, LocalLLM, merge_adapter

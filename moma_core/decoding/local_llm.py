@@ -21,7 +21,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import parse_json
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, InvalidInputError, MissingExtraError, UnknownNameError
 from moma_core.protocols import Progress
 from moma_core.types import did_you_mean

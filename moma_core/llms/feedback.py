@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._store import parse_json, read_pair, write_pair
+from moma_core._checks import parse_json
+from moma_core._store import read_pair, write_pair
 from moma_core.decision import Candidate, RoutingDecision, ScoreTable, Trial
 from moma_core.errors import ArtifactError, InvalidInputError
 from moma_core.llms.selection import POINTS, rank, value

@@ -31,7 +31,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import parse_json
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Switches, Version

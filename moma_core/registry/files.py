@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from moma_core._store import parse_json, read_pair, write_pair
+from moma_core._checks import parse_json
+from moma_core._store import read_pair, write_pair
 from moma_core.errors import ArtifactError, MoMAError, RegistryError
 from moma_core.locks import Lock, locked
 from moma_core.protocols import AgentRecord, Switches, Version

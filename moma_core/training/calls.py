@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moma_core._store import parse_json
+from moma_core._checks import parse_json
 from moma_core.errors import ArtifactError, InvalidDataError, InvalidInputError
 from moma_core.types import LLMCard
 

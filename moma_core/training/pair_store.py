@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moma_core._store import parse_json, write_whole
+from moma_core._checks import parse_json
+from moma_core._store import write_whole
 from moma_core.errors import ArtifactError, InvalidDataError
 from moma_core.llms.costs import CHARS_PER_TOKEN, TYPICAL_OUTPUT_TOKENS
 from moma_core.llms.features import FEATURES, QueryFeatures, text_features
