@@ -367,7 +367,7 @@ class MoMARouter:
         query, state, wish, choice, several = asked
         [reading] = turns.readings
         outcome, following = self._agent_router.route(query, turns, state, choice, trace)
-        parts = self._divided(reading.text, outcome, choice, trace) if several else ()
+        parts = self._divided(turns, outcome, choice, trace) if several else ()
         match outcome:
             case _ if parts:
                 decision = self._to_several(parts, wish)
@@ -394,10 +394,11 @@ class MoMARouter:
         return cache.decide(Asked(query, state, said, several, *parts, decide))
 
     def _divided(
-        self, text: str, whole: AgentOutcome, choice: Choice, trace: Trace
+        self, turns: EncodedTurns, whole: AgentOutcome, choice: Choice, trace: Trace
     ) -> tuple[Ranked, ...]:
         with trace.timed("several") as detail:
-            parts = divided(text, whole, self._agent_router, self._encoder, choice)
+            read = turns.readings[0].text, turns.alone[0]
+            parts = divided(*read, whole, self._agent_router, self._encoder, choice)
             detail.append(f"{len(parts)} parts" if parts else "asks for one thing")
         return parts
 

@@ -78,7 +78,7 @@ def asked(cards: Sequence[AgentCard], wants: Wants, kind: str, source: str) -> I
         turns = agents.states.encode([Query(text)], encoder)
         [outcome] = agents.route_batch([Query(text)], turns, choice)
         whole = compound._worth(compound.Ranked(text, outcome, 1.0))
-        parts = compound._Parts.of(text, cut, agents, encoder, choice)
+        parts = compound._Parts.of(turns.alone[0], cut, agents, encoder, choice)
         ways = [way for way in compound._ways(len(cut)) if parts.differ(way)]
         right = [{parts.ranked[span].agent for span in way} >= wanted for way in ways]
         cuts = [parts.features(way, whole) for way in ways]

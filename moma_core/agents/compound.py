@@ -79,7 +79,12 @@ def pieces(text: str) -> tuple[str, ...]:
 
 
 def divided(
-    text: str, whole: AgentOutcome, agents: AgentRouter, encoder: Encoder, choice: Choice
+    text: str,
+    vector: FloatArray,
+    whole: AgentOutcome,
+    agents: AgentRouter,
+    encoder: Encoder,
+    choice: Choice,
 ) -> tuple[Ranked, ...]:
     """Return the parts of a query that ask for different things; none where it asks for one.
 
@@ -88,6 +93,7 @@ def divided(
 
     Args:
         text: The query.
+        vector: Its unit vector, shape (d,).
         whole: Its outcome, undivided.
         agents: Rank the parts.
         encoder: Encodes them.
@@ -96,7 +102,7 @@ def divided(
     cut = pieces(text)
     if len(cut) < 2:
         return ()
-    parts = _Parts.of(text, cut, agents, encoder, choice)
+    parts = _Parts.of(vector, cut, agents, encoder, choice)
     ways = [way for way in _ways(len(cut)) if parts.differ(way)]
     if not ways:
         return ()
@@ -150,13 +156,13 @@ class _Parts:
     @classmethod
     def of(
         cls,
-        text: str,
+        vector: FloatArray,
         cut: Sequence[str],
         agents: AgentRouter,
         encoder: Encoder,
         choice: Choice,
     ) -> _Parts:
-        """Rank all runs at once."""
+        """Rank all runs at once; ``vector`` (d,) is of the whole."""
         n = len(cut)
         spans = [(i, j) for i in range(n) for j in range(i + 1, n + 1) if (i, j) != (0, n)]
         texts = [", ".join(cut[i:j]) for i, j in spans]
@@ -165,8 +171,7 @@ class _Parts:
         outcomes = agents.route_batch(queries, turns, choice)
         asks = acts(texts)[:, 0].tolist()
         ranked = dict(zip(spans, map(Ranked, texts, outcomes, asks), strict=True))
-        whole = encoder.encode([text])
-        cosines = np.concatenate([turns.alone, whole]) @ turns.alone.T
+        cosines = np.concatenate([turns.alone, vector[None]]) @ turns.alone.T
         return cls(ranked, {span: i for i, span in enumerate(spans)}, cosines)
 
     def differ(self, way: Sequence[_Span]) -> bool:

@@ -107,16 +107,11 @@ def collect(
     from moma_core.training.collect import JOURNAL_FILE, CollectConfig, Questions
     from moma_core.training.collect import collect as run
 
-    if sample is None and method is not None:
-        raise typer.BadParameter("--method goes with --sample.")
-    if judge is None and pairs is not None:
-        raise typer.BadParameter("--pairs goes with --judge.")
-    if budget is None and max_output_tokens is not None:
-        raise typer.BadParameter("--max-output-tokens goes with --budget; set it in your LLMs.")
+    _check_goes_with(method, sample, "--method goes with --sample.")
+    _check_goes_with(pairs, judge, "--pairs goes with --judge.")
+    _check_goes_with(max_output_tokens, budget, _NO_BUDGET)
     listed = read_prices(prices) or {}
-    asked = dict(_named(each) for each in llm)
-    if len(asked) < len(llm):
-        raise DuplicateNameError(f"an LLM is named twice among {llm}. Give each its own name.")
+    asked = _all_named(llm)
     judged = None if judge is None else _named(judge)
     priced = {name: _card(name, spec, listed) for name, spec in asked.items()}
     config = CollectConfig(
@@ -147,6 +142,15 @@ def collect(
             progress=tell,
         )
     _tell(done, out, as_json)
+
+
+_NO_BUDGET = "--max-output-tokens goes with --budget; set it in your LLMs."
+
+
+def _check_goes_with(option: object, other: object, said: str) -> None:
+    """Refuse an option that would be ignored, as the one it goes with is not given."""
+    if option is not None and other is None:
+        raise typer.BadParameter(said)
 
 
 def has_content(path: Path) -> bool:
@@ -186,6 +190,13 @@ def _function(spec: str) -> Any:
         ) from error
     if not callable(found):
         raise InvalidInputError(f"{spec!r} is no function, got {type(found).__name__}.")
+    return found
+
+
+def _all_named(llms: list[str]) -> dict[str, str]:
+    found = dict(_named(each) for each in llms)
+    if len(found) < len(llms):
+        raise DuplicateNameError(f"an LLM is named twice among {llms}. Give each its own name.")
     return found
 
 
