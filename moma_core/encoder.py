@@ -51,6 +51,7 @@ __all__ = [
     "Wordpieces",
     "clipped_texts",
     "encoder_of",
+    "in_english",
     "is_english",
     "letter_terms",
     "open_encoder",
@@ -582,6 +583,21 @@ def is_english(text: str, is_piece: Callable[[str], bool]) -> bool:
     if odds < _DOUBTFUL or len(words) < _PIECES:
         return True
     return sum(is_piece(_unaccented(word)) for word in words) >= _WHOLE * len(words)
+
+
+def in_english(text: str) -> bool:
+    """Say whether a text is English, by the packaged wordpieces.
+
+    Example:
+        >>> in_english("will it rain in Oslo?"), in_english("wird es morgen in Oslo regnen?")
+        (True, False)
+    """
+    return _english_pieces().know(text)
+
+
+@cache
+def _english_pieces() -> Wordpieces:
+    return Wordpieces(2)
 
 
 def letter_terms(text: str) -> tuple[npt.NDArray[np.intp], FloatArray]:

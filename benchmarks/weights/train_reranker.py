@@ -49,6 +49,7 @@ from moma_core import RoutingEncoder
 LIST, QUERY_TOKENS, CARD_TOKENS, SAID_TOKENS = 6, 40, 72, 44
 CHECKPOINT = "checkpoint.safetensors"
 EXAMPLES, KNOWN = 2, 6  # examples that a card shows; of so many at most
+TAUGHT = 0.5  # of what a list is to be: the teacher's order; the rest is that the first card fits
 POOLS = ("ulab", "zeroeval", "mmlu_pro")
 DROPPED = re.compile(r"Hamlet|of power in Europe|capital of Peru")
 """Templates like the project's small cases: those are for measuring."""
@@ -334,11 +335,15 @@ class Reader:
             for a, b, (_, examples) in zip(said, such, texts, strict=True)
         ]
 
-    def logits(self, pairs: list[Pair], source: Maker) -> torch.Tensor:
-        """Return one logit a pair; like lengths go together, which saves half the padding."""
+    def rows(self, pairs: list[Pair], source: Maker) -> list[tuple[int, list[int]]]:
+        """Return the token ids of each pair, and how many of them are the query's."""
         asked = self.ids([p[0] for p in pairs], QUERY_TOKENS)
         cards = self.cards(pairs, source)
-        rows = [a + b[1:] for a, b in zip(asked, cards, strict=True)]
+        return [(len(a), a + b[1:]) for a, b in zip(asked, cards, strict=True)]
+
+    def logits(self, found: list[tuple[int, list[int]]]) -> torch.Tensor:
+        """Return one logit a pair; like lengths go together, which saves half the padding."""
+        rows = [row for _, row in found]
         out: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         half = (len(order) + 1) // 2
@@ -348,7 +353,7 @@ class Reader:
             mask, kinds = torch.zeros_like(x), torch.zeros_like(x)
             for j, i in enumerate(at):
                 x[j, : len(rows[i])] = torch.tensor(rows[i])
-                mask[j, : len(rows[i])], kinds[j, len(asked[i]) : len(rows[i])] = 1, 1
+                mask[j, : len(rows[i])], kinds[j, found[i][0] : len(rows[i])] = 1, 1
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 for i, value in zip(at, self.net(self.table[x], mask, kinds).float(), strict=True):
                     out[i] = value
@@ -375,7 +380,7 @@ class Exam:
             for kind, groups in self.groups.items():
                 flat = [p for g in groups for p in g]
                 parts = [flat[i : i + 64] for i in range(0, len(flat), 64)]
-                values = torch.cat([reader.logits(part, self.held) for part in parts])
+                values = torch.cat([reader.logits(reader.rows(p, self.held)) for p in parts])
                 found[kind] = (values.numpy(), np.array([p[2] for p in flat]))
         reader.net.train()
         return found
@@ -398,21 +403,28 @@ class Exam:
         return {k: round(v, 3) for k, v in result.items()}
 
 
-def loss_of(logits: torch.Tensor, groups: list[list[Pair]]) -> torch.Tensor:
-    """Return the loss of each pair, and of each list whose first card alone fits."""
+def loss_of(logits: torch.Tensor, taught: torch.Tensor, groups: list[list[Pair]]) -> torch.Tensor:
+    """Return the loss of each pair, and of each list whose first card alone fits.
+
+    A list is to have the first card first, and to keep the order that the teacher gives it.
+    """
     labels = torch.tensor([p[2] for g in groups for p in g])
     twice = torch.tensor(2.0)
     loss = functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=twice)
     at, ranking = 0, []
     for group in groups:
-        part = logits[at : at + len(group)]
-        if len(group) > 1 and group[0][2] == 1 and all(p[2] == 0 for p in group[1:]):
-            ranking.append(-functional.log_softmax(part, 0)[0])
+        part = functional.log_softmax(logits[at : at + len(group)], 0)
+        if len(group) > 2 and group[0][2] == 1 and all(p[2] == 0 for p in group[1:]):
+            wanted = (1.0 - TAUGHT) * functional.one_hot(torch.tensor(0), len(group))
+            wanted = wanted + TAUGHT * functional.softmax(taught[at : at + len(group)], 0)
+            ranking.append(-(wanted * part).sum())
         at += len(group)
-    return loss + 0.5 * torch.stack(ranking).mean() if ranking else loss
+    return loss + torch.stack(ranking).mean() if ranking else loss
 
 
-def train(reader: Reader, maker: Maker, exam: Exam, done: int, options: Any) -> None:
+def train(
+    reader: Reader, teacher: Reader, maker: Maker, exam: Exam, done: int, options: Any
+) -> None:
     """Train for so many seconds; write a checkpoint every few minutes."""
     learnt = [p for p in reader.net.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learnt, lr=options.rate, weight_decay=0.01)
@@ -422,7 +434,10 @@ def train(reader: Reader, maker: Maker, exam: Exam, done: int, options: Any) -> 
         groups: list[list[Pair]] = []
         while sum(map(len, groups)) < options.pairs:
             groups.append(maker.draw())
-        loss = loss_of(reader.logits([p for g in groups for p in g], maker), groups)
+        rows = reader.rows([p for g in groups for p in g], maker)
+        with torch.no_grad():
+            taught = teacher.logits(rows)
+        loss = loss_of(reader.logits(rows), taught, groups)
         for settings in optimiser.param_groups:
             settings["lr"] = options.rate * min(1.0, (step - done + 1) / 20) * (1.0 - share)
         optimiser.zero_grad()
@@ -444,6 +459,16 @@ def save(reader: Reader, path: Path, **more: torch.Tensor) -> None:
     save_file({**{k: v.contiguous() for k, v in reader.net.state_dict().items()}, **more}, path)
 
 
+def halfway(base: Any, teacher: torch.nn.Module, init: Path | None) -> torch.nn.Module:
+    """Return a net between the teacher and another one; the teacher itself, if there is none."""
+    net = reranker_of(base, dict(teacher.state_dict()))
+    if init is None:
+        return net
+    other, mine = reranker_of(base, load_file(init)).state_dict(), teacher.state_dict()
+    net.load_state_dict({k: (v + other[k]) / 2 for k, v in mine.items()})
+    return net
+
+
 def freeze(net: torch.nn.Module, layers: int) -> None:
     """Keep the lowest layers, and what comes before them, as they are."""
     fixed = [f"layers.layers.{i}." for i in range(layers)]
@@ -456,13 +481,15 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minilm", type=Path, required=True, help="wheel of the fp32 MiniLM")
-    parser.add_argument("--init", type=Path, required=True, help="a reranker to go on from")
+    parser.add_argument("--teacher", type=Path, required=True, help="whose order lists keep")
+    parser.add_argument("--init", type=Path, help="moved half way to the teacher, to go on from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3300.0)
     parser.add_argument("--frozen", type=int, default=2, help="lower layers that stay")
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--every", type=float, default=240.0)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -471,14 +498,18 @@ def main() -> None:
     """Train from a reranker, or go on where a run was cut off."""
     options = parsed()
     torch.manual_seed(options.seed)
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     base, vocabulary = read_base(options.minilm)
     state = options.out / CHECKPOINT
-    found = load_file(state if state.exists() else options.init)
-    done = int(found.pop("step")) if state.exists() else 0
-    net = reranker_of(base, found)
-    reader = Reader(net, base["embeddings.word_embeddings.weight"], vocabulary)
+    table = base["embeddings.word_embeddings.weight"]
+    teacher = reranker_of(base, load_file(options.teacher)).eval()
+    net, done = halfway(base, teacher, options.init), 0
+    if state.exists():
+        found = load_file(state)
+        done = int(found.pop("step"))
+        net = reranker_of(base, found)
+    reader = Reader(net, table, vocabulary)
     rng, rng_held = np.random.default_rng(options.seed + done), np.random.default_rng(1)
     maker = Maker(Corpus(options.data, False, rng), options.data, rng, held=False)
     held = Maker(Corpus(options.data, True, rng_held), options.data, rng_held, held=True)
@@ -488,7 +519,7 @@ def main() -> None:
     freeze(net, options.frozen)
     print("before", done, exam.measure(reader), flush=True)
     net.train()
-    train(reader, maker, exam, done, options)
+    train(reader, Reader(teacher, table, vocabulary), maker, exam, done, options)
 
 
 if __name__ == "__main__":

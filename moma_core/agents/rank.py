@@ -32,6 +32,7 @@ from moma_core.agents.reranker import (
 from moma_core.agents.search import MANY
 from moma_core.agents.training import Trained
 from moma_core.decision import AgentOutcome, Candidate, Deferred, Handled
+from moma_core.encoder import in_english
 from moma_core.errors import ScoreError
 from moma_core.protocols import FinalDecider
 from moma_core.types import AgentCard, FloatArray, RoutingState
@@ -174,10 +175,10 @@ class _Field:
         catalog: Fitted,
     ) -> _Field:
         """Return what a request is about."""
-        readings, ranker = request.turns.readings, catalog.trained.ranker
+        readings = request.turns.readings
         whole = [reading.joined for reading in readings if reading.joined is not None]
-        alone = ranker.features([reading.text for reading in readings], request.turns.alone)
-        joined = ranker.features(whole, request.turns.joined) if whole else None
+        alone = catalog.features([reading.text for reading in readings], request.turns.alone)
+        joined = catalog.features(whole, request.turns.joined) if whole else None
         return cls(request, alone, joined, rows, absent)
 
     @property
@@ -411,6 +412,24 @@ class Fitted:
     def _any_examples(self) -> bool:
         return bool(self.snapshot.n_examples.any())
 
+    def features(self, texts: Sequence[str], vectors: FloatArray) -> Features:
+        """Return n texts and their unit vectors (n, d) as the ranker sees them.
+
+        By descriptions alone, the n-grams of a text in another language than the cards' weigh
+        little: those that both share are names at best.
+        """
+        seen = self.trained.ranker.features(texts, vectors)
+        if self.many_languages and not self._any_examples:
+            same = np.array([in_english(text) == self._in_english for text in texts], dtype=bool)
+            return seen.downweighted(np.where(same, np.float32(1.0), np.float32(_TRANSLATED)))
+        return seen
+
+    @cached_property
+    def _in_english(self) -> bool:
+        """Whether most cards are."""
+        said = [card_text(record.card) for record in self.snapshot.records]
+        return 2 * sum(map(in_english, said)) > len(said)
+
     @cached_property
     def described(self) -> Columns:
         """The columns that all agents would have by their descriptions alone."""
@@ -452,6 +471,7 @@ class Fitted:
 
 
 _ALIKE = 8
+_TRANSLATED = 0.25  # share of their weight that n-grams of another language keep; benchmarks/LOG.md
 
 
 def _evidence(
@@ -641,10 +661,10 @@ def _careful(outcome: AgentOutcome, threshold: float, snapshot: Snapshot) -> Age
     if not isinstance(outcome, Handled) or len(outcome.candidates) < 2:
         return outcome
     (first, second), rest = outcome.candidates[:2], outcome.candidates[2:]
+    if second.score < first.score * np.exp(-_UNSURE):
+        return outcome
     cards = [snapshot.records[snapshot.position[c.name]].card for c in (first, second)]
     if [effect_of(card) for card in cards] != ["destroys", "reads"]:
-        return outcome
-    if second.score < first.score * np.exp(-_UNSURE):
         return outcome
     probability = outcome.probability * second.score / first.score
     even = (first.score + second.score) / 2

@@ -207,6 +207,10 @@ class Features:
         """Return the rows that ``index`` picks."""
         return Features(self.dense[index], self.lexical[index])
 
+    def downweighted(self, weights: FloatArray) -> Features:
+        """Return the texts with their n-grams times weights, shape (n,)."""
+        return Features(self.dense, self.lexical.multiply(weights[:, None]).tocsr())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
