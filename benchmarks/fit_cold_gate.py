@@ -11,13 +11,16 @@ their agent taken away
 ("other"). None of these sets was seen by the encoder or the reranker in training. The corpus that
 both were trained on is no judge of them: there the reranker looks three times as good.
 
-The first curve tells queries that some agent fits from the others; the second, among queries that
-some agent fits, whether the best one is right. Inputs are what
+Two curves tell queries that some agent fits from the others: by nearness, and by whether they mean
+it; a third, among queries that some agent fits, whether the best one is right. The first two are
+multiplied, and their log-odds get a slope and an intercept (Platt) so that what is said holds where
+`OUT` queries are out of scope for each in scope. Inputs are what
 `moma_core.agents.rank.rank` sees. Weights whose sign sense demands are held to it. Every data
 set, and the twelve engines of benchmarks/llamaindex_corpus.toml, is judged as a whole catalog, on
 val rows (lobe: its weak ones), by curves fitted without it: right first, share of the right ones
 kept, wrong, caught, AUROC of in and out of scope beside the plain largest cosine's, expected
-calibration error (`OUT` queries out of scope for each in scope). Writes
+calibration error (`OUT` queries out of scope for each in scope) of each and of all together; a
+gate that holds to the letter would show some .04 on so few queries of one set. Writes
 benchmarks/results/fit_cold_gate.json and prints what gate.py holds.
 """
 
@@ -59,10 +62,13 @@ SOURCES = {
     "sealtools": ("val", "test_in"),
     "lobe": ("weak", "weak"),
 }
-DRAWS, ASKED, MOST, FOREIGN, SEED = 12, 12, 200, 100, 0
+DRAWS, ASKED, MOST, FOREIGN, SEED = 12, 12, 600, 300, 0
 OUT = 0.3  # queries out of scope for each in scope, where calibration is judged
 SHARES = {"own": 1.0, "removed": 0.03, "near": 0.1, "oos": 0.1, "talk": 0.05, "general": 0.06}
 SHARES |= {"other": 0.03, "talked": 0.12}
+SAID = {"own": 1.0, "near": 0.05, "removed": 0.02, "oos": 0.1, "talk": 0.05, "general": 0.05}
+SAID |= {"other": 0.0, "talked": 0.03}
+"""Of each kind where probabilities are to hold: `OUT` out of scope together."""
 TALKED = (
     "Translate '{q}' into French",
     "What does the word '{w}' mean?",
@@ -86,7 +92,7 @@ FITS = ("above", "foreign")
 MEANT = ("refused", "general")
 RIGHT = ("cosine_lead", "log_share", "lead", "read_lead", "read")
 FALLS = {"foreign", "general"}  # all others may only raise a chance
-THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4)
+THRESHOLDS = (0.3, 0.35, 0.38, 0.4, 0.45)
 L2 = 0.01
 
 
@@ -296,26 +302,52 @@ def chances(x: np.ndarray, theta: np.ndarray, use: Sequence[str]) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
 
 
-Curves = tuple[np.ndarray, np.ndarray, np.ndarray]
+Curves = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def fit(drawn: dict[str, list[Seen]]) -> Curves:
-    """Return the three curves of several data sets, each counting the same."""
-    x, right, kind, weight = [], [], [], []
+    """Return the curves of several data sets, each counting the same, and what makes them hold."""
+    x, right, kind, weight, said = [], [], [], [], []
     for parts in drawn.values():
         kinds = np.concatenate([part.kind for part in parts])
         x.append(np.concatenate([part.evidence for part in parts]))
         right.append(np.concatenate([part.right for part in parts]))
         kind.append(kinds)
         weight.append(np.array([SHARES[k] / (kinds == k).sum() for k in kinds]))
-    rows, rights, kinds, weights = map(np.concatenate, (x, right, kind, weight))
+        said.append(np.array([SAID[k] / (kinds == k).sum() for k in kinds]))
+    rows, rights, kinds, weights, mix = map(np.concatenate, (x, right, kind, weight, said))
     own, talk = kinds == "own", kinds == "talked"
     both = own | talk
+    near = fit_curve(rows[~talk], own[~talk], weights[~talk], FITS)
+    meant = fit_curve(rows[both], own[both], weights[both], MEANT)
+    odds = log_odds(chances(rows, near, FITS) * chances(rows, meant, MEANT))
     return (
-        fit_curve(rows[~talk], own[~talk], weights[~talk], FITS),
-        fit_curve(rows[both], own[both], weights[both], MEANT),
+        near,
+        meant,
         fit_curve(rows[own], rights[own], weights[own], RIGHT),
+        platt(odds, own, mix),
     )
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    return np.log(np.clip(p, 1e-6, 1.0 - 1e-6) / (1.0 - np.clip(p, 1e-6, 1.0 - 1e-6)))
+
+
+def platt(odds: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return slope and intercept under which log-odds (n,) say how likely ``y`` is, shape (2,)."""
+    signs = np.where(y, 1.0, -1.0)
+
+    def loss(theta: np.ndarray) -> float:
+        return float((w * np.logaddexp(0.0, -signs * (theta[0] * odds + theta[1]))).sum() / w.sum())
+
+    return minimize(loss, np.array([1.0, 0.0])).x
+
+
+def fitting(seen: Seen, curves: Curves) -> np.ndarray:
+    """Return the probability that some agent fits, shape (n,)."""
+    fits = chances(seen.evidence, curves[0], FITS) * chances(seen.evidence, curves[1], MEANT)
+    slope, intercept = curves[3]
+    return 1.0 / (1.0 + np.exp(-(slope * log_odds(fits) + intercept)))
 
 
 def reliability(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -326,20 +358,23 @@ def reliability(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
     return np.column_stack([means, [w[m].sum() / w.sum() for m in parts]])
 
 
-def judge(seen: Seen, curves: Curves) -> tuple[dict[str, float], np.ndarray]:
-    """Return figures of a whole catalog, and its reliability by tenths of the probability."""
-    fits = chances(seen.evidence, curves[0], FITS) * chances(seen.evidence, curves[1], MEANT)
+Said = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def judge(seen: Seen, curves: Curves) -> tuple[dict[str, float], Said]:
+    """Return figures of a whole catalog; probabilities, what came true and weights of (n,)."""
+    fits = fitting(seen, curves)
     p = fits * chances(seen.evidence, curves[2], RIGHT)
     own, out = seen.kind == "own", seen.kind == "oos"
     both = own | out
     w = np.where(own, 1.0 / own.sum(), OUT / max(out.sum(), 1))[both]
-    table = reliability(p[both], seen.right[both], w)
+    said = p[both], seen.right[both], w
     report = {
         "right first": seen.right[own].mean(),
         "auroc": roc_auc_score(own[both], fits[both]),
         "auroc of cosine": roc_auc_score(own[both], seen.cosine[both]),
         "auroc of right": roc_auc_score(seen.right[own], p[own]),
-        "calibration error": calibration_error(table),
+        "calibration error": calibration_error(reliability(*said)),
     }
     if (seen.kind == "other").any():
         two = own | (seen.kind == "other")
@@ -356,7 +391,7 @@ def judge(seen: Seen, curves: Curves) -> tuple[dict[str, float], np.ndarray]:
             report[f"other sets' caught at {least}"] = (~taken)[seen.kind == "other"].mean()
         if (seen.kind == "removed").any():
             report[f"removed caught at {least}"] = (~taken)[seen.kind == "removed"].mean()
-    return {key: round(float(value), 4) for key, value in report.items()}, table
+    return {key: round(float(value), 4) for key, value in report.items()}, said
 
 
 def main() -> None:
@@ -392,20 +427,24 @@ def main() -> None:
         whole[name] = looker.see(catalog, source.asked, foreign, 60)
         print(name, "seen", flush=True)
     report: dict[str, dict] = {}
-    tables = {}
+    said = {}
     for name, seen in whole.items():
         without = fit({n: parts for n, parts in drawn.items() if n != name})
-        report[name], tables[name] = judge(seen, without)
+        report[name], said[name] = judge(seen, without)
+    everything = reliability(*map(np.concatenate, zip(*said.values(), strict=True)))
     report["mean"] = {
         key: round(float(np.mean([report[name][key] for name in whole])), 4)
         for key in report["engines"]
     }
-    report["reliability"] = {name: table.round(4).tolist() for name, table in tables.items()}
+    report["all"] = {"calibration error": round(calibration_error(everything), 4)}
+    report["reliability"] = {n: reliability(*each).round(4).tolist() for n, each in said.items()}
+    report["reliability"]["all"] = everything.round(4).tolist()
     curves = fit(drawn)
     report["curves"] = {
         "fits": dict(zip([*FITS, "intercept"], curves[0].round(3).tolist(), strict=True)),
         "meant": dict(zip([*MEANT, "intercept"], curves[1].round(3).tolist(), strict=True)),
         "right": dict(zip([*RIGHT, "intercept"], curves[2].round(3).tolist(), strict=True)),
+        "holds": dict(zip(["slope", "intercept"], curves[3].round(3).tolist(), strict=True)),
     }
     suffix = "" if args.encoder == "routing" else f"_{args.encoder}"
     (RESULTS / f"fit_cold_gate{suffix}.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -560,12 +560,14 @@ class _Cold:
     near: tuple[float, ...]  # above, foreign: what other queries leave unsaid
     meant: tuple[float, ...]  # refused, general: what is only quoted, refused or talked about
     right: tuple[float, ...]  # the five of the best agent
+    holds: tuple[float, float]  # slope and intercept over the log-odds of near and meant (Platt)
 
 
 _READ_ALONG = _Cold(
-    near=(5.534, -4.075, -0.353),
-    meant=(1.694, -1.89, 3.062),
-    right=(3.074, 1.833, 0.304, 0.091, 0.0, 3.164),
+    near=(5.535, -4.074, -0.353),
+    meant=(1.685, -1.876, 3.057),
+    right=(2.711, 1.708, 0.379, 0.096, 0.122, 3.376),
+    holds=(1.479, 0.611),
 )
 # Where no reranker reads along: the mean of those of the plain MiniLM and the multilingual encoder;
 # by words alone, whether it is meant is the same with every encoder.
@@ -573,8 +575,9 @@ _UNREAD = _Cold(
     near=(6.06, -4.16, -0.03),
     meant=(0.0, -2.212, 2.51),
     right=(4.06, 1.92, 0.59, 0.0, 0.0, 3.53),
+    holds=(1.477, 0.610),
 )
-COLD_THRESHOLD = 0.3
+COLD_THRESHOLD = 0.38
 """Least probability to accept an agent of which little is known; benchmarks/fit_cold_gate.py."""
 
 
@@ -587,11 +590,13 @@ class ColdView:
             should take.
         meant: Probability that it means what it is near to, rather than to quote or refuse it.
         right: Probability that the best agent is the right one, if any is.
+        holds: Slope and intercept under which the log-odds of being near and meant hold, (n, 2).
     """
 
     near: npt.NDArray[np.float64]
     meant: npt.NDArray[np.float64]
     right: npt.NDArray[np.float64]
+    holds: npt.NDArray[np.float64]
 
     @classmethod
     def of(cls, seen: Evidence, read: npt.NDArray[np.bool_]) -> ColdView:
@@ -610,12 +615,13 @@ class ColdView:
                 (best, _READ_ALONG.right, _UNREAD.right),
             )
         )
-        return cls(near * (1.0 - seen.negative), meant, right)
+        holds = np.where(read[:, None], _READ_ALONG.holds, _UNREAD.holds)
+        return cls(near * (1.0 - seen.negative), meant, right, holds)
 
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 _UNTOLD = 0.25  # share in nearness of what holds for all, where the user gave no negatives
-_MORE_ASKED = 0.42  # of the probability, as examples grow, up to `_SURE`
+_MORE_ASKED = 0.31  # of the probability, as examples grow, up to `_SURE`
 
 
 def with_cold_view(
@@ -647,11 +653,24 @@ def with_cold_view(
     near_trust = np.maximum(trust, _UNTOLD * (1.0 - told))
     own_right = np.ones(len(trust)) if gate.right is None else gate.right.probabilities(seen)
     near = blended(cold.near, gate.fits.probabilities(seen), near_trust)
-    fits = near * cold.meant ** np.maximum(trust, 1.0 - told)
+    fits = _held(near * cold.meant ** np.maximum(trust, 1.0 - told), cold.holds, trust)
     right = blended(cold.right, own_right, trust)
     least = np.minimum(COLD_THRESHOLD + _MORE_ASKED * (1.0 - share), _SURE)
     common = np.maximum(trust, 1.0 - told)
     return fits * right, fits, common * least + (1.0 - common) * gate.threshold
+
+
+def _held(
+    probabilities: npt.NDArray[np.float64],
+    holds: npt.NDArray[np.float64],
+    share: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Return n probabilities, ``share`` of the way to where they hold (`ColdView.holds`)."""
+    p = np.clip(probabilities, 1e-6, 1 - 1e-6)
+    odds = np.log(p / (1.0 - p))
+    moved = odds + share * ((holds[:, 0] - 1.0) * odds + holds[:, 1])
+    held: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-moved))
+    return np.where(probabilities > 0.0, held, 0.0)
 
 
 def _logistic(
