@@ -96,6 +96,18 @@ def fused(*tables: np.ndarray) -> np.ndarray:
     return np.sum([1.0 / (60.0 + rank) for rank in ranks], axis=0)
 
 
+def plain(cards: list[AgentCard], texts: list[str]) -> dict[str, np.ndarray]:
+    """Return what one would take instead: each one's scores of cards for texts, shape (n, m)."""
+    tables = {}
+    encoders = {"cosine, tuned": RoutingEncoder(), "cosine, MiniLM": MiniLMEncoder()}
+    for label, encoder in encoders.items():
+        vectors = encoder.encode([f"{c.name.replace('_', ' ')}: {c.description}" for c in cards])
+        tables[label] = encoder.encode(texts) @ vectors.T
+    tables["BM25"] = bm25(cards, texts)
+    tables["cosine, MiniLM + BM25"] = fused(tables["cosine, MiniLM"], tables["BM25"])
+    return tables
+
+
 def ours(
     router: MoMARouter, texts: list[str], wanted: list[tuple[str, ...]], inside: np.ndarray
 ) -> dict[str, float]:
@@ -138,14 +150,8 @@ def one_set(name: str, count: int, shots: int) -> dict[str, object]:
         "outside_from": source,
         "shots": shots,
     }
-    tables = {}
-    encoders = {"cosine, tuned": RoutingEncoder(), "cosine, MiniLM": MiniLMEncoder()}
-    for label, encoder in encoders.items():
-        vectors = encoder.encode([f"{c.name.replace('_', ' ')}: {c.description}" for c in bare])
-        tables[label] = encoder.encode(texts) @ vectors.T
-    tables["BM25"] = bm25(bare, texts)
-    tables["cosine, MiniLM + BM25"] = fused(tables["cosine, MiniLM"], tables["BM25"])
-    report |= {label: first_and_auroc(t, bare, wanted, inside) for label, t in tables.items()}
+    beside = plain(bare, texts)
+    report |= {label: first_and_auroc(t, bare, wanted, inside) for label, t in beside.items()}
     for label, reranker in (("moma", "packaged"), ("moma, no reranker", None)):
         router = MoMARouter.from_cards(cards, llms=None, reranker=reranker)
         router.fit()

@@ -242,7 +242,7 @@ def _card(metadata: ToolMetadata, examples: Words, categories: Words) -> AgentCa
     own_categories = getattr(metadata, "categories", ())
     return AgentCard(
         name=name,
-        description=_description(metadata),
+        description=_description(metadata)[:MAX_DESCRIPTION_CHARS],
         input_schema=metadata.get_parameters_dict(),
         categories=joined("categories", name, own_categories, categories.get(name, ())),
         examples=joined("examples", name, examples_in(metadata), examples.get(name, ())),
@@ -251,8 +251,9 @@ def _card(metadata: ToolMetadata, examples: Words, categories: Words) -> AgentCa
 
 def _description(metadata: ToolMetadata) -> str:
     """Leave out the signature that LlamaIndex puts before a function's docstring."""
-    first, _, rest = (metadata.description or "").partition("\n")
-    return rest.strip() or first if first.startswith(f"{metadata.name}(") else metadata.description
+    said = metadata.description or ""
+    first, _, rest = said.partition("\n")
+    return rest.strip() or first if first.startswith(f"{metadata.name}(") else said
 
 
 def _agent_description(agent: BaseWorkflowAgent) -> str:

@@ -202,6 +202,18 @@ def test_cards_say_what_tools_say() -> None:
         agent_cards_from_function_tools([add], {"add": "1 + 1"})
 
 
+def test_a_description_longer_than_a_card_is_cut_in_the_card_alone() -> None:
+    # as an MCP server's tool for metrics has: 8,879 characters
+    about = "Fetch the metrics of a machine. " + "Each metric has a name and a unit. " * 260
+    metrics = FunctionTool.from_defaults(_reporting("metrics"), "metrics", about)
+    notes = FunctionTool.from_defaults(_reporting("notes"), "notes", "Write a note")
+    [card] = agent_cards_from_function_tools([metrics])
+    assert about.startswith(card.description)
+    assert 8_000 < len(card.description) < len(about)
+    [found] = MoMAToolRetriever([metrics, notes], top_k=1, encoder=ENCODER).retrieve("show metrics")
+    assert found.metadata.description == about
+
+
 def test_what_is_not_by_name_or_no_tool_is_a_typed_error(tools: list[FunctionTool]) -> None:
     given: Any = ["bake bread"]
     with pytest.raises(InvalidInputError, match="examples are lists by name, got list"):
