@@ -124,8 +124,8 @@ def _ways(n: int) -> tuple[tuple[_Span, ...], ...]:
 
 # Fitted to queries for one and for several of the corpus, real and joined from two; sources left
 # out: benchmarks/weights/train_cuts.py and LOG.md of 2026-11-28.
-_WEIGHTS = (5.45, -10.84, 12.3)  # of `_Parts.features`
-_BIAS = -8.9
+_WEIGHTS = (4.79, -11.06, 12.96)  # of `_Parts.features`
+_BIAS = -9.58
 _REFUSED = 0.2  # most that a part is worth which its agent does not take
 _NOBODY = 0.8  # probability of a request that no agent takes, from which it is a part of its own
 _FOR_AN_LLM = 0.7  # what such a part is worth

@@ -9,6 +9,7 @@ import hashlib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -409,7 +410,10 @@ class AgentRouter:
     def _ranked(
         self, request: RankRequest, rows: npt.NDArray[np.intp], catalog: Fitted
     ) -> list[AgentOutcome]:
-        """Return the outcomes of n readings; of a long one also by its sentences that ask."""
+        """Return the outcomes of n readings; of a long one also by its sentences that ask.
+
+        The surest decides; candidates are of the whole and of all these sentences in turn.
+        """
         texts = [reading.text for reading in request.turns.readings]
         outcomes = rank(request, rows, catalog, self.decider, self.reranker)
         outcomes = self._readable(texts, outcomes)
@@ -426,9 +430,11 @@ class AgentRouter:
             weighed = [
                 part.probability * ask for ask, part in zip(found.values(), parts, strict=True)
             ]
-            best = int(np.argmax(weighed))
-            if weighed[best] > outcomes[i].probability:
-                outcomes[i] = parts[best]
+            order = np.argsort(weighed)[::-1].tolist()
+            whole, best = outcomes[i], order[0]
+            taken = parts[best] if weighed[best] > whole.probability else whole
+            lists = [each.candidates for each in (whole, *(parts[j] for j in order))]
+            outcomes[i] = replace(taken, candidates=_in_turn(taken.candidates, lists, request.k))
         return outcomes
 
     def _absent(self, allowed: Eligible, choice: Choice) -> Mapping[int, str]:
@@ -513,6 +519,26 @@ def _narrowed(
 
 
 _BATCH = 256
+
+
+def _in_turn(
+    surest: tuple[Candidate, ...], lists: Sequence[tuple[Candidate, ...]], k: int
+) -> tuple[Candidate, ...]:
+    """Return k candidates, one of each list in turn, the first of the surest list before all.
+
+    What a long text asks for stands in several sentences, and the k places are for all of it. None
+    counts more than the one before it, nor more than in its own list.
+    """
+    taken: dict[str, Candidate] = {}
+    for each in (*surest[:1], *chain.from_iterable(zip_longest(*lists))):
+        if each is not None:
+            taken.setdefault(each.name, each)
+    kept = [*taken.values()][:k]
+    scores = np.minimum.accumulate([each.score for each in kept])
+    scores /= max(float(scores.sum()), 1.0)
+    return tuple(replace(each, score=float(s)) for each, s in zip(kept, scores, strict=True))
+
+
 _GOES_ON = 0.5  # probability of a mere answer from which it stays with who took the turn before
 _UNREAD = 0.2  # most probability of an agent for words that the encoder cannot read
 _FRESH = RoutingState()
