@@ -341,7 +341,7 @@ def _nearest_examples(record: AgentRecord, vector: FloatArray) -> tuple[str, ...
 _WEIGHTS = ("reranker.onnx", "e9364916cf89ba3ce4d6c2fa9d266c7b1bf8ebdc689aec234122f6d95b13a314")
 _QUERY_TOKENS, _CARD_TOKENS = 40, 72
 _SAID_TOKENS = 44  # of a card's, for name and description where examples follow
-_DESCRIPTION_CHARS = 420
+_DESCRIPTION_CHARS, _READ_IN = 420, 2_000  # blanks in a row, as of indented text, count as one
 _AT_ONCE = 16
 _KEPT = 20_000  # cards whose tokens are remembered
 
@@ -422,7 +422,8 @@ class Reranker:
 
 def _text(card: AgentCard) -> str:
     """Return a card as the reranker was trained on them: its name in words, and what it does."""
-    name, said = readable(card.name).lower(), card.description[:_DESCRIPTION_CHARS].strip()
+    name, said = readable(card.name).lower(), " ".join(card.description[:_READ_IN].split())
+    said = said[:_DESCRIPTION_CHARS]
     return name if said.lower() == name else f"{name}: {said}"
 
 
