@@ -14,7 +14,7 @@ __all__ = [
     "judged",
 ]
 
-CLOSED_LIST = 0.3
+CLOSED_LIST = 0.35
 """Default for ``min_probability``; `docs/llamaindex.md` says how it was found."""
 
 

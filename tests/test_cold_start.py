@@ -9,7 +9,7 @@ import pytest
 from moma_core import AgentCard, MoMARouter, Query
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.gate import DESCRIPTIONS_CURVE, Curve, Gate, Negatives, Signals
-from moma_core.agents.ranker import Columns, Features, description_columns
+from moma_core.agents.ranker import N_WORD_FEATURES, Columns, Features, description_columns
 from moma_core.agents.reranker import cold_start_features, downweight_ngrams, shortlist
 from moma_core.agents.router import AgentRouter
 from moma_core.agents.training import train
@@ -60,14 +60,23 @@ def test_n_grams_of_bare_names_weigh_less_than_those_of_descriptions():
     cards = [AgentCard(name, name) for name in NAMES]
     before = columns_of(snapshot_of(*cards))
     after = downweight_ngrams(before, cards)
-    assert np.allclose(after.lexical.toarray(), 0.25 * before.lexical.toarray())
+    assert np.allclose(words(after), 0.25 * words(before))
+    assert np.allclose(letters(after), 0.125 * letters(before))
     assert np.array_equal(after.dense, before.dense)
     cards.append(AgentCard("new", "Is told of"))
     before = columns_of(snapshot_of(*cards))
     after = downweight_ngrams(before, cards)
-    shares = after.lexical.sum(axis=1) / before.lexical.sum(axis=1)
-    assert np.allclose(np.ravel(shares), [0.25] * len(NAMES) + [1.0])
-    assert downweight_ngrams(before, [cards[-1]] * len(cards)) is before
+    for part, kept in ((words, 1.0), (letters, 0.5)):
+        shares = part(after).sum(axis=1) / part(before).sum(axis=1)
+        assert np.allclose(shares, [0.25 * kept] * len(NAMES) + [kept])
+
+
+def words(columns):
+    return columns.lexical.toarray()[:, :N_WORD_FEATURES]
+
+
+def letters(columns):
+    return columns.lexical.toarray()[:, N_WORD_FEATURES:]
 
 
 def test_a_bare_name_that_comes_later_weighs_as_the_others():
@@ -89,11 +98,10 @@ def test_an_example_gives_the_names_their_full_weight_back():
     cold = train(snapshot_of(*cards), Negatives.of((), ENCODER))
     cards[0] = AgentCard(NAMES[0], NAMES[0], examples=("how many yen is a euro",))
     warm = train(snapshot_of(*cards), Negatives.of((), ENCODER))
-    lengths = [
-        np.linalg.norm(trained.ranker.columns.rows(np.array([1])).lexical.data)
-        for trained in (cold, warm)
-    ]
-    assert lengths[0] == pytest.approx(0.25 * lengths[1], rel=1e-4)
+    columns = [trained.ranker.columns.rows(np.array([1])) for trained in (cold, warm)]
+    for part, kept in ((words, 0.25), (letters, 0.125)):
+        less, full = (np.linalg.norm(part(each)) for each in columns)
+        assert less == pytest.approx(kept * full, rel=1e-4)
 
 
 def test_the_cold_start_features_sees_the_lead_and_the_best_agents_cosine():

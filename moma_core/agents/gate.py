@@ -598,6 +598,12 @@ class ColdView:
     right: npt.NDArray[np.float64]
     holds: npt.NDArray[np.float64]
 
+    @property
+    def correction(self) -> npt.NDArray[np.float64]:
+        """By how much log-odds of being near and meant are too low, shape (n,)."""
+        odds = _log_odds(self.near * self.meant)
+        return (self.holds[:, 0] - 1.0) * odds + self.holds[:, 1]
+
     @classmethod
     def of(cls, seen: Evidence, read: npt.NDArray[np.bool_]) -> ColdView:
         """Return what one set of curves for all catalogs says.
@@ -621,7 +627,8 @@ class ColdView:
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 _UNTOLD = 0.25  # share in nearness of what holds for all, where the user gave no negatives
-_MORE_ASKED = 0.31  # of the probability, as examples grow, up to `_SURE`
+_MORE_ASKED = 0.42  # of the probability, as examples grow, up to `_SURE`
+_UNCORRECTED = 0.08  # less is asked where `ColdView.correction` does not count
 
 
 def with_cold_view(
@@ -653,24 +660,28 @@ def with_cold_view(
     near_trust = np.maximum(trust, _UNTOLD * (1.0 - told))
     own_right = np.ones(len(trust)) if gate.right is None else gate.right.probabilities(seen)
     near = blended(cold.near, gate.fits.probabilities(seen), near_trust)
-    fits = _held(near * cold.meant ** np.maximum(trust, 1.0 - told), cold.holds, trust)
+    held = trust * share
+    fits = near * cold.meant ** np.maximum(trust, 1.0 - told)
+    fits = _raised(fits, held * cold.correction)
     right = blended(cold.right, own_right, trust)
-    least = np.minimum(COLD_THRESHOLD + _MORE_ASKED * (1.0 - share), _SURE)
+    more = _MORE_ASKED * (1.0 - share) - _UNCORRECTED * (1.0 - held)
+    least = np.minimum(COLD_THRESHOLD + more, _SURE)
     common = np.maximum(trust, 1.0 - told)
     return fits * right, fits, common * least + (1.0 - common) * gate.threshold
 
 
-def _held(
-    probabilities: npt.NDArray[np.float64],
-    holds: npt.NDArray[np.float64],
-    share: npt.NDArray[np.float64],
+def _raised(
+    probabilities: npt.NDArray[np.float64], by: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Return n probabilities, ``share`` of the way to where they hold (`ColdView.holds`)."""
+    """Return n probabilities whose log-odds are raised; 0 stays 0."""
+    moved: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(_log_odds(probabilities) + by)))
+    return np.where(probabilities > 0.0, moved, 0.0)
+
+
+def _log_odds(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     p = np.clip(probabilities, 1e-6, 1 - 1e-6)
-    odds = np.log(p / (1.0 - p))
-    moved = odds + share * ((holds[:, 0] - 1.0) * odds + holds[:, 1])
-    held: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-moved))
-    return np.where(probabilities > 0.0, held, 0.0)
+    odds: npt.NDArray[np.float64] = np.log(p / (1.0 - p))
+    return odds
 
 
 def _logistic(
@@ -691,11 +702,6 @@ def blended(
         >>> blended(np.array([0.2]), np.array([0.8]), np.array([0.5])).round(2).tolist()
         [0.5]
     """
-    odds = [
-        np.log(p / (1.0 - p))
-        for p in (np.clip(cold, 1e-6, 1 - 1e-6), np.clip(fitted, 1e-6, 1 - 1e-6))
-    ]
-    mixed: npt.NDArray[np.float64] = 1.0 / (
-        1.0 + np.exp(-(share * odds[0] + (1.0 - share) * odds[1]))
-    )
+    odds = share * _log_odds(cold) + (1.0 - share) * _log_odds(fitted)
+    mixed: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-odds))
     return mixed

@@ -19,7 +19,7 @@ from moma_core._checks import readable
 from moma_core.agents.catalog import Snapshot, says_only_its_name
 from moma_core.agents.conversation import generality
 from moma_core.agents.gate import Signals
-from moma_core.agents.ranker import Columns, logsumexp
+from moma_core.agents.ranker import N_WORD_FEATURES, Columns, logsumexp
 from moma_core.encoder import WordEmbeddings, Wordpieces, open_session, packaged, padded
 from moma_core.protocols import AgentRecord
 from moma_core.types import AgentCard, FloatArray
@@ -179,25 +179,25 @@ def exemplars(record: AgentRecord) -> FloatArray | None:
 
 
 _NAMES_LEXICAL = 0.25  # share of the n-grams' weight that bare names keep; benchmarks/LOG.md
+_LETTERS = 0.5  # share of theirs that n-grams of letters keep
 _NOBODY = np.float32(0.5)  # logit that somebody reaches for any query: no lead over less
 
 
 def downweight_ngrams(columns: Columns, cards: Sequence[AgentCard]) -> Columns:
-    """Return columns in which the n-grams of bare names weigh less.
+    """Return columns in which the n-grams of letters weigh less, and all those of bare names.
 
     A name is two or three words, so one of them in a query makes up half its n-gram vector, whether
-    or not it tells anything ("balance", "change"). Of a description the full weight is right, and
-    beside agents with examples, whose n-grams are fitted, that of a name as well.
+    or not it tells anything ("balance", "change"). Beside agents with examples, whose n-grams are
+    fitted, the full weight is right.
 
     Args:
         columns: Of n agents, as `description_columns` makes them.
         cards: The n agents.
     """
     bare = np.array([says_only_its_name(card) for card in cards], dtype=bool)
-    if not bare.any():
-        return columns
     weights = np.where(bare, np.float32(_NAMES_LEXICAL), np.float32(1.0))
     lexical = columns.lexical.multiply(weights[:, None]).tocsr()
+    lexical.data[lexical.indices >= N_WORD_FEATURES] *= np.float32(_LETTERS)
     return Columns(columns.dense, lexical, columns.bias)
 
 
