@@ -564,10 +564,10 @@ class _Cold:
 
 
 _READ_ALONG = _Cold(
-    near=(5.535, -4.074, -0.353),
-    meant=(1.685, -1.876, 3.057),
-    right=(2.711, 1.708, 0.379, 0.096, 0.122, 3.376),
-    holds=(1.479, 0.611),
+    near=(5.534, -4.075, -0.353),
+    meant=(1.685, -1.885, 3.059),
+    right=(2.822, 1.685, 0.352, 0.101, 0.128, 3.346),
+    holds=(1.478, 0.611),
 )
 # Where no reranker reads along: the mean of those of the plain MiniLM and the multilingual encoder;
 # by words alone, whether it is meant is the same with every encoder.
