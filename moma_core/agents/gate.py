@@ -627,8 +627,8 @@ class ColdView:
 
 _MANY_EXAMPLES = 100.0  # held out, at which a catalog's own gate counts as much as all others'
 _UNTOLD = 0.25  # share in nearness of what holds for all, where the user gave no negatives
-_MORE_ASKED = 0.42  # of the probability, as examples grow, up to `_SURE`
-_UNCORRECTED = 0.08  # less is asked where `ColdView.correction` does not count
+_MORE_ASKED = 0.54  # of the probability, as examples grow
+_UNCORRECTED, _MORE_UNCORRECTED = 0.3, 0.42  # the same without `ColdView.correction`, up to `_SURE`
 
 
 def with_cold_view(
@@ -664,8 +664,9 @@ def with_cold_view(
     fits = near * cold.meant ** np.maximum(trust, 1.0 - told)
     fits = _raised(fits, held * cold.correction)
     right = blended(cold.right, own_right, trust)
-    more = _MORE_ASKED * (1.0 - share) - _UNCORRECTED * (1.0 - held)
-    least = np.minimum(COLD_THRESHOLD + more, _SURE)
+    fewer = 1.0 - share
+    least = held * (COLD_THRESHOLD + _MORE_ASKED * fewer)
+    least += (1.0 - held) * np.minimum(_UNCORRECTED + _MORE_UNCORRECTED * fewer, _SURE)
     common = np.maximum(trust, 1.0 - told)
     return fits * right, fits, common * least + (1.0 - common) * gate.threshold
 
