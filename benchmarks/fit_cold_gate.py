@@ -38,13 +38,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from moma_core import AgentCard
 from moma_core._checks import readable
 from moma_core.agents.catalog import AgentCatalog
 from moma_core.agents.conversation import EncodedTurns, Reading
-from moma_core.agents.gate import Evidence, Negatives
+from moma_core.agents.gate import Evidence, Negatives, _log_odds
 from moma_core.agents.rank import Fitted, RankRequest, _evidence, _Field, _scores
 from moma_core.agents.reranker import Read, Reranker, exemplars, rerank, shortlist
 from moma_core.agents.training import train
@@ -320,34 +321,17 @@ def fit(drawn: dict[str, list[Seen]]) -> Curves:
     both = own | talk
     near = fit_curve(rows[~talk], own[~talk], weights[~talk], FITS)
     meant = fit_curve(rows[both], own[both], weights[both], MEANT)
-    odds = log_odds(chances(rows, near, FITS) * chances(rows, meant, MEANT))
-    return (
-        near,
-        meant,
-        fit_curve(rows[own], rights[own], weights[own], RIGHT),
-        platt(odds, own, mix),
-    )
-
-
-def log_odds(p: np.ndarray) -> np.ndarray:
-    return np.log(np.clip(p, 1e-6, 1.0 - 1e-6) / (1.0 - np.clip(p, 1e-6, 1.0 - 1e-6)))
-
-
-def platt(odds: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Return slope and intercept under which log-odds (n,) say how likely ``y`` is, shape (2,)."""
-    signs = np.where(y, 1.0, -1.0)
-
-    def loss(theta: np.ndarray) -> float:
-        return float((w * np.logaddexp(0.0, -signs * (theta[0] * odds + theta[1]))).sum() / w.sum())
-
-    return minimize(loss, np.array([1.0, 0.0])).x
+    right_curve = fit_curve(rows[own], rights[own], weights[own], RIGHT)
+    odds = _log_odds(chances(rows, near, FITS) * chances(rows, meant, MEANT))
+    held = LogisticRegression(C=1e9).fit(odds[:, None], own, sample_weight=mix)
+    return near, meant, right_curve, np.append(held.coef_, held.intercept_)
 
 
 def fitting(seen: Seen, curves: Curves) -> np.ndarray:
     """Return the probability that some agent fits, shape (n,)."""
     fits = chances(seen.evidence, curves[0], FITS) * chances(seen.evidence, curves[1], MEANT)
     slope, intercept = curves[3]
-    return 1.0 / (1.0 + np.exp(-(slope * log_odds(fits) + intercept)))
+    return 1.0 / (1.0 + np.exp(-(slope * _log_odds(fits) + intercept)))
 
 
 def reliability(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -436,9 +420,11 @@ def main() -> None:
         key: round(float(np.mean([report[name][key] for name in whole])), 4)
         for key in report["engines"]
     }
-    report["all"] = {"calibration error": round(calibration_error(everything), 4)}
+    report["all"] = {
+        "calibration error": round(calibration_error(everything), 4),
+        "reliability": everything.round(4).tolist(),
+    }
     report["reliability"] = {n: reliability(*each).round(4).tolist() for n, each in said.items()}
-    report["reliability"]["all"] = everything.round(4).tolist()
     curves = fit(drawn)
     report["curves"] = {
         "fits": dict(zip([*FITS, "intercept"], curves[0].round(3).tolist(), strict=True)),

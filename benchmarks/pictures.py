@@ -54,7 +54,6 @@ def numbers() -> dict[str, Any]:
         if (run["pool"], run["seed"], run["head"]) == ("zeroeval", 0, "ours (auto)")
     ]
     left_out = json.loads((RESULTS / "fit_cold_gate.json").read_text())["reliability"]
-    left_out.pop("all")
     shots = json.loads((RESULTS / "shots.json").read_text())
     kept = ("curve", "preferences", "best_single", "best_single_score", "best_single_cost")
     return {

@@ -20,7 +20,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -585,6 +585,7 @@ def is_english(text: str, is_piece: Callable[[str], bool]) -> bool:
     return sum(is_piece(_unaccented(word)) for word in words) >= _WHOLE * len(words)
 
 
+@lru_cache(10_000)  # of cards, which are asked about again with every change of the agents
 def in_english(text: str) -> bool:
     """Say whether a text is English, by the packaged wordpieces.
 

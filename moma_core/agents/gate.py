@@ -675,8 +675,12 @@ def _raised(
     probabilities: npt.NDArray[np.float64], by: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Return n probabilities whose log-odds are raised; 0 stays 0."""
-    moved: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(_log_odds(probabilities) + by)))
-    return np.where(probabilities > 0.0, moved, 0.0)
+    return np.where(probabilities > 0.0, _of_log_odds(_log_odds(probabilities) + by), 0.0)
+
+
+def _of_log_odds(odds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    probabilities: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-odds))
+    return probabilities
 
 
 def _log_odds(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -690,8 +694,7 @@ def _logistic(
 ) -> npt.NDArray[np.float64]:
     """Return values of logistic curves of m columns (n,) by weights (n, m + 1)."""
     score = (np.array(columns).T * weights[:, :-1]).sum(axis=1) + weights[:, -1]
-    values: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(score, -50, 50)))
-    return values
+    return _of_log_odds(np.clip(score, -50, 50))
 
 
 def blended(
@@ -703,6 +706,4 @@ def blended(
         >>> blended(np.array([0.2]), np.array([0.8]), np.array([0.5])).round(2).tolist()
         [0.5]
     """
-    odds = share * _log_odds(cold) + (1.0 - share) * _log_odds(fitted)
-    mixed: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-odds))
-    return mixed
+    return _of_log_odds(share * _log_odds(cold) + (1.0 - share) * _log_odds(fitted))

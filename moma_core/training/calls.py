@@ -424,6 +424,7 @@ class _Loop:
         ticket, results = self._tickets, self._results
         deadline = time.monotonic() + self._rules.timeout
         self._running[ticket] = _Attempt(call, number, worst, deadline)
+        self._doubtful[call.llm].add(call.key)
 
         def attempt() -> None:
             try:
@@ -482,7 +483,6 @@ class _Loop:
         )  # fmt: skip
         self._journal.failed({"llm": call.llm, **call.facts, "error": kind, "cost": cost})
         if not last:
-            self._doubtful[call.llm].add(call.key)
             self._put_off(
                 call, attempt.number + 1, self._rules.backoff * 2.0 ** (attempt.number - 1)
             )
